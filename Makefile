@@ -1,0 +1,58 @@
+# make demo   the whole pipeline on the embedded data set; prints the path of the report last
+# make test   lint, types and tests
+# make lint   lint and types only
+# make clean  remove the environment and the tools' caches; artifacts/ stays
+#
+# Each target makes the environment if needed. PYTHON=python3.12 picks the interpreter, VENV=DIR the environment's place,
+# ARGS="--set train.steps=100" adds to the demo's command.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+RUN_STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+
+.PHONY: help demo test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,4s/^# //p' Makefile
+
+demo: $(RUN_STAMP)
+	@$(BIN)/python run_pipeline.py Report --dataset shapes $(ARGS)
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lint: $(DEV_STAMP)
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m mypy
+
+clean:
+	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './artifacts/*' -prune -exec rm -rf {} +
+
+# A stamp is touched only after a complete install, so an interrupted one is taken up again.
+$(BIN)/python:
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+	    echo "make: no $(PYTHON) found; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "make: $$("$(PYTHON)" --version) is too old; expected 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "make: $(PYTHON) has no venv module; install it (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "making the environment $(VENV)"
+	@"$(PYTHON)" -m venv "$(VENV)"
+
+$(RUN_STAMP): requirements.txt $(BIN)/python
+	@echo "installing requirements.txt (the first time takes some minutes: torch is large)"
+	@$(PIP) install -r requirements.txt
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.txt $(RUN_STAMP)
+	@echo "installing requirements-dev.txt"
+	@$(PIP) install -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,29 @@
+"""The errors a user may see, each with the exit code that the command line ends with.
+
+Every message is one line: what is wrong, where, what was expected, what to do. Anything that is not one of these is a
+bug in this project and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """A stage failed for a reason the user can mend."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A command line, config key or config value is wrong."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A data set, image, mask, split file or weights file is missing or unusable."""
+
+    exit_code = 3
+
+
+class CorruptError(UserError):
+    """A file in the cache is truncated or altered."""
+
+    exit_code = 4

@@ -1,0 +1,272 @@
+"""Build the config of one run: schema defaults, then the data set's file, then `--set-file`, then `--set`.
+
+Values are validated by the schema after merging, and only validated values are ever used or hashed: YAML reads `1e-4`
+as text, the schema makes it a float. Every complaint is one line that names where the value came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from configs.classes import load_classes
+from configs.errors import ConfigError
+from configs.schema import Config, Section
+from configs.strict_yaml import parse_value, read_mapping
+
+FOLDER = Path(__file__).parent
+
+
+def known_datasets() -> list[str]:
+    """Names that `--dataset` takes: the YAML files of `configs/`."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_config(dataset: str, set_files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:
+    """Build and check the config of one run.
+
+    Args:
+        dataset: name of a file in `configs/`, without ending.
+        set_files: YAML files laid over it, in this order.
+        overrides: `section.key=value`, laid over the files, in this order; the value is YAML.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        ConfigError: unknown data set, unknown key, refused value, or a file that is missing or broken.
+    """
+    if dataset not in known_datasets():
+        close = difflib.get_close_matches(dataset, known_datasets(), 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"unknown data set {dataset!r}; expected one of: {', '.join(known_datasets())}{hint}")
+    layers = _Layers(dataset)
+    layers.add(read_mapping(FOLDER / f"{dataset}.yaml", f"configs/{dataset}.yaml"), f"configs/{dataset}.yaml")
+    for path in set_files:
+        layers.add(read_mapping(path, str(path)), str(path))
+    for override in overrides:
+        layers.add(_override(override), "--set")
+    config = layers.resolve()
+    _check_classes(config)
+    return config
+
+
+def describe(config: Config) -> str:
+    """The config as YAML, each value explained; a file of this text is a valid `--set-file`.
+
+    Args:
+        config: a resolved config.
+
+    Returns:
+        YAML text that ends with a newline. Runtime values, which change no result, are marked.
+    """
+    lines: list[str] = []
+    for name, info in Config.model_fields.items():
+        value = getattr(config, name)
+        if not isinstance(value, Section):
+            lines.append(_described(name, value, info))
+            continue
+        lines += ["", f"# {(type(value).__doc__ or '').splitlines()[0]}", f"{name}:"]
+        for key, field in type(value).model_fields.items():
+            lines.append("  " + _described(key, getattr(value, key), field))
+    return "\n".join(lines) + "\n"
+
+
+def is_runtime(field: FieldInfo) -> bool:
+    """Whether a field is marked as runtime: it changes no result and enters no cache key."""
+    extra = field.json_schema_extra
+    return isinstance(extra, Mapping) and bool(extra.get("runtime"))
+
+
+class _Layers:
+    """Values merged so far, and where each came from."""
+
+    def __init__(self, dataset: str) -> None:
+        self.values: dict[str, Any] = {"dataset": dataset}
+        self.origins: dict[str, str] = {}
+
+    def add(self, layer: Mapping[str, Any], source: str) -> None:
+        """Lay one layer over what is there; unknown keys are errors that name `source`."""
+        if layer.get("dataset", self.values["dataset"]) != self.values["dataset"]:
+            raise ConfigError(
+                f"{source}: dataset is {layer['dataset']!r} but the run is for {self.values['dataset']!r}; "
+                "the data set is chosen with --dataset"
+            )
+        self._merge(Config, layer, self.values, "", source)
+
+    def _merge(
+        self, model: type[Section], layer: Mapping[str, Any], into: dict[str, Any], prefix: str, source: str
+    ) -> None:
+        for key, value in layer.items():
+            path = prefix + key
+            field = model.model_fields.get(key)
+            if field is None:
+                raise ConfigError(f"{source}: unknown key {path}; {_suggestion(path)}")
+            section = field.annotation
+            if isinstance(section, type) and issubclass(section, Section):
+                if value is not None and not isinstance(value, Mapping):
+                    raise ConfigError(
+                        f"{source}: {path} is {value!r}; expected keys below it, such as "
+                        f"{path}.{next(iter(section.model_fields))}"
+                    )
+                self._merge(section, value or {}, into.setdefault(key, {}), f"{path}.", source)
+            else:
+                into[key] = _leaf(path, value, field, source)
+                self.origins[path] = source
+
+    def resolve(self) -> Config:
+        """Validate what was merged."""
+        try:
+            return Config.model_validate(self.values)
+        except ValidationError as error:
+            raise ConfigError(self._refusal(error)) from None
+
+    def _refusal(self, error: ValidationError) -> str:
+        """One line for the first complaint of the schema."""
+        details = error.errors(include_url=False)
+        first = details[0]
+        path = ".".join(str(part) for part in first["loc"])
+        known = [known for known in self.origins if path == known or path.startswith(f"{known}.")]
+        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+        if known:
+            default = _shown(_default(known[0]))
+            return (
+                f"{self.origins[known[0]]}: {path} is {_shown(first['input'])}: {_expected(first)}; "
+                f"change it, or leave it out for the default {default}{more}"
+            )
+        # A rule over several fields of one section: name every layer that had a hand in it.
+        sources = dict.fromkeys(source for known, source in self.origins.items() if known.startswith(f"{path}."))
+        return f"{', '.join(sources)}: {_expected(first)}; change one of them{more}"
+
+
+def _override(text: str) -> dict[str, Any]:
+    """`a.b=value` as a nested mapping."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {text!r}: expected section.key=value, such as train.steps=1000")
+    try:
+        layer: Any = parse_value(value)
+    except ConfigError as error:
+        raise ConfigError(f"--set {path.strip()}: {error}") from None
+    if isinstance(layer, Mapping) and _known_leaf(keys):
+        layer = value  # `key=a: b` is text for a field that is no section, not a mapping
+    for place, key in enumerate(reversed(keys)):
+        if place and not _known_section(keys[: len(keys) - place]):
+            break
+        layer = {key: layer}
+    else:
+        return dict(layer)
+    raise ConfigError(f"--set: unknown key {path.strip()}; {_suggestion(path.strip())}")
+
+
+def _leaf(path: str, value: Any, field: FieldInfo, source: str) -> Any:
+    """Mend or refuse what the schema would read otherwise than the user meant."""
+    types = set(_plain_types(field.annotation))
+    if isinstance(value, bool) and bool not in types:
+        # The schema would read `yes` as the number 1.
+        expected = _type_names(types)
+        raise ConfigError(f"{source}: {path} is {_shown(value)}: expected {expected}; quote the word if meant so")
+    if Path in types and isinstance(value, str):
+        return Path(value).expanduser()  # a shell leaves the ~ of `data.root=~/voc` alone
+    if str in types and isinstance(value, int | float):
+        return str(value)  # a split or a class list may be named by a number
+    return value
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """The classes and literal values' classes that an annotation is made of."""
+    arguments = get_args(annotation)
+    if not arguments:
+        yield annotation if isinstance(annotation, type) else type(annotation)
+    for argument in arguments:
+        yield from _plain_types(argument)
+
+
+def _type_names(types: set[Any]) -> str:
+    words = {int: "a number", float: "a number", str: "text", Path: "a path", type(None): "null"}
+    return " or ".join(sorted({words.get(kind, kind.__name__) for kind in types if kind in words})) or "another type"
+
+
+def _known_section(keys: Sequence[str]) -> bool:
+    return ".".join(keys) in {path.rpartition(".")[0] for path in _known_paths()}
+
+
+def _known_leaf(keys: Sequence[str]) -> bool:
+    return ".".join(keys) in set(_known_paths()) and not _known_section(keys)
+
+
+def _known_paths() -> list[str]:
+    """Every dotted path of the schema, sections and fields."""
+    paths: list[str] = []
+    for name, field in Config.model_fields.items():
+        paths.append(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            paths += [f"{name}.{key}" for key in field.annotation.model_fields]
+    return paths
+
+
+def _suggestion(path: str) -> str:
+    """What an unknown key was probably meant to be."""
+    parent, _, name = path.rpartition(".")
+    known = _known_paths()
+    parts = [(candidate.rpartition("."), candidate) for candidate in known]
+    siblings = {last: candidate for (before, _, last), candidate in parts if before == parent}
+    near = difflib.get_close_matches(name, siblings, 1)
+    namesakes = [candidate for (_, _, last), candidate in parts if last == name]
+    far = difflib.get_close_matches(path, known, 1)
+    alike = difflib.get_close_matches(path, namesakes, 1)
+    for found in ([siblings[match] for match in near], alike, namesakes, far):
+        if found:
+            return f"did you mean {' or '.join(found)}?"
+    return f"expected one of: {', '.join(sorted(siblings or Config.model_fields))}"
+
+
+def _default(path: str) -> Any:
+    value: Any = Config()
+    for key in path.split("."):
+        value = getattr(value, key)
+    return value
+
+
+def _expected(detail: ErrorDetails) -> str:
+    message = " ".join(str(detail["msg"]).split()).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML on one line."""
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True) if _is_plain(value) else None
+    return repr(value) if text is None else text.removesuffix("\n").removesuffix("...").strip()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | int | float)
+
+
+def _described(name: str, value: Any, field: FieldInfo) -> str:
+    note = "runtime, changes no result: " if is_runtime(field) else ""
+    return f"{name}: {_shown(value)}  # {note}{field.description or ''}".rstrip()
+
+
+def _check_classes(config: Config) -> None:
+    """The class list exists, and every fold both hides and leaves some seen class."""
+    classes = load_classes(config.data.classes)
+    fold, folds = config.data.fold, config.data.folds
+    if fold is None:
+        return
+    if folds > len(classes.seen()):
+        raise ConfigError(f"data.folds is {folds}, but {classes.name} has {len(classes.seen())} seen classes; lower it")

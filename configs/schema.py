@@ -1,0 +1,261 @@
+"""Every knob of the pipeline, defined once: its type, its range, its default and why.
+
+A config is built from these models, then from `configs/<dataset>.yaml`, then from `--set-file`, then from `--set`.
+Unknown keys are errors. The models are frozen: a config never changes after it was read.
+
+A field marked `runtime` says where or how fast something runs, never what comes out: it enters no cache key, so that
+changing it reruns nothing. All other fields are semantic and enter the key of each stage that reads them.
+
+Sources: "paper" is arXiv 2505.05023; "choice" is ours, because the paper's text was not at hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RUNTIME: dict[str, Any] = {"runtime": True}
+# where weights lie is a runtime matter; what they are enters keys as `clip.identity` (a digest, a tag or a seed)
+IDENTITY: dict[str, Any] = {"runtime": True, "identity": "clip.identity"}
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused and values cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which images, which classes, and which of those are seen."""
+
+    layout: Literal["shapes", "voc"] = Field("voc", description="How files lie under the root; `shapes` is rendered.")
+    root: Path | None = Field(
+        None, description="Folder that holds VOCdevkit/ (or VOC2012's parent).", json_schema_extra=RUNTIME
+    )
+    classes: str = Field("voc", description="Class list: configs/classes/<name>.yaml.")
+    train_split: str = Field("trainaug", description="Name of the training list in ImageSets/Segmentation.")
+    val_split: str = Field("val", description="Name of the validation list.")
+    mask_folder: str = Field("SegmentationClassAug", description="Folder of the index masks.")
+    fold: NonNegative | None = Field(
+        None, description="Hide the seen classes of this fold as if unseen, and evaluate on them (tuning)."
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(3, description="Number of folds of the seen classes.")
+
+    @model_validator(mode="after")
+    def _fold_in_range(self) -> DataConfig:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist: data.folds is {self.folds}, so 0..{self.folds - 1}")
+        return self
+
+
+class ShapesConfig(Section):
+    """The embedded data set: how many scenes, how large."""
+
+    train_scenes: Positive = Field(1000, description="Rendered training scenes.")
+    val_scenes: Positive = Field(300, description="Rendered validation scenes.")
+    image_size: Annotated[int, Field(ge=32)] = Field(128, description="Side of a scene, in pixels.")
+    seed: NonNegative = Field(0, description="Seed of the renderer.")
+
+
+class ClipConfig(Section):
+    """The frozen CLIP: an open_clip architecture and its weights."""
+
+    model: str = Field("ViT-B-16", description="open_clip name, or the name of a JSON file in configs/clip/.")
+    weights: str = Field(
+        "openai",
+        description="An open_clip pretrained tag, a local file, `bundled`, `pretrain` (the PretrainClip stage's "
+        "result) or `random` (plumbing only: results mean nothing).",
+        json_schema_extra=IDENTITY,
+    )
+    seed: NonNegative = Field(0, description="Seed of `weights: random`.", json_schema_extra=IDENTITY)
+
+
+class PretrainConfig(Section):
+    """Contrastive training of the small CLIP for `shapes` (choice)."""
+
+    steps: Positive = Field(3000, description="Optimiser steps.")
+    batch: Positive = Field(128, description="Scenes a step.")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak learning rate (AdamW, cosine).")
+    warmup: NonNegative = Field(200, description="Linear warm-up steps.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW weight decay.")
+    single_fraction: Fraction = Field(0.3, description="Share of scenes with one object on a plain ground.")
+    seed: NonNegative = Field(0, description="Seed of scenes, captions and initial weights.")
+
+
+class TextConfig(Section):
+    """Prompts: one template, or an ensemble whose embeddings are averaged and normalised again."""
+
+    templates: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1, description="`{}` takes the class name.")
+
+    @model_validator(mode="after")
+    def _has_slot(self) -> TextConfig:
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"template {template!r} needs exactly one {{}} for the class name")
+        return self
+
+
+class FeaturesConfig(Section):
+    """Dense CLIP features (choice: variant, block and size)."""
+
+    size: Annotated[int, Field(ge=16)] = Field(512, description="Target length of the side named by `resize`, pixels.")
+    resize: Literal["short", "long"] = Field(
+        "long", description="Which side gets `size`; both are then rounded to whole patches, nothing is padded."
+    )
+    variant: Literal["value", "qq", "kk", "last"] = Field(
+        "value",
+        description="Last block: values only (MaskCLIP), self-self attention (ClearCLIP), or the plain output.",
+    )
+    decoder_blocks: tuple[NonNegative, ...] = Field(
+        (3, 6, 9, 12), min_length=1, description="Blocks whose tokens the decoder reads; 1 is the first block."
+    )
+
+
+class PseudoMasksConfig(Section):
+    """Pseudo masks: clustering the dense features of one image (paper: cluster; choice: how)."""
+
+    method: Literal["multiscale", "kmeans"] = Field(
+        "multiscale", description="Seeds from sliding windows (after CLIP-ZSS), or plain k-means."
+    )
+    block: Positive | None = Field(
+        None,
+        description="Cluster the tokens of this block (one of features.decoder_blocks) instead of the dense features.",
+    )
+    windows: tuple[Positive, ...] = Field((4, 8, 16), min_length=1, description="Window sizes of the seeds, in tokens.")
+    k: Annotated[int, Field(ge=1, le=250)] = Field(8, description="Clusters for `kmeans`.")
+    iterations: Positive = Field(15, description="k-means iterations.")
+    merge: Annotated[float, Field(ge=-1, le=1)] = Field(
+        0.9, description="lambda: centroids with a cosine similarity above this become one."
+    )
+    min_area: Fraction = Field(0.005, description="Regions smaller than this share of the image are dropped.")
+    scale: Positive = Field(2, description="Label map resolution: this many cells per token side.")
+    seed: NonNegative = Field(0, description="Seed of plain k-means.")
+
+
+class RegionsConfig(Section):
+    """One CLIP embedding a region (paper: CLS tokens; choice: how)."""
+
+    method: Literal["crop", "attention", "mean"] = Field(
+        "crop",
+        description="CLS of the masked crop, CLS that attends to the region only, or mean dense feature (ablation).",
+    )
+    expand: Annotated[float, Field(ge=1.0)] = Field(1.1, description="Crop box side over region box side.")
+    blocks: Positive = Field(2, description="For `attention`: how many last blocks see only the region.")
+
+
+class DecoderConfig(Section):
+    """The query decoder (paper: queries, decoder, MFE; choice: sizes)."""
+
+    dim: Positive = Field(256, description="Width d of the decoder.")
+    layers: Positive = Field(3, description="Decoder layers.")
+    heads: Positive = Field(8, description="Attention heads.")
+    ffn: Positive = Field(1024, description="Hidden width of the feed-forward layers.")
+    seen_queries: Positive = Field(40, description="Queries matched to annotated seen classes.")
+    candidate_queries: NonNegative = Field(60, description="Queries matched to pseudo masks.")
+    mfe: bool = Field(True, description="Multi-scale feature enhancement before the decoder.")
+    upsample: Positive = Field(2, description="Mask resolution over token resolution: a power of two.")
+    masked_attention: bool = Field(True, description="Cross-attention looks only where the last mask was positive.")
+    temperature: Annotated[float, Field(gt=0)] = Field(30.0, description="tau: logit scale of the cosine class scores.")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> DecoderConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"decoder.dim {self.dim} is not a multiple of decoder.heads {self.heads}")
+        if self.upsample & (self.upsample - 1):
+            raise ValueError(f"decoder.upsample {self.upsample} is not a power of two")
+        return self
+
+
+class TrainConfig(Section):
+    """Matching, losses and schedule."""
+
+    matching: Literal["split", "single"] = Field(
+        "split", description="Split matching (paper), or ordinary Hungarian matching with no-object (baseline)."
+    )
+    steps: Positive = Field(20000, description="Optimiser steps.")
+    batch: Positive = Field(16, description="Images a step, over all processes.")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="Peak learning rate (AdamW).")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW weight decay.")
+    warmup: NonNegative = Field(500, description="Linear warm-up steps.")
+    poly: Annotated[float, Field(ge=0)] = Field(0.9, description="Power of the poly decay.")
+    clip_grad: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
+    flip: bool = Field(True, description="Mirror features, masks and candidates at random.")
+    cost_class: Annotated[float, Field(ge=0)] = Field(2.0, description="Matching cost of the class term.")
+    cost_mask: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of the mask BCE.")
+    cost_dice: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of dice.")
+    loss_class: Annotated[float, Field(ge=0)] = Field(2.0, description="Weight of the seen cross entropy.")
+    loss_mask: Annotated[float, Field(ge=0)] = Field(5.0, description="Weight of the mask BCE.")
+    loss_dice: Annotated[float, Field(ge=0)] = Field(5.0, description="Weight of dice.")
+    loss_cosine: Annotated[float, Field(ge=0)] = Field(2.0, description="Weight of 1 - cos to the region embedding.")
+    loss_nce: Annotated[float, Field(ge=0)] = Field(0.5, description="Weight of InfoNCE to the region embeddings.")
+    nce_temperature: Annotated[float, Field(gt=0)] = Field(0.07, description="Temperature of InfoNCE.")
+    no_object: Annotated[float, Field(ge=0)] = Field(0.1, description="Weight of no-object for unmatched seen queries.")
+    candidate_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of all candidate losses.")
+    deep_supervision: bool = Field(True, description="Losses at every decoder layer.")
+    checkpoint_every: Positive = Field(500, description="Steps between checkpoints.", json_schema_extra=RUNTIME)
+    log_every: Positive = Field(20, description="Steps between metric lines.")
+    seed: NonNegative = Field(0, description="Seed of initial weights, order and flips.")
+
+
+class EvaluateConfig(Section):
+    """Inference and metrics."""
+
+    mode: Literal["whole"] = Field("whole", description="Whole image.")
+    gamma: float = Field(0.0, description="Subtracted from the scores of seen classes (calibrated stacking).")
+    gamma_sweep: tuple[float, ...] = Field(
+        (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), description="Other values of gamma to report beside it."
+    )
+    candidate_weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="Weight of the candidate group's votes against the seen group's."
+    )
+
+
+class ReportConfig(Section):
+    """What the page shows."""
+
+    examples: NonNegative = Field(12, description="Validation images in the grid.")
+
+
+class RuntimeConfig(Section):
+    """Where and how fast: no field here may change a result."""
+
+    artifacts: Path = Field(Path("artifacts"), description="Folder of the cache.", json_schema_extra=RUNTIME)
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: cuda when there.", json_schema_extra=RUNTIME
+    )
+    workers: Positive = Field(1, description="Processes for sharded stages.", json_schema_extra=RUNTIME)
+    threads: NonNegative = Field(0, description="CPU threads a process; 0: cores / workers.", json_schema_extra=RUNTIME)
+    shard_size: Positive = Field(256, description="Images a shard.", json_schema_extra=RUNTIME)
+    batch: Positive = Field(16, description="Images a forward pass outside training.", json_schema_extra=RUNTIME)
+
+
+class Config(Section):
+    """One resolved config: what to run, on which data set."""
+
+    dataset: str = Field("shapes", description="Name of the config file, and of the folder in the cache.")
+    data: DataConfig = DataConfig()
+    shapes: ShapesConfig = ShapesConfig()
+    clip: ClipConfig = ClipConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    text: TextConfig = TextConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    pseudo_masks: PseudoMasksConfig = PseudoMasksConfig()
+    regions: RegionsConfig = RegionsConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _block_is_cached(self) -> Config:
+        block, cached = self.pseudo_masks.block, self.features.decoder_blocks
+        if block is not None and block not in cached:
+            raise ValueError(f"pseudo_masks.block {block} is not cached: features.decoder_blocks is {list(cached)}")
+        return self

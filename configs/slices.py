@@ -1,0 +1,187 @@
+"""The slice of the config that one stage declared: what it may read, and what its cache key depends on.
+
+Both come from the same declaration, so a stage cannot read a value that its key does not hold. Besides sections and
+fields a stage may declare virtual paths:
+
+    classes.ids        raw ids only: all, seen (before any fold) and ignored; no names
+    classes.seen_ids   raw ids of the seen classes that the fold leaves; all that training may know of the classes
+    classes.seen       the same with names
+    classes.all        the whole list, unseen names too: for evaluation and for pages, never for training
+    clip.identity      which weights CLIP has, whatever they are called (supplied by the pipeline)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from configs.classes import ClassEntry, ClassList, load_classes
+from configs.load import is_runtime
+from configs.schema import Config, Section
+
+
+@dataclass(frozen=True)
+class ClassIds:
+    """Raw ids without names.
+
+    Args:
+        all: every class, in order.
+        seen: the seen classes, in order, before any fold.
+        ignore: ids that are no class.
+    """
+
+    all: tuple[int, ...]
+    seen: tuple[int, ...]
+    ignore: tuple[int, ...]
+
+
+class Part:
+    """Some fields of one section: those declared, and an error for all others."""
+
+    def __init__(self, path: str, values: Mapping[str, Any]) -> None:
+        self._path = path
+        self._values = dict(values)
+
+    def __getattr__(self, name: str) -> Any:
+        # Private names are never fields; answering early keeps copying and pickling from looping.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            path = f"{self._path}.{name}" if self._path else name
+            raise AttributeError(f"stage did not declare '{path}'") from None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._values!r})"
+
+
+class Slice(Part):
+    """What a stage declared: attribute access as on `Config`.
+
+    A section that was declared whole is the section itself; one declared in parts is a `Part`.
+    """
+
+    def __init__(self, sections: Mapping[str, Any], key_values: Mapping[str, Any]) -> None:
+        super().__init__("", sections)
+        self._key_values = dict(key_values)
+
+    def key_values(self) -> dict[str, Any]:
+        """The semantic values, ready for hashing.
+
+        Returns:
+            Nested dict of JSON types, one entry a section. Runtime fields are left out.
+        """
+        return {section: _copy(values) for section, values in self._key_values.items()}
+
+
+def build_slice(config: Config, reads: Sequence[str], identities: Mapping[str, str] | None = None) -> Slice:
+    """Cut out what a stage declared.
+
+    Args:
+        config: the resolved config.
+        reads: dotted paths of sections, fields or virtual values; see the module's docstring.
+        identities: values that only the pipeline can know, by path: `{"clip.identity": "random:0"}`.
+
+    Returns:
+        The slice.
+
+    Raises:
+        ValueError: a path that does not exist, or an identity that was not supplied: a bug in a stage's declaration.
+    """
+    whole: dict[str, Section] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    keys: dict[str, dict[str, Any]] = {}
+    for path in reads:
+        section, _, name = path.partition(".")
+        key = keys.setdefault(section, {})
+        if path in _VIRTUAL:
+            value = _VIRTUAL[path](config, load_classes(config.data.classes))
+            parts.setdefault(section, {})[name] = value
+            key[name] = _jsonable(value)
+        elif path == "clip.identity":
+            if identities is None or path not in identities:
+                raise ValueError(f"'{path}' was declared but not supplied")
+            parts.setdefault(section, {})[name] = key[name] = identities[path]
+        elif name:
+            model = _section(config, section, path)
+            if name not in type(model).model_fields:
+                raise ValueError(f"no such field '{path}'")
+            parts.setdefault(section, {})[name] = getattr(model, name)
+            key.update(_semantic(model, {name}))
+        else:
+            whole[section] = _section(config, section, path)
+            key.update(_semantic(whole[section], set(type(whole[section]).model_fields)))
+    return Slice(_sections(whole, parts), {section: values for section, values in keys.items() if values})
+
+
+def _sections(whole: Mapping[str, Section], parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Whole sections as they are; a whole section with a virtual value beside it becomes a part with every field."""
+    sections: dict[str, Any] = dict(whole)
+    for name, values in parts.items():
+        fields = {key: getattr(whole[name], key) for key in type(whole[name]).model_fields} if name in whole else {}
+        if name not in whole or not set(values) <= set(fields):
+            sections[name] = Part(name, {**fields, **values})
+    return sections
+
+
+def _section(config: Config, name: str, path: str) -> Section:
+    value = getattr(config, name, None) if name in Config.model_fields else None
+    if not isinstance(value, Section):
+        raise ValueError(f"no such section or field '{path}'")
+    return value
+
+
+def _semantic(model: Section, names: set[str]) -> dict[str, Any]:
+    """The named fields that are not runtime, as JSON types."""
+    fields = type(model).model_fields
+    return model.model_dump(mode="json", include={name for name in names if not is_runtime(fields[name])})
+
+
+def _class_ids(config: Config, classes: ClassList) -> ClassIds:
+    return ClassIds(classes.ids, tuple(entry.id for entry in classes.seen()), classes.ignore)
+
+
+def _seen(config: Config, classes: ClassList) -> tuple[ClassEntry, ...]:
+    return classes.seen(config.data.fold, config.data.folds)
+
+
+def _seen_ids(config: Config, classes: ClassList) -> tuple[int, ...]:
+    return tuple(entry.id for entry in _seen(config, classes))
+
+
+def _all(config: Config, classes: ClassList) -> ClassList:
+    return classes
+
+
+_VIRTUAL: dict[str, Callable[[Config, ClassList], Any]] = {
+    "classes.ids": _class_ids,
+    "classes.seen_ids": _seen_ids,
+    "classes.seen": _seen,
+    "classes.all": _all,
+}
+
+
+def _jsonable(value: Any) -> Any:
+    """Class values as JSON types."""
+    if isinstance(value, ClassList):
+        # The list's own name is left out: a copy of the file under another name gives the same results.
+        return {
+            "entries": _jsonable(value.entries),
+            "unseen": sorted(value.unseen_ids),
+            "ignore": list(value.ignore),
+        }
+    if isinstance(value, ClassIds):
+        return {"all": list(value.all), "seen": list(value.seen), "ignore": list(value.ignore)}
+    if isinstance(value, ClassEntry):
+        return {"id": value.id, "name": value.name}
+    if isinstance(value, tuple):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value

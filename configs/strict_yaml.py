@@ -1,0 +1,90 @@
+"""Read one YAML file strictly: a mapping with string keys, no key twice, every error one line.
+
+Plain YAML keeps the last of two equal keys and says nothing: a second `train:` section would silently undo the first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.errors import ConfigError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """`SafeLoader` that refuses duplicate keys and keys that are not strings."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is not a plain word; quote it", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' appears twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_value(text: str) -> Any:
+    """Parse the value of an override, `key=value`.
+
+    Args:
+        text: YAML of one value: `3`, `1e-4`, `[1, 2]`, `true`, `null`, or plain text.
+
+    Returns:
+        The parsed value. `1e-4` stays a string in YAML; the schema turns it into a float.
+
+    Raises:
+        ConfigError: the text is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value {text!r} is not YAML: {_reason(error)}; quote it") from None
+
+
+def read_mapping(path: Path, label: str) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping.
+
+    Args:
+        path: the file.
+        label: how errors name the file.
+
+    Returns:
+        The mapping; empty for an empty file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not UTF-8, not YAML, not a mapping, or names a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{label}: no such file; check the path") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{label}: not UTF-8 text; save the file as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{label}: cannot be read ({error.strerror}); expected a YAML file") from None
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{label}: broken YAML: {_reason(error)}; mend the file") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{label}: holds a {type(value).__name__}; expected `key: value` lines")
+    return value
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """The parser's complaint as one line with the line number."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        where = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        return f"{error.problem or error.context or 'not understood'}{where}"
+    return " ".join(str(error).split())

@@ -1,0 +1,112 @@
+"""Split matching: two independent assignments an image, one for each query group.
+
+Source: paper (decoupled assignment: class similarity plus mask consistency). The seen group is matched to the annotated
+seen classes, the candidate group to the pseudo masks; a seen query can never take a candidate, nor the reverse. Costs
+after Mask2Former (class 2, BCE 5, dice 5) are choices. The matcher returns indices only; losses are the criterion's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+Indices = list[tuple[Tensor, Tensor]]
+"""For each image: matched queries and the targets they got, both (n,) int64; n = min(queries, targets)."""
+
+
+def mask_costs(masks: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """BCE and dice of every query against every target.
+
+    Args:
+        masks: mask logits. Shape: (B, Q, P).
+        targets: coverage in 0..1. Shape: (B, T, P).
+        valid: 1 on cells that count, 0 on padding. Shape: (B, P), float.
+
+    Returns:
+        Mean BCE over valid cells, and 1 - dice. Shapes: (B, Q, T).
+    """
+    cells = valid.sum(1).clamp(min=1)[:, None, None]
+    weighted = (targets * valid[:, None]).transpose(1, 2)  # (B, P, T)
+    # BCE(x, t) = softplus(x) - x t: the first part does not depend on the target, the second is one product
+    bce = ((F.softplus(masks) * valid[:, None]).sum(2, keepdim=True) - masks @ weighted) / cells
+    probability = masks.sigmoid()
+    overlap = probability @ weighted
+    total = (probability * valid[:, None]).sum(2, keepdim=True) + weighted.sum(1)[:, None]
+    return bce, 1 - (2 * overlap + 1) / (total + 1)
+
+
+def assign(cost: Tensor, counts: Sequence[int]) -> Indices:
+    """Solve one assignment an image.
+
+    Args:
+        cost: Shape: (B, Q, T); columns from `counts[i]` on are padding.
+        counts: targets of each image.
+
+    Returns:
+        Indices on the CPU, queries ascending.
+    """
+    table = cost.detach().float().cpu().numpy()
+    result: Indices = []
+    for block, count in zip(table, counts, strict=True):
+        rows, cols = linear_sum_assignment(block[:, :count])
+        result.append((torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(cols.astype(np.int64))))
+    return result
+
+
+class SplitMatcher:
+    """Costs of both groups in one batch on the device, one transfer, then 2 B small assignments.
+
+    Args:
+        cost_class: weight of the class term: `-p(class)` for seen, `-cos` for candidates.
+        cost_mask: weight of BCE.
+        cost_dice: weight of dice.
+    """
+
+    def __init__(self, cost_class: float, cost_mask: float, cost_dice: float) -> None:
+        self.cost_class, self.cost_mask, self.cost_dice = cost_class, cost_mask, cost_dice
+
+    def cost(self, affinity: Tensor, masks: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        """Matching cost of one group.
+
+        Args:
+            affinity: class term, higher is better. Shape: (B, Q, T).
+            masks: mask logits. Shape: (B, Q, P).
+            targets: Shape: (B, T, P).
+            valid: Shape: (B, P).
+
+        Returns:
+            Shape: (B, Q, T).
+        """
+        bce, dice = mask_costs(masks, targets, valid)
+        return self.cost_mask * bce + self.cost_dice * dice - self.cost_class * affinity
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        seen: tuple[Tensor, Tensor, Tensor],
+        candidate: tuple[Tensor, Tensor, Tensor],
+        valid: Tensor,
+        counts: tuple[Sequence[int], Sequence[int]],
+    ) -> tuple[Indices, Indices]:
+        """Match both groups of a batch.
+
+        Args:
+            seen: affinity (B, Qs, Ts), mask logits (B, Qs, P), targets (B, Ts, P) of the seen group.
+            candidate: the same of the candidate group.
+            valid: 1 on cells that count. Shape: (B, P).
+            counts: for each group the number of targets of every image.
+
+        Returns:
+            Indices of the seen group, and of the candidate group (query numbers within the group).
+        """
+        costs = [self.cost(*group, valid) for group in (seen, candidate)]
+        sizes = [c.shape[1:] for c in costs]
+        moved = torch.cat([c.flatten(1) for c in costs], 1).float().cpu()  # one transfer a step
+        split = moved.split([q * t for q, t in sizes], 1)
+        first, second = (part.unflatten(1, (q, t)) for part, (q, t) in zip(split, sizes, strict=True))
+        return assign(first, counts[0]), assign(second, counts[1])

@@ -1,0 +1,186 @@
+"""The query decoder: token maps in, masks and CLIP-space class embeddings out.
+
+Source: paper for the two query groups, the decoder and MFE (multi-scale feature enhancement); every detail is a choice,
+after Mask2Former: masked cross-attention, self-attention, feed-forward, heads at every layer.
+
+Shapes: B images, Q = Qs + Qc queries (seen group first), h x w tokens, d decoder width, D CLIP width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs.schema import DecoderConfig
+
+
+@dataclass(frozen=True)
+class QueryOutput:
+    """One decoder layer's prediction.
+
+    Args:
+        embeddings: class embeddings, unit length. Shape: (B, Q, D).
+        no_object: logit of "no object"; means something for the seen group only. Shape: (B, Q).
+        masks: mask logits. Shape: (B, Q, H', W'), H' = upsample * h.
+    """
+
+    embeddings: Tensor
+    no_object: Tensor
+    masks: Tensor
+
+
+def sine_positions(height: int, width: int, dim: int, device: torch.device) -> Tensor:
+    """2-D sine position embedding. Returns (height * width, dim). Source: DETR."""
+    quarter = dim // 4
+    frequency = 10000.0 ** (-torch.arange(quarter, device=device) / quarter)
+    y = torch.arange(1, height + 1, device=device) / height * 2 * torch.pi
+    x = torch.arange(1, width + 1, device=device) / width * 2 * torch.pi
+    y, x = y[:, None] * frequency * 8, x[:, None] * frequency * 8
+    rows = torch.cat([y.sin(), y.cos()], 1)[:, None].expand(-1, width, -1)
+    cols = torch.cat([x.sin(), x.cos()], 1)[None].expand(height, -1, -1)
+    return F.pad(torch.cat([rows, cols], 2), (0, dim - 4 * quarter)).flatten(0, 1)
+
+
+class MultiScaleEnhancement(nn.Module):
+    """MFE: `x + sum_k up(conv_k(pool_k(x)))`, k in {1, 2, 4}; identity at the start.
+
+    Source: paper (multi-scale feature enhancement); this residual form is a choice.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        last = [nn.Conv2d(dim, dim, 1) for _ in (1, 2, 4)]
+        for conv in last:
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.GELU(), conv) for conv in last
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, d, h, w) -> (B, d, h, w)."""
+        result = x
+        for scale, branch in zip((1, 2, 4), self.branches, strict=True):
+            pooled = F.avg_pool2d(x, scale, ceil_mode=True) if scale > 1 else x
+            result = result + F.interpolate(branch(pooled), x.shape[2:], mode="bilinear", align_corners=False)
+        return result
+
+
+class DecoderLayer(nn.Module):
+    """Masked cross-attention, self-attention, feed-forward; normalised before each."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.heads = config.heads
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.cross_q, self.cross_kv = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+        self.cross_out = nn.Linear(dim, dim)
+        self.self_qk, self.self_v = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.self_out = nn.Linear(dim, dim)
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn), nn.GELU(), nn.Linear(config.ffn, dim))
+
+    def forward(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
+        """Update the queries.
+
+        Args:
+            x: queries. Shape: (B, Q, d).
+            positions: query position embedding. Shape: (Q, d).
+            keys: tokens with positions. Shape: (B, N, d).
+            values: tokens. Shape: (B, N, d).
+            allowed: where each query may look. Shape: (B, Q, N), bool.
+
+        Returns:
+            Shape: (B, Q, d).
+        """
+        y = self.norms[0](x)
+        width = y.shape[-1]
+        k = F.linear(keys, self.cross_kv.weight[:width], self.cross_kv.bias[:width])
+        v = F.linear(values, self.cross_kv.weight[width:], self.cross_kv.bias[width:])
+        x = x + self.cross_out(self._attend(self.cross_q(y + positions), k, v, allowed[:, None]))
+        y = self.norms[1](x)
+        q, k = self.self_qk(y + positions).chunk(2, -1)
+        x = x + self.self_out(self._attend(q, k, self.self_v(y), None))
+        return x + self.ffn(self.norms[2](x))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+class QueryDecoder(nn.Module):
+    """Two groups of learnt queries over frozen CLIP token maps.
+
+    Args:
+        config: sizes.
+        width: channels of every token map.
+        maps: how many token maps come in.
+        dim: CLIP embedding width D.
+
+    Source: paper; layout is a choice.
+    """
+
+    def __init__(self, config: DecoderConfig, width: int, maps: int, dim: int) -> None:
+        super().__init__()
+        d, count = config.dim, config.seen_queries + config.candidate_queries
+        self.config = config
+        self.inputs = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, d)) for _ in range(maps))
+        self.enhance = MultiScaleEnhancement(d) if config.mfe else nn.Identity()
+        steps = config.upsample.bit_length() - 1
+        self.upsample = nn.ModuleList(
+            nn.Sequential(nn.ConvTranspose2d(d, d, 2, stride=2), nn.GroupNorm(8, d), nn.GELU()) for _ in range(steps)
+        )
+        self.mask_features = nn.Conv2d(d, d, 1)
+        self.queries = nn.Parameter(torch.randn(count, d))
+        self.query_positions = nn.Parameter(torch.randn(count, d))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(d)
+        self.mask_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
+        self.class_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, dim))
+        self.no_object_head = nn.Linear(d, 1)
+
+    def forward(self, tokens: list[Tensor], valid: Tensor) -> list[QueryOutput]:
+        """Predict masks and class embeddings after every layer.
+
+        Args:
+            tokens: token maps. Shapes: (B, h, w, width).
+            valid: False on padding. Shape: (B, h, w), bool.
+
+        Returns:
+            One output a layer, the last one last (and the queries' own prediction first when supervised deeply).
+        """
+        x = sum(layer(t) for layer, t in zip(self.inputs, tokens, strict=True))
+        assert isinstance(x, Tensor)
+        x = x.permute(0, 3, 1, 2) * valid[:, None]
+        x = self.enhance(x)
+        fine = x
+        for layer in self.upsample:
+            fine = layer(fine)
+        pixels = self.mask_features(fine)
+        batch, _, height, width = x.shape
+        values = x.flatten(2).transpose(1, 2)  # (B, N, d)
+        keys = values + sine_positions(height, width, values.shape[-1], values.device)
+        queries = self.queries.expand(batch, -1, -1)
+        outputs = [self._heads(queries, pixels)]
+        for layer in self.layers:
+            allowed = self._allowed(outputs[-1].masks, valid)
+            queries = layer(queries, self.query_positions, keys, values, allowed)
+            outputs.append(self._heads(queries, pixels))
+        return outputs
+
+    def _heads(self, queries: Tensor, pixels: Tensor) -> QueryOutput:
+        y = self.norm(queries)
+        masks = torch.einsum("bqd,bdhw->bqhw", self.mask_head(y), pixels)
+        return QueryOutput(F.normalize(self.class_head(y), dim=-1), self.no_object_head(y)[..., 0], masks)
+
+    def _allowed(self, masks: Tensor, valid: Tensor) -> Tensor:
+        """Where each query may look next: its last mask, or everything when that mask is empty. (B, Q, N), bool."""
+        inside = valid[:, None].expand(-1, masks.shape[1], -1, -1).flatten(2)
+        if not self.config.masked_attention:
+            return inside
+        small = F.interpolate(masks.detach(), valid.shape[1:], mode="bilinear", align_corners=False)
+        looked = (small.flatten(2) > 0) & inside
+        return torch.where(looked.any(-1, keepdim=True), looked, inside)

@@ -1,0 +1,101 @@
+"""Evaluate: label every pixel of the validation split and compute the generalised zero-shot metrics.
+
+The first stage that learns the unseen classes' names: they are embedded here, as text, and nowhere else (paper:
+inductive). With `data.fold`, the hidden seen classes play the unseen ones, and the true unseen classes stay unknown:
+their pixels are ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cache.h5 import Field, ShardSet, ShardWriter
+from configs.classes import ClassEntry
+from model.query_decoder import QueryDecoder
+from model.segmenter import class_scores, label_map, normalise_scores
+from stages.context import StageContext
+from stages.datasets import open_source
+from stages.datasets.images import IGNORE, read_all_labels
+from stages.frozen import device_of, frozen_clip
+from stages.metrics import ConfusionMatrix, Scores, scores, write_metrics
+
+KIND = "predictions"
+
+
+def evaluated_classes(config: Any) -> tuple[list[ClassEntry], NDArray[np.bool_]]:
+    """Classes that compete for a pixel, in order, and which of them were seen in training.
+
+    Returns:
+        All classes; with a fold, the seen classes only, the hidden ones counted as unseen.
+    """
+    classes, fold, folds = config.classes.all, config.data.fold, config.data.folds
+    trained = {entry.id for entry in classes.seen(fold, folds)}
+    entries = list(classes.entries if fold is None else classes.seen())
+    return entries, np.array([entry.id in trained for entry in entries])
+
+
+def load_decoder(ctx: StageContext, features: ShardSet, dim: int, device: str) -> QueryDecoder:
+    """Build the trained decoder from the train artifact."""
+    blocks = ctx.config.features.decoder_blocks
+    width = features.read(features.ids[0], f"tokens_{blocks[0]}").shape[-1]
+    model = QueryDecoder(ctx.config.decoder, width, len(blocks), dim)
+    model.load_state_dict(load_file(ctx.inputs["train"].file("weights.safetensors")))
+    return model.eval().to(device)
+
+
+@torch.inference_mode()
+def predict_scores(model: QueryDecoder, tokens: list[NDArray[np.float16]], text: Tensor, config: Any) -> Tensor:
+    """Class scores of one image on the mask grid, as shares of each cell's total. Returns (C, H', W'), float32."""
+    maps = [torch.from_numpy(t)[None].to(text.device).float() for t in tokens]
+    valid = torch.ones(maps[0].shape[:3], dtype=torch.bool, device=text.device)
+    decoder = config.decoder
+    # a baseline trained by single matching has one group: all of its queries know "nothing"
+    single = config.train.matching == "single"
+    group = decoder.seen_queries + (decoder.candidate_queries if single else 0)
+    votes = class_scores(model(maps, valid)[-1], text, group, decoder.temperature, config.evaluate.candidate_weight)
+    return normalise_scores(votes)[0]
+
+
+def run(ctx: StageContext) -> dict[str, float | int | str]:
+    """Write `metrics.json`, `per_class.csv`, `confusion.npy` and the predictions `val-00000.h5`."""
+    config, device = ctx.config, device_of(ctx)
+    entries, seen = evaluated_classes(config)
+    text = frozen_clip(ctx).encode_classes([entry.name for entry in entries], config.text.templates).to(device)
+    features = ctx.inputs["features"].shards("val")
+    model = load_decoder(ctx, features, text.shape[1], device)
+    source = open_source(config.data, ctx.data_root)
+    gammas = sorted({config.evaluate.gamma, *config.evaluate.gamma_sweep})
+    confusions = {gamma: ConfusionMatrix(len(entries)) for gamma in gammas}
+    seen_tensor = torch.from_numpy(seen).to(device)
+    blocks = config.features.decoder_blocks
+    with ShardWriter(ctx.out / "val-00000.h5", KIND, {"labels": Field("uint8", lead=2, compress=True)}) as writer:
+        for done, image_id in enumerate(features.ids, 1):
+            truth = read_all_labels(source, image_id, [entry.id for entry in entries])
+            votes = predict_scores(model, [features.read(image_id, f"tokens_{b}") for b in blocks], text, config)
+            for gamma in gammas:
+                labels = label_map(votes, seen_tensor, gamma, *truth.shape).to(torch.uint8).cpu().numpy()
+                confusions[gamma].update(truth, labels, IGNORE)
+                if gamma == config.evaluate.gamma:
+                    writer.add(image_id, labels=labels)
+            ctx.progress(done, len(features.ids))
+    sweep = [{"gamma": gamma, **_percent(scores(confusions[gamma], seen))} for gamma in gammas]
+    extra = {"gamma": config.evaluate.gamma, "gamma_sweep": sweep}
+    result = write_metrics(ctx.out, confusions[config.evaluate.gamma], entries, seen, extra)
+    return {name: value for name, value in _percent(result).items() if math.isfinite(value)}
+
+
+def _percent(result: Scores) -> dict[str, float]:
+    """The four headline numbers in percent."""
+    return {
+        "pAcc": 100 * result.pacc,
+        "mIoU_seen": 100 * result.miou_seen,
+        "mIoU_unseen": 100 * result.miou_unseen,
+        "hIoU": 100 * result.hiou,
+    }

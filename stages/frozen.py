@@ -1,0 +1,30 @@
+"""The frozen CLIP of a stage, loaded once a process."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from configs.schema import ClipConfig
+from model.clip import FrozenClip
+from stages.context import StageContext
+
+
+def device_of(ctx: StageContext) -> str:
+    """Resolve `runtime.device`: `auto` is cuda when there is one."""
+    wanted = ctx.runtime.device
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def frozen_clip(ctx: StageContext) -> FrozenClip:
+    """Return the CLIP that `ctx.config.clip` names; a stage given the `pretrain` artifact loads that one."""
+    clip = ClipConfig(model=ctx.config.clip.model, weights=ctx.config.clip.weights, seed=ctx.config.clip.seed)
+    trained = ctx.inputs["pretrain"].file("clip.safetensors") if "pretrain" in ctx.inputs else None
+    return _load(clip, device_of(ctx), trained)
+
+
+@lru_cache(maxsize=1)
+def _load(clip: ClipConfig, device: str, weights: Path | None) -> FrozenClip:
+    return FrozenClip(clip, device, weights)

@@ -1,0 +1,184 @@
+"""PrepareDataset: check every image and mask of both splits once, so that no later stage meets a bad file.
+
+Writes three files, so that a later stage depends on no more than it may know:
+
+    images.json  {"train": [{"id", "height", "width", "sha256"}], "val": [...]}          no word about labels
+    train.json   {"images": [{"id", "labels_sha256", "classes": [raw ids]}]}              seen classes only
+    val.json     {"images": [{"id", "labels_sha256", "classes": [raw ids]}]}              all classes
+
+Training masks are remapped before they are hashed, so no byte of train.json or images.json depends on an unseen label,
+nor on void, which outlines unseen objects too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import DataError
+from configs.slices import ClassIds
+from stages.context import StageContext
+from stages.datasets import Source, open_source
+from stages.datasets.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
+
+SPLITS = ("train", "val")
+BAD_FILES = "bad_files.txt"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One image that passed.
+
+    Args:
+        image: its entry in images.json.
+        labels: its entry in train.json or val.json.
+        labelled: pixels with a label: of seen classes in train, of any class in val.
+        pixels: all pixels.
+    """
+
+    image: dict[str, Any]
+    labels: dict[str, Any]
+    labelled: int
+    pixels: int
+
+
+def run(ctx: StageContext) -> dict[str, float | int | str]:
+    """Check both splits and write images.json, train.json and val.json.
+
+    Args:
+        ctx: reads `data` and `classes.ids`.
+
+    Returns:
+        Summary: images of each split, training images without a seen class, share of training pixels annotated with a
+        seen class.
+
+    Raises:
+        DataError: a list is missing or empty, the splits overlap, or a file is absent, damaged or contradicts another.
+            Every file is looked at first: the error names the first bad one and where all are listed.
+    """
+    source = open_source(ctx.config.data, ctx.data_root)
+    jobs = [(split, image_id) for split, ids in split_ids(source).items() for image_id in ids]
+    checked: dict[str, list[Checked]] = {split: [] for split in SPLITS}
+    errors: list[str] = []
+    for done, ((split, _), result) in enumerate(zip(jobs, _check_all(ctx, source, jobs), strict=True), start=1):
+        if isinstance(result, DataError):
+            errors.append(str(result))
+        else:
+            checked[split].append(result)
+        ctx.progress(done, len(jobs))
+    _refuse(errors, ctx.out / BAD_FILES)
+    _write(ctx.out / "images.json", {split: [item.image for item in checked[split]] for split in SPLITS})
+    for split in SPLITS:
+        _write(ctx.out / f"{split}.json", {"images": [item.labels for item in checked[split]]})
+    train = checked["train"]
+    return {
+        "train_images": len(train),
+        "val_images": len(checked["val"]),
+        "train_images_without_seen": sum(not item.labels["classes"] for item in train),
+        "train_seen_share": round(sum(item.labelled for item in train) / sum(item.pixels for item in train), 6),
+    }
+
+
+def split_ids(source: Source) -> dict[str, list[str]]:
+    """The ids of both splits.
+
+    Raises:
+        DataError: a list is unusable, or an image is in both.
+    """
+    ids = {split: source.ids(split) for split in SPLITS}
+    both = sorted(set(ids["train"]) & set(ids["val"]))
+    if both:
+        more = f" and {len(both) - 1} more" if len(both) > 1 else ""
+        raise DataError(
+            f"image {both[0]}{more} is in the training and in the validation list; "
+            "expected no image in both: remove it from one"
+        )
+    return ids
+
+
+def check_image(source: Source, split: str, image_id: str, ids: ClassIds) -> Checked:
+    """Decode one image and its mask.
+
+    Args:
+        source: where the files are.
+        split: "train" or "val": decides which labels may be looked at.
+        image_id: which image.
+        ids: raw class ids.
+
+    Returns:
+        The entries of the image.
+
+    Raises:
+        DataError: a file is absent, damaged, of another size, or has an unknown id.
+    """
+    image_path, mask_path = source.image_path(image_id), source.mask_path(image_id)
+    data = read_bytes(image_path)
+    height, width = decode_image(data, image_path).shape[:2]
+    mask = decode_mask(read_bytes(mask_path), mask_path, (height, width), {*ids.all, *ids.ignore})
+    known = ids.seen if split == "train" else ids.all
+    labels = seen_labels(mask, known) if split == "train" else all_labels(mask, known)
+    counts = np.bincount(labels.ravel(), minlength=len(known))[: len(known)]
+    return Checked(
+        image={"id": image_id, "height": height, "width": width, "sha256": hashlib.sha256(data).hexdigest()},
+        labels={
+            "id": image_id,
+            "labels_sha256": _labels_digest(labels),
+            "classes": sorted(raw for raw, count in zip(known, counts, strict=True) if count),
+        },
+        labelled=int(counts.sum()),
+        pixels=height * width,
+    )
+
+
+def _labels_digest(labels: Labels) -> str:
+    """SHA-256 (hex) over size, type and values of a label map."""
+    header = f"{labels.shape[0]}x{labels.shape[1]} {labels.dtype.itemsize}\n".encode()
+    return hashlib.sha256(header + labels.astype(labels.dtype.newbyteorder("<")).tobytes()).hexdigest()
+
+
+def _check_all(ctx: StageContext, source: Source, jobs: Sequence[tuple[str, str]]) -> Iterator[Checked | DataError]:
+    """Check in threads (decoding releases the interpreter lock); results come in the order of `jobs`."""
+    ids: ClassIds = ctx.config.classes.ids
+    threads = ctx.runtime.threads or os.cpu_count() or 1
+
+    def check(split: str, image_id: str) -> Checked | DataError:
+        try:
+            return check_image(source, split, image_id, ids)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        # A window of jobs, so that memory does not grow with the data set.
+        waiting: deque[Future[Checked | DataError]] = deque()
+        for split, image_id in jobs:
+            if len(waiting) >= 4 * threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(check, split, image_id))
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _refuse(errors: Sequence[str], listing: Path) -> None:
+    """Raise for the first bad file; several are listed in a file, which goes when the next run finds none."""
+    listing.unlink(missing_ok=True)
+    if not errors:
+        return
+    if len(errors) == 1:
+        raise DataError(errors[0])
+    listing.write_text("".join(f"{error}\n" for error in errors), encoding="utf-8")
+    raise DataError(f"{errors[0]} (and {len(errors) - 1} more bad files, all listed in {listing})")
+
+
+def _write(path: Path, value: object) -> None:
+    """Canonical JSON: equal values give equal bytes."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

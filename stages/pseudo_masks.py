@@ -1,0 +1,207 @@
+"""ClusterPseudoMasks: cluster the dense CLIP features of one image into pseudo masks of what is not annotated.
+
+Source: paper (cluster CLIP's dense features into pseudo masks); multi-scale seeds and merging above lambda after
+CLIP-ZSS (arXiv 2310.02296); linkage and upsampling are choices. Nothing about unseen classes enters: the only labels
+read are the seen classes' annotated pixels, which are removed from every region.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+
+from cache.h5 import Field, ShardWriter
+from configs.errors import DataError
+from configs.schema import PseudoMasksConfig
+from stages.context import Shard, StageContext
+from stages.datasets import open_source
+from stages.datasets.images import read_seen_labels
+from stages.resize import resize_grid, resize_share
+
+KIND = "pseudo_masks"
+MAX_REGIONS = 254  # region numbers are uint8, 0 is "no region"
+
+
+def fields(config: Any) -> dict[str, Field]:
+    """Schema of a shard: `labels` (H', W') uint8, 0 is no region, 1..R the regions, H' = scale * h."""
+    return {"labels": Field("uint8", lead=2, compress=True)}
+
+
+def window_seeds(dense: NDArray[np.float32], windows: tuple[int, ...]) -> NDArray[np.float32]:
+    """Mean feature of every sliding window of every size, with a stride of half the size.
+
+    Args:
+        dense: Shape: (h, w, D), unit length.
+        windows: sizes in tokens; one larger than the grid is cut to it.
+
+    Returns:
+        Shape: (k, D), unit length, without duplicates from windows cut to the same place.
+
+    Source: CLIP-ZSS, as recalled.
+    """
+    height, width, dim = dense.shape
+    integral = np.zeros((height + 1, width + 1, dim), np.float64)
+    integral[1:, 1:] = dense.cumsum(0, dtype=np.float64).cumsum(1)
+    boxes: dict[tuple[int, int, int, int], None] = {}
+    for size in windows:
+        rows, cols = _starts(height, size), _starts(width, size)
+        for y in rows:
+            for x in cols:
+                boxes[y, x, min(y + size, height), min(x + size, width)] = None
+    y0, x0, y1, x1 = np.array(list(boxes)).T
+    sums = integral[y1, x1] - integral[y0, x1] - integral[y1, x0] + integral[y0, x0]
+    return _unit(sums).astype(np.float32)
+
+
+def _starts(length: int, size: int) -> list[int]:
+    """Window starts along one axis; the last window ends at the border."""
+    last = max(0, length - size)
+    starts = list(range(0, last + 1, max(1, size // 2)))
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def _unit(rows: NDArray[Any]) -> NDArray[Any]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
+def spherical_kmeans(
+    points: NDArray[np.float32], seeds: NDArray[np.float32] | int, iterations: int, seed: int = 0
+) -> NDArray[np.float32]:
+    """Run faiss's spherical k-means.
+
+    Args:
+        points: unit length. Shape: (n, D).
+        seeds: initial centroids, unit length, shape (k, D); or k, for seeds drawn from the points.
+        iterations: how many.
+        seed: of the drawing.
+
+    Returns:
+        Centroids, unit length. Shape: (k, D).
+
+    Raises:
+        DataError: NaN among the points, or fewer points than clusters.
+    """
+    count = seeds if isinstance(seeds, int) else len(seeds)
+    if not np.isfinite(points).all():
+        raise DataError(
+            "dense features contain NaN: the CLIP weights or the cached features are damaged; re-extract them"
+        )
+    if len(points) < count:
+        raise DataError(
+            f"{len(points)} tokens cannot make {count} clusters: "
+            "raise features.size, or lower pseudo_masks.k or the number of pseudo_masks.windows"
+        )
+    kmeans = faiss.Kmeans(
+        points.shape[1],
+        count,
+        niter=iterations,
+        spherical=True,
+        seed=seed,
+        min_points_per_centroid=1,  # the default of 39 warns for every image
+        max_points_per_centroid=len(points),  # the default of 256 draws a subsample
+    )
+    kmeans.train(points, init_centroids=None if isinstance(seeds, int) else seeds)
+    return _unit(np.asarray(kmeans.centroids))
+
+
+def merge_centroids(centroids: NDArray[np.float32], sizes: NDArray[np.int64], threshold: float) -> NDArray[np.float32]:
+    """Merge centroids that are alike: average linkage on cosine similarity, cut at `threshold`.
+
+    Average and not single linkage, which chains an object to its ground through mixed border clusters.
+
+    Args:
+        centroids: unit length. Shape: (k, D).
+        sizes: points in each cluster; empty clusters are left out. Shape: (k,).
+        threshold: lambda.
+
+    Returns:
+        Size-weighted means of the merged, unit length, in order of their first member. Shape: (m, D).
+    """
+    kept, sizes = centroids[sizes > 0], sizes[sizes > 0]
+    if len(kept) < 2:
+        return kept
+    distance = 1 - kept @ kept.T
+    condensed = np.clip(distance[np.triu_indices(len(kept), 1)], 0, 2).astype(np.float64)
+    groups = fcluster(linkage(condensed, "average"), 1 - threshold, "distance")
+    first_seen = {group: rank for rank, group in enumerate(dict.fromkeys(groups))}
+    member = np.zeros((len(first_seen), len(kept)))
+    member[[first_seen[group] for group in groups], np.arange(len(kept))] = sizes
+    return _unit(member @ kept).astype(np.float32)
+
+
+def cluster(dense: NDArray[np.float32], config: PseudoMasksConfig) -> NDArray[np.uint8]:
+    """Partition one image: seeds, k-means, merging, then the nearest centroid of every upsampled cell.
+
+    Args:
+        dense: features to cluster. Shape: (h, w, D), float32.
+        config: see PseudoMasksConfig.
+
+    Returns:
+        Region numbers from 1 in order of area, 0 nowhere. Shape: (scale * h, scale * w), uint8.
+    """
+    dense = _unit(dense.astype(np.float32))
+    points = np.ascontiguousarray(dense.reshape(-1, dense.shape[-1]))
+    if config.method == "multiscale":
+        seeds: NDArray[np.float32] | int = window_seeds(dense, config.windows)
+    else:
+        seeds = min(config.k, len(points))
+    centroids = spherical_kmeans(points, seeds, config.iterations, config.seed)
+    sizes = np.bincount((points @ centroids.T).argmax(1), minlength=len(centroids))
+    merged = merge_centroids(centroids, sizes, config.merge)
+    # similarities are upsampled, not labels: borders between tokens then follow the features
+    similarity = (points @ merged.T).reshape(*dense.shape[:2], -1)
+    fine = resize_grid(similarity, dense.shape[0] * config.scale, dense.shape[1] * config.scale)
+    return number_by_area(fine.argmax(-1) + 1, 0)
+
+
+def number_by_area(labels: NDArray[Any], min_cells: float) -> NDArray[np.uint8]:
+    """Renumber regions 1.. from the largest down and drop those under `min_cells` (and beyond 254)."""
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    order = np.argsort(-areas, kind="stable")
+    order = order[(areas[order] > 0) & (areas[order] >= min_cells)][:MAX_REGIONS]
+    table = np.zeros(len(areas), np.uint8)
+    table[order] = np.arange(1, len(order) + 1)
+    return table[labels]
+
+
+def pseudo_masks(
+    dense: NDArray[np.float32], annotated: NDArray[np.bool_], config: PseudoMasksConfig
+) -> NDArray[np.uint8]:
+    """Cluster one image and keep what is not annotated.
+
+    Args:
+        dense: features to cluster. Shape: (h, w, D).
+        annotated: pixels labelled with a seen class. Shape: (H, W).
+        config: see PseudoMasksConfig.
+
+    Returns:
+        Regions of at least `min_area` of the image, 0 elsewhere. Shape: (scale * h, scale * w), uint8.
+    """
+    labels = cluster(dense, config)
+    share = resize_share(annotated.astype(np.float32), *labels.shape)
+    labels[share >= 0.5] = 0
+    return number_by_area(labels, config.min_area * labels.size)
+
+
+def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
+    """Cluster and write one shard, in id order."""
+    # per-image problems are tiny: one thread beats many, and sums do not depend on the thread count
+    faiss.omp_set_num_threads(1)
+    config: PseudoMasksConfig = ctx.config.pseudo_masks
+    features = ctx.inputs["features"].shards(shard.split)
+    source = open_source(ctx.config.data, ctx.data_root)
+    seen = ctx.config.classes.seen_ids
+    field = "dense" if config.block is None else f"tokens_{config.block}"
+    for done, image_id in enumerate(shard.ids, 1):
+        _, annotated = read_seen_labels(source, image_id, seen)
+        dense = features.read(image_id, field).astype(np.float32)
+        try:
+            writer.add(image_id, labels=pseudo_masks(dense, annotated, config))
+        except DataError as error:
+            raise DataError(f"image {image_id}: {error}") from error
+        ctx.progress(done, len(shard.ids))

@@ -1,0 +1,293 @@
+"""TrainDecoder: train the query decoder with split matching on cached features, pseudo masks and region embeddings.
+
+Source: paper; schedule and sizes are choices. The order of images and the flips are functions of (seed, step) alone, so
+an interrupted run that resumes from its checkpoint ends with the bytes of an undisturbed one (on the CPU).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from configs.errors import DataError, UserError
+from configs.schema import DecoderConfig, TrainConfig
+from model.criterion import SplitCriterion, Targets
+from model.query_decoder import QueryDecoder
+from stages.context import StageContext
+from stages.datasets import open_source
+from stages.datasets.images import read_seen_labels
+from stages.frozen import device_of
+from stages.regions import region_shares
+from stages.resize import resize_share
+
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "weights.safetensors"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training image.
+
+    Args:
+        tokens: one map for each decoder block. Shapes: (h, w, width), float16.
+        seen_labels: index of each annotated seen class. Shape: (T,), int64.
+        seen_masks: coverage of each. Shape: (T, H', W'), float32.
+        region_embeddings: unit length. Shape: (R, D), float32.
+        region_masks: coverage of each pseudo mask. Shape: (R, H', W'), float32.
+    """
+
+    tokens: list[NDArray[np.float16]]
+    seen_labels: NDArray[np.int64]
+    seen_masks: NDArray[np.float32]
+    region_embeddings: NDArray[np.float32]
+    region_masks: NDArray[np.float32]
+
+    def flipped(self) -> Item:
+        """Return the item mirrored left to right."""
+        return Item(
+            [np.ascontiguousarray(t[:, ::-1]) for t in self.tokens],
+            self.seen_labels,
+            np.ascontiguousarray(self.seen_masks[..., ::-1]),
+            self.region_embeddings,
+            np.ascontiguousarray(self.region_masks[..., ::-1]),
+        )
+
+
+class TrainingSet:
+    """Reads training items by id from the cache; labels are remapped to seen or unannotated on reading."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        self.features = ctx.inputs["features"].shards("train")
+        self.masks = ctx.inputs["pseudo_masks"].shards("train")
+        self.regions = ctx.inputs["regions"].shards("train")
+        self.source = open_source(ctx.config.data, ctx.data_root)
+        self.seen_ids = ctx.config.classes.seen_ids
+        self.blocks = ctx.config.features.decoder_blocks
+        self.upsample = ctx.config.decoder.upsample
+        self.ids = list(self.features.ids)
+        if not self.ids:
+            raise DataError("the training split is empty: give a split with at least one image")
+
+    def item(self, image_id: str) -> Item:
+        """Read one image."""
+        tokens = [self.features.read(image_id, f"tokens_{block}") for block in self.blocks]
+        size = (tokens[0].shape[0] * self.upsample, tokens[0].shape[1] * self.upsample)
+        labels, annotated = read_seen_labels(self.source, image_id, self.seen_ids)
+        present = np.unique(labels[annotated])
+        return Item(
+            tokens,
+            present.astype(np.int64),
+            resize_share((labels[None] == present[:, None, None]).astype(np.float32), *size),
+            self.regions.read(image_id, "embeddings").astype(np.float32),
+            region_shares(self.masks.read(image_id, "labels"), *size),
+        )
+
+
+def batch_ids(ids: list[str], config: TrainConfig, step: int) -> list[str]:
+    """Ids of one step: consecutive slices of one seeded permutation an epoch, a function of (seed, step) alone."""
+    chosen = []
+    for position in range(step * config.batch, (step + 1) * config.batch):
+        epoch, index = divmod(position, len(ids))
+        chosen.append(ids[_permutation(config.seed, epoch, len(ids))[index]])
+    return chosen
+
+
+_PERMUTATIONS: dict[tuple[int, int, int], NDArray[np.int64]] = {}
+
+
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    key = (seed, epoch, count)
+    if key not in _PERMUTATIONS:
+        while len(_PERMUTATIONS) > 3:  # the present epoch, the next one, and the prefetching thread's
+            del _PERMUTATIONS[next(iter(_PERMUTATIONS))]
+        _PERMUTATIONS[key] = np.random.default_rng([seed, 1, epoch]).permutation(count)
+    return _PERMUTATIONS[key]
+
+
+def load_batch(data: TrainingSet, config: TrainConfig, step: int) -> list[Item]:
+    """Read, and mirror at random, the items of one step."""
+    flips = np.random.default_rng([config.seed, 2, step]).random(config.batch) < 0.5
+    items = [data.item(image_id) for image_id in batch_ids(data.ids, config, step)]
+    return [item.flipped() if flip and config.flip else item for item, flip in zip(items, flips, strict=True)]
+
+
+def collate(items: list[Item], upsample: int, device: str) -> tuple[list[Tensor], Tensor, Targets]:
+    """Pad a batch to its largest grid and its largest numbers of targets.
+
+    Returns:
+        Token maps (B, h, w, width) float32, their validity (B, h, w) bool, and the targets.
+    """
+    height = max(item.tokens[0].shape[0] for item in items)
+    width = max(item.tokens[0].shape[1] for item in items)
+    valid = torch.zeros(len(items), height, width, dtype=torch.bool)
+    for row, item in enumerate(items):
+        valid[row, : item.tokens[0].shape[0], : item.tokens[0].shape[1]] = True
+    tokens = [_stack([item.tokens[b] for item in items], (height, width)) for b in range(len(items[0].tokens))]
+    fine = (height * upsample, width * upsample)
+    fine_valid = valid.repeat_interleave(upsample, 1).repeat_interleave(upsample, 2).flatten(1).float()
+    targets = Targets(
+        _stack([item.seen_labels for item in items], ()).to(device),
+        _stack_masks([item.seen_masks for item in items], fine).to(device),
+        tuple(len(item.seen_labels) for item in items),
+        _stack([item.region_embeddings for item in items], ()).to(device),
+        _stack_masks([item.region_masks for item in items], fine).to(device),
+        tuple(len(item.region_embeddings) for item in items),
+        fine_valid.to(device),
+    )
+    return [t.to(device).float() for t in tokens], valid.to(device), targets
+
+
+def _stack(arrays: list[NDArray[Any]], size: tuple[int, ...]) -> Tensor:
+    """Stack arrays, zero-padding their leading axes to `size`, or to the longest first axis."""
+    size = size or (max(len(a) for a in arrays),)
+    out = np.zeros((len(arrays), *size, *arrays[0].shape[len(size) :]), arrays[0].dtype)
+    for row, array in enumerate(arrays):
+        out[row][tuple(slice(n) for n in array.shape[: len(size)])] = array
+    return torch.from_numpy(out)
+
+
+def _stack_masks(masks: list[NDArray[np.float32]], size: tuple[int, int]) -> Tensor:
+    """Stack masks (T_i, H', W') into (B, T, P), zero-padded."""
+    out = np.zeros((len(masks), max(len(m) for m in masks), *size), np.float32)
+    for row, mask in enumerate(masks):
+        out[row, : len(mask), : mask.shape[1], : mask.shape[2]] = mask
+    return torch.from_numpy(out).flatten(2)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then poly decay. Source: choice (after ZegCLIP)."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    return config.lr * warm * (1 - step / config.steps) ** config.poly
+
+
+def build_decoder(config: DecoderConfig, width: int, maps: int, dim: int, seed: int) -> QueryDecoder:
+    """Make a decoder whose initial weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return QueryDecoder(config, width, maps, dim)
+
+
+def prefetch(data: TrainingSet, config: TrainConfig, start: int) -> Iterator[list[Item]]:
+    """Items of the steps from `start` on, read two steps ahead in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(load_batch, data, config, s) for s in range(start, min(start + 2, config.steps))]
+        for step in range(start, config.steps):
+            items = ahead.pop(0).result()
+            if step + 2 < config.steps:
+                ahead.append(pool.submit(load_batch, data, config, step + 2))
+            yield items
+
+
+def run(ctx: StageContext) -> dict[str, float | int | str]:
+    """Train from the last checkpoint, or from the start; write `weights.safetensors` and `metrics.jsonl`."""
+    config: TrainConfig = ctx.config.train
+    device = device_of(ctx)
+    data = TrainingSet(ctx)
+    text = load_file(ctx.inputs["text"].file("text.safetensors"))["seen"]
+    first = data.item(data.ids[0])
+    model = build_decoder(
+        ctx.config.decoder, first.tokens[0].shape[-1], len(first.tokens), text.shape[1], config.seed
+    ).to(device)
+    criterion = SplitCriterion(config, ctx.config.decoder, text, ctx.config.pseudo_masks.merge).to(device)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr)
+    start = _resume(ctx.out, model, optimizer, device)
+    lines = _kept_metrics(ctx.out / METRICS, start)
+    with (ctx.out / METRICS).open("w", encoding="utf-8") as log:
+        log.writelines(lines)
+        for step, items in enumerate(prefetch(data, config, start), start):
+            tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                outputs = model(tokens, valid)
+            terms = criterion([_float(output) for output in outputs], targets)
+            _check_finite(terms, step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+            optimizer.step()
+            if step % config.log_every == 0 or step == config.steps - 1:
+                log.write(_metric_line(step, terms, norm, learning_rate(config, step)))
+                log.flush()
+            if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+                _save_checkpoint(ctx.out, model, optimizer, step + 1)
+            ctx.progress(step + 1, config.steps)
+    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, ctx.out / WEIGHTS)
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"steps": config.steps, "trainable_parameters": parameters, "images": len(data.ids)}
+
+
+def _parameter_groups(model: QueryDecoder, config: TrainConfig) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: not on biases, norms and queries."""
+    free = {"queries", "query_positions"}
+    named = list(model.named_parameters())
+    return [
+        {"params": [p for n, p in named if p.ndim > 1 and n not in free], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in named if p.ndim <= 1 or n in free], "weight_decay": 0.0},
+    ]
+
+
+def _float(output: Any) -> Any:
+    """A layer's prediction in float32: losses and matching are not computed in half precision."""
+    return type(output)(output.embeddings.float(), output.no_object.float(), output.masks.float())
+
+
+def _check_finite(terms: dict[str, Tensor], step: int) -> None:
+    if torch.isfinite(terms["loss"]):
+        return
+    bad = [name for name, value in terms.items() if name != "loss" and not torch.isfinite(value)]
+    raise UserError(
+        f"loss is not finite at step {step}, in {', '.join(bad) or 'their sum'}: "
+        "lower train.lr or raise train.warmup; the last checkpoint is kept"
+    )
+
+
+def _metric_line(step: int, terms: dict[str, Tensor], norm: Tensor, rate: float) -> str:
+    values: dict[str, float | int] = {"step": step, "lr": rate, "grad_norm": round(norm.item(), 5)}
+    values |= {name: round(value.item(), 6) for name, value in terms.items()}
+    return json.dumps(values) + "\n"
+
+
+def _kept_metrics(path: Path, start: int) -> list[str]:
+    """Lines of an interrupted run up to its checkpoint; a half-written last line is dropped."""
+    if start == 0 or not path.exists():
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in lines if json.loads(line)["step"] < start]
+
+
+def _save_checkpoint(out: Path, model: QueryDecoder, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write the checkpoint beside the old one, then replace it: a kill leaves one or the other."""
+    temporary = out / (CHECKPOINT + ".tmp")
+    with temporary.open("wb") as stream:
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(out / CHECKPOINT)
+
+
+def _resume(out: Path, model: QueryDecoder, optimizer: torch.optim.Optimizer, device: str) -> int:
+    """Load the checkpoint if there is one; return the step to go on from."""
+    path = out / CHECKPOINT
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # a damaged checkpoint costs a restart, never a wrong result
+        path.rename(path.with_suffix(".damaged"))
+        return 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])

@@ -1,0 +1,105 @@
+"""Fixtures shared by the tests: small VOC trees made on the spot, and the real photographs where there are any."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+Mask = NDArray[np.integer]
+
+PHOTOS = "SPLIT_MATCHING_VOC_MINI"
+
+
+@dataclass(frozen=True)
+class VocTree:
+    """A VOC tree on disk. `root` is what `data.root` takes; `base` is VOC2012 below it."""
+
+    root: Path
+    mask_folder: str = "SegmentationClassAug"
+
+    @property
+    def base(self) -> Path:
+        return self.root / "VOCdevkit" / "VOC2012"
+
+    def image(self, image_id: str) -> Path:
+        return self.base / "JPEGImages" / f"{image_id}.jpg"
+
+    def mask(self, image_id: str) -> Path:
+        return self.base / self.mask_folder / f"{image_id}.png"
+
+    def listing(self, name: str) -> Path:
+        return self.base / "ImageSets" / "Segmentation" / f"{name}.txt"
+
+    def write_list(self, name: str, ids: list[str]) -> None:
+        self.listing(name).parent.mkdir(parents=True, exist_ok=True)
+        self.listing(name).write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
+
+    def write_image(self, image_id: str, shape: tuple[int, int], seed: int = 0) -> None:
+        rng = np.random.default_rng([seed, *image_id.encode()])
+        self.image(image_id).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).save(self.image(image_id), quality=90)
+
+    def write_mask(self, image_id: str, mask: Mask, palette: bool = True) -> None:
+        """Write raw ids as VOC does: the palette index is the class id."""
+        self.mask(image_id).parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(np.asarray(mask, np.uint8))
+        if palette:
+            image.putpalette(np.random.default_rng(1).integers(0, 256, 768).tolist())
+        image.save(self.mask(image_id))
+
+
+def blocks(*ids: int, shape: tuple[int, int] = (24, 32)) -> NDArray[np.uint8]:
+    """A mask of vertical stripes of equal width, one an id."""
+    stripes = np.minimum(np.arange(shape[1]) * len(ids) // shape[1], len(ids) - 1)
+    return np.tile(np.asarray(ids, np.uint8)[stripes], (shape[0], 1))
+
+
+@pytest.fixture
+def make_mask() -> Callable[..., NDArray[np.uint8]]:
+    """`make_mask(0, 3, 255, shape=(24, 32))`: vertical stripes of these raw ids."""
+    return blocks
+
+
+@pytest.fixture
+def voc_tree(tmp_path: Path) -> Callable[..., VocTree]:
+    """`voc_tree(train={id: mask}, val={id: mask})` writes a VOC tree with palette masks and the lists trainaug and val.
+
+    Masks hold raw VOC ids; images are noise of the same size. Called again, it starts from an empty folder.
+    """
+
+    def make(
+        train: Mapping[str, Mask] | None = None, val: Mapping[str, Mask] | None = None, name: str = "data"
+    ) -> VocTree:
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        tree = VocTree(tmp_path / name)
+        splits = {
+            "trainaug": {"2007_000001": blocks(0, 1, 16, 255), "2007_000002": blocks(2, 15, 20)}
+            if train is None
+            else train,
+            "val": {"2007_000003": blocks(0, 3, 17, 255)} if val is None else val,
+        }
+        for listing, masks in splits.items():
+            tree.write_list(listing, list(masks))
+            for image_id, mask in masks.items():
+                tree.write_image(image_id, (mask.shape[0], mask.shape[1]))
+                tree.write_mask(image_id, mask)
+        return tree
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def voc_mini() -> Path:
+    """Root of 220 real VOC photographs (160 trainaug, 60 val); skips where they are not at hand."""
+    root = os.environ.get(PHOTOS)
+    if not root:
+        pytest.skip(f"{PHOTOS} is not set: it names a folder with VOCdevkit/VOC2012 photographs")
+    return Path(root)

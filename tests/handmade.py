@@ -1,0 +1,98 @@
+"""Stages run by hand, as in a notebook: no luigi, no keys, plain folders. Used by the tests of the science."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from cache.h5 import ShardSet, ShardWriter
+from configs.classes import load_classes
+from configs.load import load_config
+from configs.schema import Config
+from stages import features, pseudo_masks, regions, text, train
+from stages.context import Shard, StageContext
+from stages.datasets import open_source, shapes
+
+TINY = (
+    "clip.weights=random",
+    "shapes.train_scenes=4",
+    "shapes.val_scenes=2",
+    "shapes.image_size=64",
+    "features.size=64",
+    "features.decoder_blocks=[2, 4]",
+    "pseudo_masks.block=2",
+    "decoder.dim=32",
+    "decoder.ffn=64",
+    "decoder.layers=1",
+    "decoder.seen_queries=5",
+    "decoder.candidate_queries=4",
+    "train.steps=6",
+    "train.batch=2",
+    "train.warmup=2",
+    "train.checkpoint_every=2",
+    "train.log_every=1",
+)
+
+
+class Folder:
+    """Stands in for an artifact: files and shards of a plain folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def shards(self, split: str) -> ShardSet:
+        return ShardSet(sorted(self.path.glob(f"{split}-*.h5")))
+
+
+class Chain:
+    """A data root and the stages run on it, each in a folder of its own under `base`."""
+
+    def __init__(self, base: Path, *overrides: str, root: Path | None = None) -> None:
+        self.base = base
+        self.config: Config = load_config("shapes", overrides=[*TINY, *overrides])
+        classes, data = load_classes("shapes"), self.config.data
+        seen = classes.seen(data.fold, data.folds)
+        view = SimpleNamespace(all=classes, seen=seen, seen_ids=tuple(entry.id for entry in seen))
+        sections = {name: getattr(self.config, name) for name in Config.model_fields}
+        self.slice = SimpleNamespace(**sections, classes=view)
+        self.inputs: dict[str, Any] = {}
+        self.root = root or self.folder("shapes")
+        if root is None:
+            shapes.run(self.context("shapes"))
+
+    def folder(self, slug: str) -> Path:
+        path = self.base / slug
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def context(self, slug: str) -> StageContext:
+        return StageContext(self.slice, self.inputs, self.folder(slug), self.config.runtime, self.base / "shapes")
+
+    def sharded(self, module: Any, slug: str, splits: tuple[str, ...] = ("train",)) -> None:
+        ctx = StageContext(self.slice, self.inputs, self.folder(slug), self.config.runtime, self.root)
+        source = open_source(self.config.data, self.root)
+        for split in splits:
+            with ShardWriter(ctx.out / f"{split}-00000.h5", module.KIND, module.fields(self.slice)) as writer:
+                module.run_shard(ctx, Shard(split, 0, tuple(source.ids(split))), writer)
+        self.inputs[slug] = Folder(ctx.out)
+
+    def whole(self, module: Any, slug: str, **replacements: Any) -> Path:
+        values = {"runtime": self.config.runtime, "data_root": self.root, **replacements}
+        module.run(StageContext(self.slice, self.inputs, self.folder(slug), **values))
+        self.inputs[slug] = Folder(self.folder(slug))
+        return self.folder(slug)
+
+    def to_regions(self) -> Chain:
+        """Run everything that training needs."""
+        self.sharded(features, "features", ("train", "val"))
+        self.sharded(pseudo_masks, "pseudo_masks")
+        self.sharded(regions, "regions")
+        self.whole(text, "text")
+        return self
+
+    def train(self, **replacements: Any) -> Path:
+        return self.whole(train, "train", **replacements)

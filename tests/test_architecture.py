@@ -1,0 +1,209 @@
+"""The rules of the house: which room imports which, where a library may be used, and what is never there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("configs", "cache", "model", "stages", "pipeline")
+
+# What each room may import of ours. A dotted name allows that module alone.
+MAY_IMPORT = {
+    "configs": {"configs"},
+    "cache": {"cache", "configs.errors"},
+    "model": {"model", "configs"},
+    "stages": {"stages", "model", "configs", "cache"},
+    "pipeline": {"pipeline", "stages", "model", "configs", "cache"},
+}
+
+# Which files may import a library: full paths, or a folder that ends with a slash.
+ONLY_IN = {
+    "luigi": ("pipeline/",),
+    "h5py": ("cache/h5.py",),
+    "open_clip": ("model/clip.py",),
+    "faiss": ("stages/pseudo_masks.py",),
+    "torch": ("model/", "stages/"),
+    "pydantic": ("configs/",),
+    "yaml": ("configs/",),
+}
+
+NEVER = {"mmcv", "mmengine", "mmseg", "detectron2", "pickle", "dill", "joblib", "shelve"}
+VAGUE_NAMES = {
+    f"{stem}{tail}" for stem in ("util", "utils", "misc", "helper", "helpers", "common") for tail in (".py", "")
+}
+TEXT_ENDINGS = {".py", ".yaml", ".yml", ".toml", ".txt", ".md", ".json", ".html", ".jinja", ".css", ".j2", ""}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def modules(*rooms: str) -> list[Path]:
+    """Python files of the rooms, and of the root for none."""
+    files = [path for room in rooms or ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    return files if rooms else [*files, *sorted(ROOT.glob("*.py"))]
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names that a file imports, also inside functions; `from a import b` gives a.b, where b may be a module."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = [*above, *([node.module] if node.module else [])]
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            # only a name that is spelt out can be checked
+            given = [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+            yield from (name for name in given if isinstance(name, str))
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def allowed(name: str, permits: set[str]) -> bool:
+    return any(name == permit or name.startswith(f"{permit}.") for permit in permits)
+
+
+def project_files() -> list[Path]:
+    """Every file of the project: what git tracks or would track, or all outside dot folders where git is not there."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        skipped = {"artifacts", "build", "__pycache__"}
+        every = (path for path in ROOT.rglob("*") if path.is_file())
+        parts = ((path, path.relative_to(ROOT).parts) for path in every)
+        return [path for path, names in parts if not names[0].startswith(".") and not skipped & set(names)]
+    return [path for name in done.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_the_walk_finds_the_rooms_and_their_imports():
+    """Guards the guards: an empty walk would pass every rule below."""
+    found = {top(name) for path in modules() for name in imports(path)}
+    assert {"configs", "cache", "model", "stages", "torch", "numpy"} <= found
+    assert all(modules(room) for room in ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_one_way(room):
+    wrong = [
+        f"{place(path)} imports {name}"
+        for path in modules(room)
+        for name in imports(path)
+        if top(name) in (*ROOMS, "tests", "benchmarks", "run_pipeline") and not allowed(name, MAY_IMPORT[room])
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_libraries_stay_where_they_belong(library):
+    wrong = [
+        place(path)
+        for path in modules()
+        if library in {top(name) for name in imports(path)} and not place(path).startswith(ONLY_IN[library])
+    ]
+    assert not wrong
+
+
+def test_no_forbidden_library():
+    wrong = [(place(path), name) for path in modules() for name in imports(path) if top(name) in NEVER]
+    assert not wrong
+
+
+def test_weights_are_loaded_without_code():
+    """`torch.load` runs what a file says unless `weights_only=True` is given."""
+    wrong = [
+        f"{place(path)}:{node.lineno}"
+        for path in modules()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "torch.load"
+        and not any(key.arg == "weights_only" and ast.unparse(key.value) == "True" for key in node.keywords)
+    ]
+    assert not wrong
+
+
+def test_tasks_know_no_arrays():
+    """A task has no arithmetic: the pipeline does not import an array library."""
+    arrays = {"numpy", "scipy", "torch", "PIL", "matplotlib"}
+    wrong = [(place(path), name) for path in modules("pipeline") for name in imports(path) if top(name) in arrays]
+    assert not wrong
+
+
+def test_every_module_says_what_it_does():
+    silent = [
+        place(path)
+        for path in modules()
+        if path.name != "__init__.py" and not (ast.get_docstring(tree(path)) or "").strip()
+    ]
+    assert not silent
+
+
+def test_no_vague_file_names():
+    vague = [place(path) for path in project_files() if VAGUE_NAMES & set(path.relative_to(ROOT).parts)]
+    assert not vague
+
+
+def test_no_path_of_one_machine_in_any_file():
+    """A path that exists on one machine only: a home folder or a workplace."""
+    pattern = re.compile(r"(?<![\w.~<$}/-])/(?:home|root|work|Users|mnt)/\w")
+    wrong = [
+        f"{place(path)}:{number}"
+        for path in project_files()
+        if path.suffix in TEXT_ENDINGS and path != Path(__file__)
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1)
+        if pattern.search(line)
+    ]
+    assert not wrong
+
+
+def test_command_line_starts_without_heavy_libraries():
+    heavy = {"torch", "torchvision", "h5py", "open_clip", "faiss", "scipy", "matplotlib"}
+    code = f"import sys, pipeline.cli; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+# ---- the rules themselves ----
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("import a.b", "a.b"),
+        ("from a import b", "a.b"),
+        ("from . import b", "stages.b"),
+        ("from .. import b", "b"),
+        ("from .x import b", "stages.x.b"),
+        ("def f():\n    import a", "a"),
+        ("if True:\n    from a.b import c", "a.b.c"),
+        ("import importlib\nimportlib.import_module('a.b')", "a.b"),
+    ],
+)
+def test_every_way_to_import_is_seen(monkeypatch, source, name):
+    monkeypatch.setattr(sys.modules[__name__], "tree", lambda path: ast.parse(source))
+    assert name in set(imports(ROOT / "stages" / "made_up.py"))
+
+
+def test_a_permit_covers_its_submodules_only():
+    assert allowed("configs.errors.DataError", {"configs.errors"})
+    assert not allowed("configs.errors_more", {"configs.errors"})
+    assert not allowed("configs.schema", {"configs.errors"})

@@ -1,0 +1,96 @@
+"""The query decoder: shapes, symmetry, padding, and MFE's identity start."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from configs.schema import DecoderConfig
+from model.query_decoder import MultiScaleEnhancement, QueryDecoder
+from model.segmenter import class_scores, label_map
+
+CONFIG = DecoderConfig(dim=32, heads=4, ffn=48, layers=2, seen_queries=5, candidate_queries=4, upsample=2)
+
+
+def decoder(**changes: object) -> QueryDecoder:
+    torch.manual_seed(0)
+    return QueryDecoder(CONFIG.model_copy(update=changes), width=12, maps=2, dim=10).eval()
+
+
+def tokens(height: int = 6, width: int = 7) -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return [torch.randn(2, height, width, 12, generator=g) for _ in range(2)]
+
+
+def whole(maps: list[torch.Tensor]) -> torch.Tensor:
+    return torch.ones(maps[0].shape[:3], dtype=torch.bool)
+
+
+@pytest.mark.parametrize("upsample", [1, 2, 4])
+def test_output_shapes(upsample: int) -> None:
+    maps = tokens()
+    outputs = decoder(upsample=upsample)(maps, whole(maps))
+    assert len(outputs) == CONFIG.layers + 1
+    assert outputs[-1].masks.shape == (2, 9, 6 * upsample, 7 * upsample)
+    assert outputs[-1].embeddings.shape == (2, 9, 10) and outputs[-1].no_object.shape == (2, 9)
+    assert torch.allclose(outputs[-1].embeddings.norm(dim=-1), torch.ones(2, 9), atol=1e-5)
+
+
+def test_enhancement_starts_as_identity() -> None:
+    x = torch.randn(2, 8, 5, 7)
+    assert torch.equal(MultiScaleEnhancement(8)(x), x)
+
+
+def test_queries_are_equivariant_to_permutation() -> None:
+    model, maps = decoder(), tokens()
+    before = model(maps, whole(maps))[-1]
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        model.queries.copy_(model.queries[order].clone())
+        model.query_positions.copy_(model.query_positions[order].clone())
+    after = model(maps, whole(maps))[-1]
+    assert torch.allclose(after.masks, before.masks[:, order], atol=1e-4)
+    assert torch.allclose(after.embeddings, before.embeddings[:, order], atol=1e-4)
+
+
+def test_attention_does_not_look_at_padding() -> None:
+    model = decoder(mfe=False, upsample=1)
+    maps = tokens()
+    valid = whole(maps)
+    valid[1, :, 5:] = False
+    changed = [t.clone() for t in maps]
+    for t in changed:
+        t[1, :, 5:] += 3
+    first, second = (model(m, valid)[-1] for m in (maps, changed))
+    assert torch.allclose(first.embeddings, second.embeddings, atol=1e-5)
+    assert torch.allclose(first.masks[:, :, :, :5], second.masks[:, :, :, :5], atol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_masked_attention_never_gives_nan(masked: bool) -> None:
+    model, maps = decoder(masked_attention=masked), tokens()
+    with torch.no_grad():
+        for parameter in model.mask_head[-1].parameters():
+            parameter.zero_()  # every mask is empty: each query must then see everything
+    assert torch.isfinite(model(maps, whole(maps))[-1].embeddings).all()
+
+
+def test_scores_equal_a_plain_loop() -> None:
+    model, maps = decoder(), tokens()
+    output = model(maps, whole(maps))[-1]
+    text = F.normalize(torch.randn(7, 10, generator=torch.Generator().manual_seed(3)), dim=-1)
+    got = class_scores(output, text, 5, 20.0, 0.4)
+    expected = torch.zeros_like(got)
+    for b in range(2):
+        for q in range(9):
+            logits = 20.0 * output.embeddings[b, q] @ text.T
+            knows_nothing = torch.cat([logits, output.no_object[b, q : q + 1]]).softmax(0)[:-1]
+            p = knows_nothing if q < 5 else 0.4 * logits.softmax(0)
+            expected[b] += p[:, None, None] * output.masks[b, q].sigmoid()
+    assert torch.allclose(got, expected, atol=1e-4)
+
+
+def test_gamma_moves_ties_to_unseen() -> None:
+    scores = torch.tensor([[[0.5]], [[0.45]]])
+    seen = torch.tensor([True, False])
+    assert label_map(scores, seen, 0.0, 2, 2).unique().tolist() == [0]
+    assert label_map(scores, seen, 0.1, 2, 2).unique().tolist() == [1]
