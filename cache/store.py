@@ -279,16 +279,8 @@ class Store:
         Raises:
             UserError: the cache cannot be written.
         """
-        plan = {split: list(digests) for split, digests in (plan or {}).items()}
-        order = {
-            "schema": SCHEMA,
-            "key": recipe.key,
-            "code": dict(recipe.code),
-            "inputs": dict(recipe.inputs),
-            "plan": plan,
-            "force": force,
-        }
-        build = Build(self, recipe, plan, force)
+        order = _order(recipe, plan or {}, force)
+        build = Build(self, recipe, order["plan"], force)
         with refusals_named(build.path):
             while True:
                 build.path.parent.mkdir(parents=True, exist_ok=True)
@@ -299,6 +291,10 @@ class Store:
                 with build.lock() as held:
                     if held and _read_order(build.path) != order:
                         _remove(build.path)
+
+    def goes_on(self, recipe: Recipe, plan: ShardPlan, force: str = "") -> bool:
+        """Whether the build in progress, if there is one, was begun from exactly this; else it will be thrown away."""
+        return bool(_read_order(_partial(self.folder(recipe))) == _order(recipe, plan, force))
 
     def recover(self, recipe: Recipe) -> None:
         """Finish a commit that a crash cut off between the manifest and the rename. Does nothing otherwise."""
@@ -616,6 +612,18 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _order(recipe: Recipe, plan: ShardPlan, force: str) -> dict[str, Any]:
+    """Return what a build is begun from: the content of build.json."""
+    return {
+        "schema": SCHEMA,
+        "key": recipe.key,
+        "code": dict(recipe.code),
+        "inputs": dict(recipe.inputs),
+        "plan": {split: list(digests) for split, digests in plan.items()},
+        "force": force,
+    }
 
 
 def _read_order(partial: Path) -> Any:

@@ -90,7 +90,7 @@ def create_open_clip(clip: ClipConfig, weights: Path | None = None) -> Any:
                 "give a file that was saved from this architecture"
             ) from error
         raise DataError(
-            f"CLIP weights {clip.model}/{source} are neither on this machine nor to be fetched ({first}): {_where(clip)}"
+            f"CLIP weights {clip.model}/{source} are neither here nor to be fetched ({first}): {_where(clip)}"
         ) from error
 
 

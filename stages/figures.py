@@ -57,6 +57,7 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "split-matching",
     "text.parse_math": False,
 }
+_LUMA = np.array([0.299, 0.587, 0.114])  # brightness of red, green and blue. Source: ITU-R BT.601
 _STYLE_LOCK = threading.Lock()
 
 
@@ -197,7 +198,7 @@ def overlay(
     hatched: npt.NDArray[np.bool_] | None = None,
     weight: npt.NDArray[Any] | None = None,
 ) -> Bytes:
-    """Lay a label map over an image in translucent colours, with region borders drawn.
+    """Lay a label map over an image in translucent colours, with region borders drawn; labelled pixels lose their hue.
 
     Args:
         image: (H, W, 3) uint8.
@@ -217,10 +218,13 @@ def overlay(
     """
     shape = (image.shape[0], image.shape[1])
     labels = resize_labels(labels, shape)
+    inside = labels != none
+    # Under a colour the image keeps its brightness only, so that a class looks like its swatch on any object (choice).
+    grey = np.broadcast_to((image @ _LUMA)[..., None], image.shape)
+    ground = np.where(inside[..., None], grey, image)
     painted = _painted(labels, colours, none, image)
     share = np.full(shape, alpha) if weight is None else alpha * resize_labels(weight, shape)
-    result = image + share[..., None] * (painted.astype(np.float64) - image)
-    inside = labels != none
+    result = ground + share[..., None] * (painted - ground)
     if hatched is not None:
         lines = np.zeros(shape, dtype=bool)
         lines[inside] = hatched[labels[inside]]
@@ -309,7 +313,8 @@ def curves(
         A `data:image/svg+xml` URI.
     """
     # rc_context changes state of the whole process for a moment; the lock keeps threads from mixing styles.
-    with _STYLE_LOCK, matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
+    style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **_STYLE}
+    with _STYLE_LOCK, matplotlib.rc_context(style):
         figure = Figure(figsize=(4.4, 2.8), layout="constrained")
         axes = figure.add_subplot()
         lowest = np.inf

@@ -23,11 +23,14 @@ from torch import Tensor
 
 from configs.schema import ClipConfig, PretrainConfig
 from model.clip import FrozenClip, create_open_clip
+from stages.checkpoint import lines_before, resume, save_checkpoint
 from stages.context import StageContext
 from stages.datasets.shapes import COLOURS, PATTERNS, Scene, Thing, render_scene, scene_rng
 
 VIEWS = 2  # crops a rendered scene: rendering costs as much as a training step's forward pass
 LEADS = ("a photo of {}.", "{}.", "a picture of {}.", "an image with {}.")
+LOG = "log.jsonl"
+CHECKPOINT_EVERY = 100
 PROBE_TEMPLATE = "a photo of a {} object."
 
 
@@ -144,8 +147,11 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         betas=(0.9, 0.98),
     )
     mean, std = (torch.tensor(v)[:, None, None] for v in (frozen.mean, frozen.std))
-    with (ctx.out / "log.jsonl").open("w", encoding="utf-8") as log:
-        for step, (images, captions) in enumerate(_batches(config, frozen.native, 0)):
+    start = resume(ctx.out, model, optimizer, "cpu")
+    lines = lines_before(ctx.out / LOG, start)
+    with (ctx.out / LOG).open("w", encoding="utf-8") as log:
+        log.writelines(lines)
+        for step, (images, captions) in enumerate(_batches(config, frozen.native, start), start):
             rate = config.lr * min(1, (step + 1) / max(1, config.warmup))
             rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
             for group in optimizer.param_groups:
@@ -162,6 +168,8 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             if step % 50 == 0 or step == config.steps - 1:
                 log.write(json.dumps({"step": step, "loss": round(loss.item(), 5), "lr": rate}) + "\n")
                 log.flush()
+            if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < config.steps:
+                save_checkpoint(ctx.out, model, optimizer, step + 1)
             ctx.progress(step + 1, config.steps)
     state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     save_file(state, ctx.out / "clip.safetensors")

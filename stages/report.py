@@ -34,6 +34,9 @@ CURVE_POINTS = 1000
 FULL_SPLITS = {"voc": {"train": 10582, "val": 1449}, "coco_stuff": {"train": 118287, "val": 5000}}
 """Images of the published protocol, by class list. Source: PASCAL VOC 2012 + SBD; COCO-Stuff 164k."""
 
+UNDEFINED = "\N{EN DASH}"
+"""Shown in place of a number that is not defined."""
+
 _NOWHERE = -1  # label of pixels without a class, in the signed maps used here
 _MIN_SHARE = 0.005  # predicted classes under this share of an image's labelled pixels get no chip
 
@@ -66,7 +69,8 @@ class ClassRow:
 def run(ctx: StageContext) -> dict[str, float | int | str]:
     """Write `report.html`.
 
-    Reads from the config: `report`, `pseudo_masks`, `data`, `clip.weights`, `classes.all`.
+    Reads from the config: `report`, `pseudo_masks`, `data`, `clip.weights`. Classes, their names and groups come with
+    the evaluation's `per_class.csv`, in the order that the predictions count in.
 
     Args:
         ctx: inputs `dataset`, `features`, `pseudo_masks`, `train`, `evaluate`, and any other upstream artifact whose
@@ -90,7 +94,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         "groups": _groups(metrics, rows),
         "rows": rows,
         "curves": _loss_curves(ctx.inputs["train"].file("metrics.jsonl")),
-        "sweep": _sweep(metrics.get("extra", {}).get("gamma_sweep")),
+        "sweep": _sweep(metrics.get("extra", {})),
         "examples": examples,
         "summaries": _summaries(ctx.inputs, ("pseudo_masks", "regions")),
         "stages": _stages(ctx.inputs),
@@ -118,7 +122,7 @@ def _template() -> jinja2.Template:
 def format_number(value: Any) -> str:
     """Return a value for a table: 12,345 or 0.1235 (four digits); a dash for None and NaN; anything else as text."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
+        return UNDEFINED
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
@@ -128,13 +132,13 @@ def format_number(value: Any) -> str:
 
 def format_percent(value: float | None) -> str:
     """Return a percentage with one decimal, or a dash where it is undefined."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.1f}"
+    return UNDEFINED if value is None or not math.isfinite(value) else f"{value:.1f}"
 
 
 def format_duration(seconds: float | None) -> str:
     """Return seconds as `0.42 s`, `12.3 s`, `4 min 05 s` or `2 h 03 min`, or a dash when unknown."""
     if seconds is None or not math.isfinite(seconds):
-        return "–"
+        return UNDEFINED
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -322,9 +326,10 @@ def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float]
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _sweep(points: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
-    """Draw the calibration sweep, when the evaluation made one."""
-    if not points:
+def _sweep(extra: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Draw the calibration sweep, when the evaluation tried more than one gamma."""
+    points = extra.get("gamma_sweep") or ()
+    if len(points) < 2:
         return None
     ordered = sorted(points, key=lambda point: float(point["gamma"]))
     gammas = [float(point["gamma"]) for point in ordered]
@@ -334,11 +339,11 @@ def _sweep(points: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
     }
     colours = (figures.SEEN_COLOUR, figures.UNSEEN_COLOUR, "#2c8c6b")
     lines = {label: (gammas, series) for label, series in values.items()}
-    uri = figures.curves(lines, title="Calibration sweep (%)", xlabel="gamma", markers=True, colours=colours)
     return {
-        "uri": uri,
+        "uri": figures.curves(lines, title="Percent over gamma", xlabel="gamma", markers=True, colours=colours),
         "names": list(values),
         "rows": [(gamma, [values[label][index] for label in values]) for index, gamma in enumerate(gammas)],
+        "used": extra.get("gamma"),
     }
 
 
@@ -389,13 +394,12 @@ def _examples(ctx: StageContext, rows: Sequence[ClassRow]) -> list[dict[str, Any
 
 def _example(ctx: StageContext, source: Any, image_id: str, rows: Sequence[ClassRow]) -> dict[str, Any]:
     """Draw the four pictures of one validation image and count its pixels."""
-    from stages.datasets.images import all_labels, read_image, read_mask
+    from stages.datasets.images import read_all_labels, read_image
     from stages.pseudo_masks import cluster
 
     ids = [row.id for row in rows]
     image = read_image(source.image_path(image_id))
-    mask = read_mask(source.mask_path(image_id), image.shape[:2], [*ids, *ctx.config.classes.all.ignore])
-    truth = _signed(all_labels(mask, ids), len(ids))
+    truth = _signed(read_all_labels(source, image_id, ids), len(ids))
     prediction = _signed(ctx.inputs["evaluate"].shards("val").read(image_id, "labels"), len(ids))
     dense = ctx.inputs["features"].shards("val").read(image_id, "dense").astype(np.float32)
     regions = np.asarray(cluster(dense, ctx.config.pseudo_masks)).astype(np.int32) - 1  # 0 is none -> -1
@@ -456,9 +460,13 @@ def _chips(
 
 
 def _summaries(inputs: Mapping[str, Artifact], slugs: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the summary numbers of some stages, where their manifests have any."""
-    found = [(slug, inputs[slug].manifest.get("summary") or {}) for slug in slugs if slug in inputs]
-    return [{"name": slug.replace("_", " "), "values": _words(values)} for slug, values in found if values]
+    """Return what some stages found out, where their manifests say more than how much was done."""
+    found = []
+    for slug in slugs:
+        summary = inputs[slug].manifest.get("summary") or {} if slug in inputs else {}
+        if set(summary) - {"images", "shards"}:
+            found.append({"name": slug.replace("_", " "), "values": _words(summary)})
+    return found
 
 
 def _words(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

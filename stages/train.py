@@ -7,11 +7,9 @@ an interrupted run that resumes from its checkpoint ends with the bytes of an un
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from configs.errors import DataError, UserError
 from configs.schema import DecoderConfig, TrainConfig
 from model.criterion import SplitCriterion, Targets
 from model.query_decoder import QueryDecoder
+from stages.checkpoint import lines_before, resume, save_checkpoint
 from stages.context import StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_seen_labels
@@ -31,7 +30,6 @@ from stages.frozen import device_of
 from stages.regions import region_shares
 from stages.resize import resize_share
 
-CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.jsonl"
 
@@ -202,8 +200,8 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     ).to(device)
     criterion = SplitCriterion(config, ctx.config.decoder, text, ctx.config.pseudo_masks.merge).to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr)
-    start = _resume(ctx.out, model, optimizer, device)
-    lines = _kept_metrics(ctx.out / METRICS, start)
+    start = resume(ctx.out, model, optimizer, device)
+    lines = lines_before(ctx.out / METRICS, start)
     with (ctx.out / METRICS).open("w", encoding="utf-8") as log:
         log.writelines(lines)
         for step, items in enumerate(prefetch(data, config, start), start):
@@ -222,7 +220,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
                 log.write(_metric_line(step, terms, norm, learning_rate(config, step)))
                 log.flush()
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-                _save_checkpoint(ctx.out, model, optimizer, step + 1)
+                save_checkpoint(ctx.out, model, optimizer, step + 1)
             ctx.progress(step + 1, config.steps)
     save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, ctx.out / WEIGHTS)
     parameters = sum(p.numel() for p in model.parameters())
@@ -258,36 +256,3 @@ def _metric_line(step: int, terms: dict[str, Tensor], norm: Tensor, rate: float)
     values: dict[str, float | int] = {"step": step, "lr": rate, "grad_norm": round(norm.item(), 5)}
     values |= {name: round(value.item(), 6) for name, value in terms.items()}
     return json.dumps(values) + "\n"
-
-
-def _kept_metrics(path: Path, start: int) -> list[str]:
-    """Lines of an interrupted run up to its checkpoint; a half-written last line is dropped."""
-    if start == 0 or not path.exists():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return [line for line in lines if json.loads(line)["step"] < start]
-
-
-def _save_checkpoint(out: Path, model: QueryDecoder, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write the checkpoint beside the old one, then replace it: a kill leaves one or the other."""
-    temporary = out / (CHECKPOINT + ".tmp")
-    with temporary.open("wb") as stream:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(out / CHECKPOINT)
-
-
-def _resume(out: Path, model: QueryDecoder, optimizer: torch.optim.Optimizer, device: str) -> int:
-    """Load the checkpoint if there is one; return the step to go on from."""
-    path = out / CHECKPOINT
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception:  # a damaged checkpoint costs a restart, never a wrong result
-        path.rename(path.with_suffix(".damaged"))
-        return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])

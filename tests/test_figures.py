@@ -105,6 +105,12 @@ def test_overlay_blends_by_alpha_and_leaves_none_alone() -> None:
     assert result[0, 3].tolist() == [100, 100, 100]
 
 
+def test_overlay_shows_the_same_colour_on_any_hue() -> None:
+    image = np.array([[[200, 0, 0], [0, 102, 0]]], np.uint8)  # equally bright
+    left, right = overlay(image, np.zeros((1, 2), np.uint8), COLOURS, outline=False)[0].astype(int)
+    assert np.abs(left - right).max() <= 1
+
+
 def test_overlay_draws_borders_dark() -> None:
     labels = np.zeros((4, 4), np.uint8)
     labels[:, 2:] = 1

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_negative_labels_are_refused() -> None:
         lambda: scores(np.zeros((2, 2), np.int64), [True, False], [True, False]),
     ],
 )
-def test_programming_errors_are_value_errors(call) -> None:  # type: ignore[no-untyped-def]
+def test_programming_errors_are_value_errors(call: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         call()
 

@@ -24,9 +24,18 @@ from configs.schema import Config
 from configs.slices import build_slice
 from stages.context import StageContext
 from stages.metrics import ConfusionMatrix, write_metrics
-from stages.report import choose_examples, format_duration, format_number, format_percent, read_log, read_per_class, run
+from stages.report import (
+    UNDEFINED,
+    choose_examples,
+    format_duration,
+    format_number,
+    format_percent,
+    read_log,
+    read_per_class,
+    run,
+)
 
-READS = ("report", "pseudo_masks", "data", "clip.weights", "classes.all")
+READS = ("report", "pseudo_masks", "data", "clip.weights")
 IDS = ("img_0", "img_1", "img_2", "img_3")
 SIZE = (24, 36)
 
@@ -200,7 +209,7 @@ def test_undefined_numbers_are_dashes(tmp_path: Path, monkeypatch: pytest.Monkey
     path = ctx.inputs["evaluate"].file("metrics.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "hIoU": None, "mIoU_unseen": None}))
     text = page_of(ctx).text
-    assert "hIoU – harmonic" in text
+    assert f"hIoU {UNDEFINED} harmonic" in text
     assert "nan" not in text.lower().split()
 
 
@@ -270,6 +279,21 @@ def test_banners(
     assert not any(phrase in text for phrase in absent)
 
 
+def test_a_fold_shows_only_the_classes_it_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.model_validate({"data": {"fold": 0}, "report": {"examples": 4}})
+    ctx = make_context(tmp_path, monkeypatch, config=config)
+    classes = load_classes("voc")
+    kept = classes.seen()  # the masks still hold the truly unseen ids, which are no class here
+    trained = [entry in classes.seen(0) for entry in kept]
+    write_metrics(tmp_path / "evaluate", ConfusionMatrix(len(kept)), kept, trained)
+    arrays = {(image_id, "labels"): np.zeros(SIZE, np.uint8) for image_id in IDS}
+    ctx.inputs["evaluate"]._shards = FakeShards(arrays)  # type: ignore[attr-defined]
+    page = page_of(ctx)
+    assert "seen 10 classes" in page.text
+    assert "unseen 5 classes" in page.text
+    assert "pottedplant" not in page.text
+
+
 def test_every_class_has_a_bar_and_absent_ones_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx = make_context(tmp_path, monkeypatch)
     page = page_of(ctx)
@@ -317,8 +341,20 @@ SWEEP = [
 
 
 def test_calibration_sweep_is_sorted_and_undefined_is_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = page_of(make_context(tmp_path, monkeypatch, extra={"gamma_sweep": SWEEP}))
-    assert "gamma mIoU seen mIoU unseen hIoU 0 72.0 – – 0.1 70.0 51.2 59.2" in page.text
+    page = page_of(make_context(tmp_path, monkeypatch, extra={"gamma": 0.1, "gamma_sweep": SWEEP}))
+    table = f"gamma mIoU seen mIoU unseen hIoU 0 72.0 {UNDEFINED} {UNDEFINED} this run · 0.1 70.0 51.2 59.2"
+    assert table in page.text
+
+
+def test_one_gamma_is_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = page_of(make_context(tmp_path, monkeypatch, extra={"gamma": 0.0, "gamma_sweep": SWEEP[:1]}))
+    assert not any(attrs.get("id") == "calibration" for attrs in page.of("section"))
+
+
+def test_a_summary_that_only_counts_work_makes_no_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = make_context(tmp_path, monkeypatch)
+    ctx.inputs["pseudo_masks"].manifest["summary"] = {"images": 4, "shards": 1}  # type: ignore[index]
+    assert not any(attrs.get("id") == "quality" for attrs in page_of(ctx).of("section"))
 
 
 def test_examples_have_four_pictures_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,8 +445,8 @@ def test_images_with_unseen_classes_come_first() -> None:
         (12345, "12,345"),
         (0.123456, "0.1235"),
         (3.0, "3"),
-        (None, "–"),
-        (math.nan, "–"),
+        (None, UNDEFINED),
+        (math.nan, UNDEFINED),
         ("x", "x"),
         (12345.6, "12,345.6"),
     ],
@@ -427,7 +463,7 @@ def test_format_number(value: Any, expected: str) -> None:
         (59.97, "1 min 00 s"),
         (245, "4 min 05 s"),
         (7380, "2 h 03 min"),
-        (None, "–"),
+        (None, UNDEFINED),
     ],
 )
 def test_format_duration(seconds: float | None, expected: str) -> None:
@@ -435,7 +471,7 @@ def test_format_duration(seconds: float | None, expected: str) -> None:
 
 
 def test_format_percent() -> None:
-    assert [format_percent(value) for value in (None, math.nan, 0.0, 99.96)] == ["–", "–", "0.0", "100.0"]
+    assert [format_percent(value) for value in (None, math.nan, 0.0, 99.96)] == [UNDEFINED, UNDEFINED, "0.0", "100.0"]
 
 
 def test_page_is_a_function_of_inputs_not_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

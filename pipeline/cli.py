@@ -1,0 +1,170 @@
+"""The command line: one verb a stage, and verbs that ask about the cache.
+
+Exit codes: 0 the result is fresh, 1 a stage failed, 2 wrong usage or config, 3 data or weights missing, 4 a file of the
+cache is damaged, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from configs.errors import ConfigError, UserError
+
+EPILOG = """exit codes: 0 fresh, 1 a stage failed, 2 wrong usage or config, 3 data or weights missing,
+4 a file of the cache is damaged, 130 interrupted (the same command goes on from there)
+
+examples:
+  run_pipeline.py Report --dataset shapes
+  run_pipeline.py Evaluate --dataset voc --set data.root=/data train.steps=5000 --workers 4
+  run_pipeline.py plan Report --dataset shapes --set pseudo_masks.merge=0.8
+"""
+VERBS = {
+    "status": "how every stage stands: fresh, stale (why), partial, missing or corrupt",
+    "plan": "what a stage would run, and why; runs nothing",
+    "config": "the resolved config, every value explained",
+    "verify": "read every file of the cache and set damaged ones aside",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `status | head`: nobody reads on
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        again = "" if debug else "; rerun with --debug"
+        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}{again}", file=sys.stderr)
+        return 1
+
+
+def _main(arguments: list[str]) -> int:
+    from pipeline.graph import STAGES
+
+    names = [stage.name for stage in STAGES]
+    _check_verb(arguments, [*names, *VERBS])
+    options = _parser({stage.name: stage.makes for stage in STAGES}).parse_args(arguments)
+    from configs.load import describe, load_config
+    from pipeline.graph import Plan
+
+    config = load_config(options.dataset, options.set_file, [*options.set, *_runtime_overrides(options)])
+    if options.verb == "config":
+        print(describe(config))
+        return 0
+    plan = Plan(config)
+    if options.verb in names:
+        from pipeline.launch import Options, launch
+
+        how = Options(options.force, options.debug, options.quiet)
+        return launch(plan, plan.named(options.verb), how)
+    from pipeline import show
+
+    if options.verb == "verify":
+        lines, well = show.verify(plan)
+        print(*lines, sep="\n")
+        return 0 if well else 4
+    lines = show.plan_lines(plan, plan.named(options.stage)) if options.verb == "plan" else show.status_lines(plan)
+    print(*lines, sep="\n")
+    return 0
+
+
+def _check_verb(arguments: list[str], verbs: list[str]) -> None:
+    """Refuse an unknown stage with the name that was probably meant; argparse would list them all."""
+    if not arguments:
+        raise ConfigError(f"no stage given: expected one of {', '.join(verbs)}")
+    words = arguments[1:2] if arguments[0] == "plan" else arguments[:1]
+    known = [verb for verb in verbs if verb not in VERBS] if arguments[0] == "plan" else verbs
+    for word in words:
+        if word in known or word.startswith("-"):
+            continue
+        by_lower = {verb.lower(): verb for verb in known}
+        close = difflib.get_close_matches(word.lower(), by_lower, 1, 0.4)
+        meant = f"did you mean {by_lower[close[0]]}?" if close else f"expected one of {', '.join(known)}"
+        raise ConfigError(f"unknown stage {word!r}: {meant}")
+
+
+def _parser(stages: dict[str, str]) -> Parser:
+    parser = Parser(
+        prog="run_pipeline.py",
+        description="Split Matching: zero-shot semantic segmentation from cached CLIP features. A stage runs "
+        "whatever it needs that is not in the cache.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="STAGE or VERB", required=True, title="stages and verbs")
+    for name, makes in stages.items():
+        stage = verbs.add_parser(name, help=makes, description=f"Makes {makes}, and whatever that needs.")
+        _add_config_options(stage)
+        stage.add_argument("--force", action="store_true", help="make this one stage again though it is fresh")
+        stage.add_argument("--quiet", action="store_true", help="print the path of the result only")
+    for name, does in VERBS.items():
+        verb = verbs.add_parser(name, help=does, description=f"Prints {does}.")
+        if name == "plan":
+            verb.add_argument("stage", metavar="STAGE", help="the stage that would run")
+        _add_config_options(verb)
+    return parser
+
+
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dataset", default="shapes", metavar="NAME", help="configs/NAME.yaml (default: shapes)")
+    add(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a config value, e.g. train.steps=500; `config` lists them",
+    )
+    add(
+        "--set-file",
+        action="extend",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="a YAML file laid over the data set's",
+    )
+    add("--workers", type=int, metavar="N", help="processes that work at the same time (runtime.workers)")
+    add("--artifacts", metavar="DIR", help="folder of the cache (runtime.artifacts)")
+    add("--device", choices=("auto", "cpu", "cuda"), help="where CLIP and the decoder run (runtime.device)")
+    add("--debug", action="store_true", help="print tracebacks, and luigi's log")
+
+
+def _runtime_overrides(options: argparse.Namespace) -> list[str]:
+    """Return the options that are short forms of config values, as overrides. JSON is YAML, so any path survives."""
+    given = {"workers": options.workers, "artifacts": options.artifacts, "device": options.device}
+    return [f"runtime.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]

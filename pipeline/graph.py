@@ -1,0 +1,449 @@
+"""Which stages there are, what each reads, and how each stands: all that is known without running anything.
+
+The table below is the one declaration of a stage. From `reads` come the config slice that its function may look at and
+its cache key; from `upstream` come the artifacts it is given and the content digests that decide whether it is fresh.
+No luigi and no torch here, so that `status` and `plan` answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cache.keys import digest, module_closure
+from cache.store import Artifact, Recipe, State, Store
+from configs.errors import ConfigError, CorruptError, UserError
+from configs.schema import Config
+from configs.slices import Slice, build_slice
+from stages.context import Shard
+
+Files = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline.
+
+    Args:
+        name: on the command line.
+        slug: folder in the cache, and name among the inputs of other stages.
+        version: raised by hand when the meaning of the output changes although the code's text does not say so.
+        module: where its function `run` or `run_shard` is.
+        makes: one line for the help.
+        reads: config sections, fields and virtual values, see `configs.slices`.
+        upstream: for each slug the files and splits that it reads; () for everything.
+        sharded: the splits that it makes shards of; () if the stage is not sharded.
+        resumes: whether it goes on from its own files of an interrupted run.
+        output: the file to name at the end; "" for the folder.
+        unit: what its progress counts.
+    """
+
+    name: str
+    slug: str
+    version: int
+    module: str
+    makes: str
+    reads: tuple[str, ...] = ()
+    upstream: Mapping[str, Files] = field(default_factory=dict)
+    sharded: tuple[str, ...] = ()
+    resumes: bool = False
+    output: str = ""
+    unit: str = "images"
+
+
+CLIP = ("clip.model", "clip.weights", "clip.seed", "clip.identity")
+LISTS = ("data.train_split", "data.val_split")
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "RenderShapes",
+        "shapes",
+        1,
+        "stages.datasets.shapes",
+        "the embedded data set: rendered scenes in the VOC layout",
+        ("shapes",),
+    ),
+    Stage(
+        "PretrainClip",
+        "pretrain",
+        1,
+        "stages.pretrain",
+        "a small CLIP for the embedded data set",
+        ("pretrain", "clip.model"),
+        resumes=True,
+        output="clip.safetensors",
+        unit="steps",
+    ),
+    Stage(
+        "PrepareDataset",
+        "dataset",
+        1,
+        "stages.prepare",
+        "checked lists of images and labels",
+        (*LISTS, "data.mask_folder", "classes.ids"),
+        {"shapes": ()},
+    ),
+    Stage(
+        "EmbedText",
+        "text",
+        1,
+        "stages.text",
+        "CLIP embeddings of the seen class names",
+        (*CLIP, "text", "classes.seen"),
+        unit="classes",
+    ),
+    Stage(
+        "ExtractFeatures",
+        "features",
+        1,
+        "stages.features",
+        "dense CLIP features of every image",
+        (*CLIP, "features", "data.layout"),
+        {"dataset": ("images.json",)},
+        sharded=("train", "val"),
+    ),
+    Stage(
+        "ClusterPseudoMasks",
+        "pseudo_masks",
+        1,
+        "stages.pseudo_masks",
+        "pseudo masks of the training images",
+        ("pseudo_masks", "data.mask_folder", "classes.seen_ids"),
+        {"dataset": ("train.json",), "features": ("train",)},
+        sharded=("train",),
+    ),
+    Stage(
+        "EmbedRegions",
+        "regions",
+        1,
+        "stages.regions",
+        "a CLIP embedding of every pseudo mask",
+        (*CLIP, "regions", "data.layout"),
+        {"dataset": ("images.json",), "features": ("train",), "pseudo_masks": ("train",)},
+        sharded=("train",),
+    ),
+    Stage(
+        "TrainDecoder",
+        "train",
+        1,
+        "stages.train",
+        "the trained query decoder",
+        ("decoder", "train", "pseudo_masks.merge", "features.decoder_blocks", "data.mask_folder", "classes.seen_ids"),
+        {
+            "dataset": ("train.json",),
+            "text": ("text.safetensors",),
+            "features": ("train",),
+            "pseudo_masks": ("train",),
+            "regions": ("train",),
+        },
+        resumes=True,
+        output="weights.safetensors",
+        unit="steps",
+    ),
+    Stage(
+        "Evaluate",
+        "evaluate",
+        1,
+        "stages.evaluate",
+        "metrics and predictions on the validation images",
+        (
+            *CLIP,
+            "text",
+            "decoder",
+            "evaluate",
+            "train.matching",
+            "features.decoder_blocks",
+            "data.mask_folder",
+            "data.fold",
+            "data.folds",
+            "classes.all",
+        ),
+        {"dataset": ("val.json",), "features": ("val",), "train": ("weights.safetensors",)},
+        output="metrics.json",
+    ),
+    Stage(
+        "Report",
+        "report",
+        1,
+        "stages.report",
+        "one HTML page with numbers and pictures",
+        ("report", "pseudo_masks", "data", "clip.weights", "classes.all"),
+        {
+            "dataset": ("train.json", "val.json"),
+            "text": ("text.safetensors",),
+            "features": ("val",),
+            "pseudo_masks": (),
+            "regions": (),
+            "train": (),
+            "evaluate": (),
+        },
+        output="report.html",
+        unit="examples",
+    ),
+)
+
+
+def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str, Stage]:
+    """Return the stages that exist for a config by slug, upstream first.
+
+    RenderShapes exists only where the data are rendered. PretrainClip exists there too, and comes before the stages
+    that use CLIP only if its weights are asked for.
+    """
+    stages: dict[str, Stage] = {}
+    pretrained = config.clip.weights == "pretrain"
+    for stage in STAGES if table is None else table:
+        if stage.slug == "shapes" and config.data.layout != "shapes":
+            continue
+        if stage.slug == "pretrain" and config.data.layout != "shapes" and not pretrained:
+            continue
+        upstream = {slug: files for slug, files in stage.upstream.items() if slug in stages}
+        if pretrained and "clip.identity" in stage.reads:
+            upstream["pretrain"] = ("clip.safetensors",)
+        stages[stage.slug] = replace(stage, upstream=upstream)
+    return stages
+
+
+class Plan:
+    """What one config asks for, and how it stands in the cache. Reads, never writes.
+
+    Config, code and raw files are taken to stay the same for the life of a plan; artifacts are not.
+
+    Args:
+        config: the resolved config.
+        force: slug of the stage to make again though fresh; "" for none.
+        token: a name of this run; an artifact that carries it has been made again already.
+        table: the stages, if not the usual ones.
+    """
+
+    def __init__(self, config: Config, force: str = "", token: str = "", table: Sequence[Stage] | None = None) -> None:
+        self.config = config
+        self.force = force
+        self.token = token
+        self.store = Store(config.runtime.artifacts)
+        self.stages = stages_of(config, table)
+        self._keys: dict[str, str] = {}
+        self._slices: dict[str, Slice] = {}
+        self._code: dict[str, dict[str, str]] = {}
+        self._shards: dict[tuple[str, str], tuple[Shard, ...]] = {}
+        self._shard_plans: dict[int, dict[str, list[str]]] = {}
+
+    def named(self, name: str) -> Stage:
+        """Return the stage of a command-line name.
+
+        Raises:
+            ConfigError: this config has no such stage.
+        """
+        for stage in self.stages.values():
+            if stage.name == name:
+                return stage
+        raise ConfigError(f"{name} does not exist for dataset {self.config.dataset}: it renders nothing")
+
+    def closure(self, slug: str) -> list[Stage]:
+        """Return a stage and all that it builds on, upstream first."""
+        wanted = {slug}
+        for stage in reversed(self.stages.values()):
+            if stage.slug in wanted:
+                wanted.update(stage.upstream)
+        return [stage for stage in self.stages.values() if stage.slug in wanted]
+
+    def slice(self, slug: str) -> Slice:
+        """Return the part of the config that a stage declared."""
+        if slug not in self._slices:
+            reads = self.stages[slug].reads
+            identities = {"clip.identity": self._clip_identity} if "clip.identity" in reads else {}
+            self._slices[slug] = build_slice(self.config, reads, identities)
+        return self._slices[slug]
+
+    def key(self, slug: str) -> str:
+        """Return the key of a stage's result: 64 hex digits.
+
+        Raises:
+            DataError: the raw files or the weights that it depends on are not there.
+        """
+        if slug not in self._keys:
+            stage = self.stages[slug]
+            parts = {
+                "stage": stage.name,
+                "version": stage.version,
+                "config": self._key_values(slug),
+                "data": self._raw_ids if self._scans_raw_files(slug) else "",
+                "upstream": {upstream: self.key(upstream) for upstream in stage.upstream},
+            }
+            self._keys[slug] = digest(parts)
+        return self._keys[slug]
+
+    def recipe(self, slug: str) -> Recipe:
+        """Return what a stage's artifact is to be made of; inputs that are not there have the digest ""."""
+        stage = self.stages[slug]
+        inputs: dict[str, str] = {}
+        if self._scans_raw_files(slug):
+            inputs["raw files"] = self._raw_digest
+        for upstream, files in stage.upstream.items():
+            for name in files or ("",):
+                inputs[f"{upstream}/{name}".rstrip("/")] = self._content(upstream, name)
+        if slug not in self._code:
+            self._code[slug] = module_closure(stage.module)
+        return replace(self._address(slug), config=self._key_values(slug), code=self._code[slug], inputs=inputs)
+
+    def folder(self, slug: str) -> Path:
+        """Return the folder of a stage's artifact, there or not."""
+        return self.store.folder(self._address(slug))
+
+    def artifact(self, slug: str) -> Artifact:
+        """Return a stage's artifact as it is, fresh or not.
+
+        Raises:
+            CorruptError: there is none, or its manifest is damaged.
+        """
+        return self.store.find(self._address(slug))
+
+    def own_state(self, slug: str) -> State:
+        """Say how a stage's artifact stands against its present inputs, whether these are fresh or not."""
+        state = self.store.state(self.recipe(slug))
+        made_before = state.artifact is not None and state.artifact.manifest["force"] != self.token
+        if slug == self.force and state.fresh and made_before:
+            return replace(state, name="stale", reasons=("--force",))
+        return state
+
+    def states(self, slugs: Sequence[str] | None = None) -> dict[str, State]:
+        """Say how stages and all upstream of them stand; a stage is fresh only if everything upstream is.
+
+        Args:
+            slugs: the stages; None for all, and then a stage whose key cannot be told (its raw files or weights are
+                not there) is "missing" with that as its reason, and no error.
+        """
+        found: dict[str, State] = {}
+        wanted = {stage.slug for slug in (self.stages if slugs is None else slugs) for stage in self.closure(slug)}
+        for slug, stage in self.stages.items():
+            if slug not in wanted:
+                continue
+            try:
+                state = self.own_state(slug)
+            except UserError as error:
+                if slugs is not None:
+                    raise
+                found[slug] = State("missing", (str(error),))
+                continue
+            waits = [f"waits for {self.stages[up].name}" for up in stage.upstream if not found[up].fresh]
+            if waits and state.name in ("fresh", "stale"):
+                # an input that does not exist yet is no reason of its own: the wait says it
+                own = [reason for reason in state.reasons if not reason.startswith("input ")]
+                state = replace(state, name="stale", reasons=(*own, *waits))
+            elif waits:
+                state = replace(state, reasons=(*state.reasons, *waits))
+            found[slug] = state
+        return found
+
+    def state(self, slug: str) -> State:
+        """Say how one stage stands, with everything upstream."""
+        return self.states([slug])[slug]
+
+    def why_missing(self, slug: str) -> list[str]:
+        """Say how the config differs from that of the newest other artifact, e.g. "config pseudo_masks.k 8 -> 12"."""
+        others = self.store.others(self._address(slug))
+        if not others:
+            return []
+        before, after = _flat(others[0].manifest["config"]), _flat(self._key_values(slug))
+        differing = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+        return [f"config {name} {before.get(name)} -> {after.get(name)}" for name in differing]
+
+    def inputs(self, slug: str) -> dict[str, Artifact]:
+        """Return the upstream artifacts, each limited to what the stage declared.
+
+        Raises:
+            CorruptError: one is missing or damaged.
+        """
+        upstream = self.stages[slug].upstream
+        return {up: self.artifact(up).restricted(files) for up, files in upstream.items()}
+
+    def shards(self, slug: str) -> tuple[Shard, ...]:
+        """Return the shards of a stage; () for an unsharded one. Needs the artifact of PrepareDataset."""
+        splits = self.stages[slug].sharded
+        if not splits:
+            return ()
+        dataset = self.artifact("dataset")
+        memo = (slug, dataset.content_of(("images.json",)))
+        if memo not in self._shards:
+            images = dataset.json("images.json")
+            size = self.config.runtime.shard_size
+            self._shards[memo] = tuple(
+                Shard(split, start // size, tuple(ids[start : start + size]))
+                for split in splits
+                for ids in [sorted(str(image["id"]) for image in images[split])]
+                for start in range(0, len(ids), size)
+            )
+        return self._shards[memo]
+
+    def shard_plan(self, slug: str) -> dict[str, list[str]]:
+        """Return the shards as the cache records them: for every split one digest of the ids of each shard."""
+        shards = self.shards(slug)
+        if id(shards) not in self._shard_plans:  # `shards` keeps the tuples, so an id is never used again
+            plan: dict[str, list[str]] = {}
+            for shard in shards:
+                plan.setdefault(shard.split, []).append(digest(list(shard.ids)))
+            self._shard_plans[id(shards)] = plan
+        return self._shard_plans[id(shards)]
+
+    def data_root(self, slug: str) -> Path:
+        """Return the folder of the raw files for a stage that may read them, else an empty path.
+
+        Raises:
+            DataError: it is not known.
+        """
+        if slug != "dataset" and "dataset" not in self.stages[slug].upstream:
+            return Path()
+        if "shapes" in self.stages:
+            return self.folder("shapes")
+        return self.config.data.root or Path()
+
+    def _address(self, slug: str) -> Recipe:
+        stage = self.stages[slug]
+        return Recipe(self.config.dataset, stage.name, slug, stage.version, self.key(slug))
+
+    def _key_values(self, slug: str) -> dict[str, Any]:
+        values = self.slice(slug).key_values()
+        if "clip.identity" in self.stages[slug].reads:
+            # the identity stands for the bytes of the weights; where they lie or how they were named is no matter
+            values["clip"] = {name: value for name, value in values["clip"].items() if name not in ("weights", "seed")}
+        return values
+
+    def _content(self, slug: str, name: str) -> str:
+        try:
+            return self.artifact(slug).content_of((name,) if name else ())
+        except CorruptError:
+            return ""
+
+    def _scans_raw_files(self, slug: str) -> bool:
+        return slug == "dataset" and "shapes" not in self.stages
+
+    @cached_property
+    def _clip_identity(self) -> str:
+        if self.config.clip.weights == "pretrain":
+            return f"pretrain:{self.key('pretrain')}"
+        from model.weights import weights_identity
+
+        return weights_identity(self.config.clip)
+
+    @cached_property
+    def _source(self) -> Any:
+        from stages.datasets import open_source
+
+        return open_source(self.config.data, self.config.data.root)
+
+    @cached_property
+    def _raw_ids(self) -> str:
+        return digest([self._source.ids("train"), self._source.ids("val")])
+
+    @cached_property
+    def _raw_digest(self) -> str:
+        fingerprint: Callable[[], str] = self._source.fingerprint
+        return fingerprint()
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {name: v for key, child in value.items() for name, v in _flat(child, f"{path}.{key}".strip(".")).items()}
+    return {path: value}

@@ -1,0 +1,222 @@
+"""Runs one stage with all it needs through luigi, and says in the end what became of each stage.
+
+luigi reports success although a task failed, so the cache is asked whether the wanted artifact is fresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import multiprocessing
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cache.store import State
+from configs.errors import UserError
+from pipeline.graph import Plan, Stage
+from pipeline.progress import Board, duration
+
+INTERRUPTED = 130
+SETTINGS = {
+    "core": {"no_configure_logging": "true"},
+    "worker": {
+        "keep_alive": "false",
+        "wait_interval": "0.5",
+        "wait_jitter": "0",
+        "send_failure_email": "false",
+        "cache_task_completion": "false",
+        "no_install_shutdown_handler": "true",
+    },
+    "scheduler": {"retry_count": "1", "stable_done_cooldown_secs": "0"},
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run behaves towards its user.
+
+    Args:
+        force: make the wanted stage again though it is fresh.
+        debug: print tracebacks and luigi's log.
+        quiet: print nothing but the last line and errors.
+    """
+
+    force: bool = False
+    debug: bool = False
+    quiet: bool = False
+
+
+def launch(plan: Plan, stage: Stage, options: Options) -> int:
+    """Make a stage's artifact fresh, and print one line for every stage on the way and the path of the result.
+
+    Args:
+        plan: the plan of the config.
+        stage: the wanted stage.
+        options: see Options.
+
+    Returns:
+        The exit code: 0 fresh, 1 failed, 130 interrupted, or that of a UserError.
+
+    Raises:
+        UserError: the raw files or weights that decide about keys are not there; nothing was run.
+    """
+    if options.force:
+        plan = Plan(plan.config, stage.slug, secrets.token_hex(8), list(plan.stages.values()))
+    before = plan.states([stage.slug])
+    if not before[stage.slug].fresh:
+        code = _run(plan, stage, before, options)
+        if code:
+            return code
+    if not options.quiet:
+        _print_stages(plan, stage, before)
+    print(_result(plan, stage))
+    return 0
+
+
+def _run(plan: Plan, stage: Stage, before: Mapping[str, State], options: Options) -> int:
+    """Let luigi run what is not fresh; returns the exit code."""
+    waiting = [plan.stages[slug] for slug, state in before.items() if not state.fresh]
+    board = Board([s.name for s in waiting], [s.unit for s in waiting], quiet=options.quiet)
+    failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
+    try:
+        with _interruptible():
+            _build(plan, stage, board, failures, options)
+            done = plan.state(stage.slug).fresh
+        board.clear()
+        return 0 if done else _report_failure(stage, failures, options)
+    except KeyboardInterrupt:
+        _end_workers()
+        board.clear()
+        print("interrupted: finished stages and shards are kept, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        shutil.rmtree(failures, ignore_errors=True)
+
+
+def _build(plan: Plan, stage: Stage, board: Board, failures: Path, options: Options) -> None:
+    """Hand the wanted task to luigi. Only here is luigi imported: a fresh result needs none of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import luigi
+        import luigi.configuration
+
+        from pipeline import task
+    importlib.import_module("pipeline.tasks")
+    settings = luigi.configuration.get_config()
+    for section, values in SETTINGS.items():
+        for name, value in values.items():
+            settings.set(section, name, value)
+    logging.basicConfig(level=logging.DEBUG if options.debug else logging.CRITICAL)
+    for name in ("luigi", "luigi-interface", "luigi.scheduler"):
+        logging.getLogger(name).setLevel(logging.DEBUG if options.debug else logging.CRITICAL)
+
+    session = task.Session(board, failures, plan.force, plan.token)
+    task.begin(session)
+    luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)(_worker_died)
+    workers = plan.config.runtime.workers
+    if workers > 1:
+        _preload(plan, stage)
+    config = plan.config.model_dump_json()
+    # luigi starts workers with the default method, and only fork lets them share this session
+    multiprocessing.set_start_method("fork", force=True)
+    luigi.build([task.make_task(plan, stage.slug, config)], local_scheduler=True, workers=workers)
+
+
+def _preload(plan: Plan, stage: Stage) -> None:
+    """Import the stages' libraries once before luigi forks a worker for every task; starts no threads, uses no GPU."""
+    from pipeline import task
+
+    task.use_threads(plan, alone=False)
+    for slug, state in plan.states([stage.slug]).items():
+        if not state.fresh:
+            with contextlib.suppress(Exception):  # the task that needs it will say so
+                importlib.import_module(plan.stages[slug].module)
+
+
+def _worker_died(dead: Any, message: str) -> None:
+    """Record a worker that the system killed: it could not do so itself."""
+    from pipeline import task
+
+    name = getattr(dead, "stage", "")
+    stage = name if isinstance(name, str) else name.name
+    code = message.rpartition(" ")[2]
+    cause = f"signal {code[1:]}" if code.startswith("-") else f"exit code {code}"
+    hint = "; memory may have run out: use fewer --workers" if code == "-9" else ""
+    task.record(stage, UserError(f"a worker process died ({cause}){hint}"))
+
+
+def _report_failure(stage: Stage, failures: Path, options: Options) -> int:
+    """Print the first failure and return its exit code."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(failures.iterdir())]
+    if not records:
+        print(f"error: {stage.name}: it did not finish; rerun with --debug", file=sys.stderr)
+        return 1
+    first = records[0]
+    if options.debug:
+        print(first["traceback"], file=sys.stderr)
+    if first["user"]:
+        print(f"error: {first['stage']}: {first['message']}", file=sys.stderr)
+    else:
+        again = "" if options.debug else "; rerun with --debug"
+        print(f"error: {first['stage']}: {first['type']}: {first['message']}{again}", file=sys.stderr)
+    return int(first["exit_code"])
+
+
+def _print_stages(plan: Plan, stage: Stage, before: Mapping[str, State]) -> None:
+    width = max(len(s.name) for s in plan.closure(stage.slug))
+    for member in plan.closure(stage.slug):
+        artifact = plan.artifact(member.slug)
+        old = before[member.slug].artifact
+        if old is not None and old.manifest["digest"] == artifact.manifest["digest"]:
+            did = "fresh" if before[member.slug].fresh else "fresh, its inputs came out the same"
+        else:
+            images = artifact.manifest["images"]
+            did = f"ran in {duration(artifact.manifest['seconds'])}" + (f", {images} images" if images else "")
+        print(f"{member.name:<{width}}  {did}, {artifact.path}")
+
+
+def _result(plan: Plan, stage: Stage) -> Path:
+    return plan.folder(stage.slug) / stage.output
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make Ctrl-C and a polite kill end the run in the parent; forked workers inherit the handlers and do not act."""
+    parent = os.getpid()
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() == parent:
+            raise KeyboardInterrupt
+        if signum == signal.SIGTERM:
+            os._exit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _end_workers() -> None:
+    for process in multiprocessing.active_children():
+        process.terminate()
+        process.join(5)
+        if process.is_alive():
+            process.kill()
