@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import math
 import os
 import secrets
@@ -130,6 +131,64 @@ def _index(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
     group.create_dataset(name, data=values, chunks=values.shape, fletcher32=True, track_times=False)
 
 
+class _Sink(io.RawIOBase):
+    """The file that HDF5 writes to. A refusal of the operating system is kept, not raised.
+
+    HDF5 cannot close a file that it failed to write to, and crashes the process when it tries; so it is told that all
+    went well, and the writer asks for the error itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first refusal, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        """Write all of `data` at the present position."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while left and self._error is None:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._error = error
+        return size
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the present position."""
+        return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length of the file."""
+        assert size is not None
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size
+
+    def sync(self) -> None:
+        """Wait until the file is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
 class ShardWriter:
     """Writes one shard file; use it as a context manager.
 
@@ -159,11 +218,13 @@ class ShardWriter:
         self._digests: list[bytes] = []
         self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         self._columns: dict[str, _Column] = {}
+        self._sink: _Sink | None = None
         self._file: h5py.File | None = None
 
     def __enter__(self) -> Self:
         with refusals_named(self.path):
-            self._file = h5py.File(self._temporary, "w", libver=("earliest", "v110"), locking=False)
+            self._sink = _Sink(self._temporary)
+            self._file = h5py.File(self._sink, "w", libver=("earliest", "v110"))
             self._file.attrs["schema"] = SCHEMA
             self._file.attrs["kind"] = self.kind
             for name, value in self.attrs.items():
@@ -203,6 +264,8 @@ class ShardWriter:
                     raise ValueError(f"image {image_id!r}, field {name!r}: {error}") from None
                 digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
                 digest.update(array.data if array.size else b"")
+            assert self._sink is not None
+            self._sink.check()
         self.ids.append(image_id)
         self._digests.append(digest.digest())
 
@@ -213,14 +276,16 @@ class ShardWriter:
             if kind is None:
                 self._finish()
         finally:
-            with contextlib.suppress(OSError, RuntimeError, ValueError):
-                if self._file is not None:
-                    self._file.close()
-            self._file = None
+            if self._file is not None:
+                self._file.close()
+            if self._sink is not None:
+                self._sink.close()
+            self._file = self._sink = None
             self._temporary.unlink(missing_ok=True)
 
     def _finish(self) -> None:
         assert self._file is not None
+        assert self._sink is not None
         if not self.ids:
             raise ValueError(f"no image was added to {self.path.name}")
         with refusals_named(self.path):
@@ -233,8 +298,8 @@ class ShardWriter:
             _index(self._file, "digests", np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32))
             self._file.close()
             self._file = None
-            with self._temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
+            self._sink.check()
+            self._sink.sync()
             self._temporary.replace(self.path)
 
 

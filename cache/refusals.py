@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,16 +24,10 @@ REFUSALS = {
     errno.ENOTSUP: "the file system lacks a function: use --artifacts DIR on another",
 }
 
-_HDF5_ERRNO = re.compile(r"errno = (\d+)")
-
 
 def refusal(error: BaseException) -> int | None:
-    """Return the error number if the operating system refused to write; HDF5 hides it in its message."""
-    if isinstance(error, OSError) and error.errno in REFUSALS:
-        return error.errno
-    if isinstance(error, (OSError, RuntimeError)) and (found := _HDF5_ERRNO.search(str(error))):
-        return number if (number := int(found[1])) in REFUSALS else None
-    return None
+    """Return the error number if an exception says that the operating system refused to write."""
+    return error.errno if isinstance(error, OSError) and error.errno in REFUSALS else None
 
 
 @contextlib.contextmanager
@@ -46,9 +39,9 @@ def refusals_named(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         number = refusal(error)
         if number is None:
             raise
-        name = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
+        name = error.filename2 or error.filename or path
         raise UserError(f"cannot write {name}: {os.strerror(number).lower()}; {REFUSALS[number]}") from error

@@ -162,6 +162,9 @@ class DecoderConfig(Section):
     upsample: Positive = Field(2, description="Mask resolution over token resolution: a power of two.")
     masked_attention: bool = Field(True, description="Cross-attention looks only where the last mask was positive.")
     temperature: Annotated[float, Field(gt=0)] = Field(30.0, description="tau: logit scale of the cosine class scores.")
+    prompts: NonNegative = Field(
+        0, description="Learnt tokens in every block of the frozen CLIP (peers: 10); needs train.features online."
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> DecoderConfig:
@@ -186,6 +189,16 @@ class TrainConfig(Section):
     poly: Annotated[float, Field(ge=0)] = Field(0.9, description="Power of the poly decay.")
     clip_grad: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
     flip: bool = Field(True, description="Mirror features, masks and candidates at random.")
+    features: Literal["cached", "online"] = Field(
+        "cached", description="Token maps from the cache, or computed in the loop from augmented images."
+    )
+    scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
+        (0.5, 2.0), description="Online: image scale over that of `features`, drawn at random; then a crop."
+    )
+    cat_max_ratio: Fraction = Field(
+        0.75, description="Online: largest share of one seen class among the annotated pixels of a crop."
+    )
+    photometric: bool = Field(True, description="Online: change brightness, contrast, saturation and hue at random.")
     cost_class: Annotated[float, Field(ge=0)] = Field(2.0, description="Matching cost of the class term.")
     cost_mask: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of the mask BCE.")
     cost_dice: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of dice.")
@@ -200,13 +213,25 @@ class TrainConfig(Section):
     deep_supervision: bool = Field(True, description="Losses at every decoder layer.")
     checkpoint_every: Positive = Field(500, description="Steps between checkpoints.", json_schema_extra=RUNTIME)
     log_every: Positive = Field(20, description="Steps between metric lines.")
-    seed: NonNegative = Field(0, description="Seed of initial weights, order and flips.")
+    seed: NonNegative = Field(0, description="Seed of initial weights, order, flips and augmentation.")
+
+    @model_validator(mode="after")
+    def _scales_in_order(self) -> TrainConfig:
+        low, high = self.scale_range
+        if low > high:
+            raise ValueError(f"train.scale_range [{low}, {high}] is empty: expected the smaller scale first")
+        return self
 
 
 class EvaluateConfig(Section):
     """Inference and metrics."""
 
-    mode: Literal["whole"] = Field("whole", description="Whole image.")
+    mode: Literal["whole", "slide"] = Field("whole", description="Whole image, or average over sliding windows.")
+    window: Annotated[int, Field(ge=16)] = Field(512, description="Slide: window side, pixels of the resized image.")
+    stride: Positive = Field(426, description="Slide: pixels from window to window (peers: 426).")
+    short_side: Annotated[int, Field(ge=16)] | None = Field(
+        None, description="Slide: short side of the resized image, pixels (peers: 512); null: resized as `features`."
+    )
     gamma: float = Field(0.0, description="Subtracted from the scores of seen classes (calibrated stacking).")
     gamma_sweep: tuple[float, ...] = Field(
         (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), description="Other values of gamma to report beside it."
@@ -214,6 +239,12 @@ class EvaluateConfig(Section):
     candidate_weight: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Weight of the candidate group's votes against the seen group's."
     )
+
+    @model_validator(mode="after")
+    def _windows_leave_no_gap(self) -> EvaluateConfig:
+        if self.stride > self.window:
+            raise ValueError(f"evaluate.stride {self.stride} leaves gaps: evaluate.window is {self.window}")
+        return self
 
 
 class ReportConfig(Section):
@@ -259,3 +290,20 @@ class Config(Section):
         if block is not None and block not in cached:
             raise ValueError(f"pseudo_masks.block {block} is not cached: features.decoder_blocks is {list(cached)}")
         return self
+
+    @model_validator(mode="after")
+    def _prompts_are_online(self) -> Config:
+        if self.decoder.prompts and self.train.features == "cached":
+            raise ValueError(
+                f"decoder.prompts {self.decoder.prompts} needs train.features online: the cache is the plain CLIP's"
+            )
+        return self
+
+
+def evaluates_images(config: Any) -> bool:
+    """Whether evaluation reads images instead of cached features: windows and prompted tokens are in no cache.
+
+    Args:
+        config: a Config, or a slice with `evaluate` and `decoder`.
+    """
+    return config.evaluate.mode == "slide" or config.decoder.prompts > 0

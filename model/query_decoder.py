@@ -119,11 +119,12 @@ class QueryDecoder(nn.Module):
         width: channels of every token map.
         maps: how many token maps come in.
         dim: CLIP embedding width D.
+        blocks: of the visual tower that deep prompts enter; without prompts any number will do.
 
     Source: paper; layout is a choice.
     """
 
-    def __init__(self, config: DecoderConfig, width: int, maps: int, dim: int) -> None:
+    def __init__(self, config: DecoderConfig, width: int, maps: int, dim: int, blocks: int = 0) -> None:
         super().__init__()
         d, count = config.dim, config.seen_queries + config.candidate_queries
         self.config = config
@@ -141,6 +142,11 @@ class QueryDecoder(nn.Module):
         self.mask_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
         self.class_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, dim))
         self.no_object_head = nn.Linear(d, 1)
+        # learnt here with the decoder, but read by the visual tower, see model/token_tower.py; (blocks, n, width)
+        self.prompts: nn.Parameter | None = None
+        if config.prompts:
+            bound = (3 / width) ** 0.5  # as VPT for ViT-B/16
+            self.prompts = nn.Parameter(torch.empty(blocks, config.prompts, width).uniform_(-bound, bound))
 
     def forward(self, tokens: list[Tensor], valid: Tensor) -> list[QueryOutput]:
         """Predict masks and class embeddings after every layer.

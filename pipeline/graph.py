@@ -16,7 +16,7 @@ from typing import Any
 from cache.keys import digest, module_closure
 from cache.store import Artifact, Recipe, State, Store
 from configs.errors import ConfigError, CorruptError, UserError
-from configs.schema import Config
+from configs.schema import Config, evaluates_images
 from configs.slices import Slice, build_slice
 from stages.context import Shard
 
@@ -56,6 +56,8 @@ class Stage:
 
 CLIP = ("clip.model", "clip.weights", "clip.seed", "clip.identity")
 LISTS = ("data.train_split", "data.val_split")
+# read beside a stage's row of the table when it runs CLIP on images itself instead of reading cached features
+ONLINE = (*CLIP, "features.size", "features.resize", "data.layout")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -190,8 +192,9 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
     """Return the stages that exist for a config by slug, upstream first.
 
     RenderShapes exists only where the data are rendered. PretrainClip exists there too, and comes before the stages
-    that use CLIP only if its weights are asked for.
+    that use CLIP only if its weights are asked for. Training and evaluation read images only if asked to.
     """
+    online = {"train": config.train.features == "online", "evaluate": evaluates_images(config)}
     stages: dict[str, Stage] = {}
     pretrained = config.clip.weights == "pretrain"
     for stage in STAGES if table is None else table:
@@ -200,9 +203,13 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
         if stage.slug == "pretrain" and config.data.layout != "shapes" and not pretrained:
             continue
         upstream = {slug: files for slug, files in stage.upstream.items() if slug in stages}
-        if pretrained and "clip.identity" in stage.reads:
+        reads = stage.reads
+        if online.get(stage.slug):
+            reads = (*reads, *ONLINE)
+            upstream["dataset"] = (*upstream["dataset"], "images.json")
+        if pretrained and "clip.identity" in reads:
             upstream["pretrain"] = ("clip.safetensors",)
-        stages[stage.slug] = replace(stage, upstream=upstream)
+        stages[stage.slug] = replace(stage, reads=reads, upstream=upstream)
     return stages
 
 
@@ -268,7 +275,7 @@ class Plan:
             parts = {
                 "stage": stage.name,
                 "version": stage.version,
-                "config": self._key_values(slug),
+                "config": self.slice(slug).key_values(),
                 "data": self._raw_ids if self._scans_raw_files(slug) else "",
                 "upstream": {upstream: self.key(upstream) for upstream in stage.upstream},
             }
@@ -286,7 +293,7 @@ class Plan:
                 inputs[f"{upstream}/{name}".rstrip("/")] = self._content(upstream, name)
         if slug not in self._code:
             self._code[slug] = module_closure(stage.module)
-        return replace(self._address(slug), config=self._key_values(slug), code=self._code[slug], inputs=inputs)
+        return replace(self._address(slug), config=self.slice(slug).key_values(), code=self._code[slug], inputs=inputs)
 
     def folder(self, slug: str) -> Path:
         """Return the folder of a stage's artifact, there or not."""
@@ -346,7 +353,7 @@ class Plan:
         others = self.store.others(self._address(slug))
         if not others:
             return []
-        before, after = _flat(others[0].manifest["config"]), _flat(self._key_values(slug))
+        before, after = _flat(others[0].manifest["config"]), _flat(self.slice(slug).key_values())
         differing = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
         return [f"config {name} {before.get(name)} -> {after.get(name)}" for name in differing]
 
@@ -402,13 +409,6 @@ class Plan:
     def _address(self, slug: str) -> Recipe:
         stage = self.stages[slug]
         return Recipe(self.config.dataset, stage.name, slug, stage.version, self.key(slug))
-
-    def _key_values(self, slug: str) -> dict[str, Any]:
-        values = self.slice(slug).key_values()
-        if "clip.identity" in self.stages[slug].reads:
-            # the identity stands for the bytes of the weights; where they lie or how they were named is no matter
-            values["clip"] = {name: value for name, value in values["clip"].items() if name not in ("weights", "seed")}
-        return values
 
     def _content(self, slug: str, name: str) -> str:
         try:

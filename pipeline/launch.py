@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -59,6 +59,10 @@ class Options:
     quiet: bool = False
 
 
+def _complain(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
 def launch(plan: Plan, stage: Stage, options: Options) -> int:
     """Make a stage's artifact fresh, and print one line for every stage on the way and the path of the result.
 
@@ -76,17 +80,41 @@ def launch(plan: Plan, stage: Stage, options: Options) -> int:
     if options.force:
         plan = Plan(plan.config, stage.slug, secrets.token_hex(8), list(plan.stages.values()))
     before = plan.states([stage.slug])
-    if not before[stage.slug].fresh:
-        code = _run(plan, stage, before, options)
-        if code:
-            return code
+    code = 0 if before[stage.slug].fresh else _run(plan, stage, before, options)
+    if code:
+        return code
     if not options.quiet:
         _print_stages(plan, stage, before)
     print(_result(plan, stage))
     return 0
 
 
-def _run(plan: Plan, stage: Stage, before: Mapping[str, State], options: Options) -> int:
+def ensure(plan: Plan, stage: Stage, options: Options, complain: Callable[[str], None] = _complain) -> int:
+    """Make a stage's artifact fresh as `launch` does, but print nothing about the result.
+
+    Args:
+        plan: the plan of the config.
+        stage: the wanted stage.
+        options: see Options; `force` is not looked at.
+        complain: called with the one line that says why it failed.
+
+    Returns:
+        The exit code, as of `launch`.
+
+    Raises:
+        UserError: as `launch`.
+    """
+    before = plan.states([stage.slug])
+    return 0 if before[stage.slug].fresh else _run(plan, stage, before, options, complain)
+
+
+def _run(
+    plan: Plan,
+    stage: Stage,
+    before: Mapping[str, State],
+    options: Options,
+    complain: Callable[[str], None] = _complain,
+) -> int:
     """Let luigi run what is not fresh; returns the exit code."""
     waiting = [plan.stages[slug] for slug, state in before.items() if not state.fresh]
     board = Board([s.name for s in waiting], [s.unit for s in waiting], quiet=options.quiet)
@@ -96,7 +124,7 @@ def _run(plan: Plan, stage: Stage, before: Mapping[str, State], options: Options
             _build(plan, stage, board, failures, options)
             done = plan.state(stage.slug).fresh
         board.clear()
-        return 0 if done else _report_failure(stage, failures, options)
+        return 0 if done else _report_failure(stage, failures, options, complain)
     except KeyboardInterrupt:
         _end_workers()
         board.clear()
@@ -158,20 +186,20 @@ def _worker_died(dead: Any, message: str) -> None:
     task.record(stage, UserError(f"a worker process died ({cause}){hint}"))
 
 
-def _report_failure(stage: Stage, failures: Path, options: Options) -> int:
-    """Print the first failure and return its exit code."""
+def _report_failure(stage: Stage, failures: Path, options: Options, complain: Callable[[str], None]) -> int:
+    """Say what failed first and return its exit code."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(failures.iterdir())]
     if not records:
-        print(f"error: {stage.name}: it did not finish; rerun with --debug", file=sys.stderr)
+        complain(f"{stage.name}: it did not finish; rerun with --debug")
         return 1
     first = records[0]
     if options.debug:
         print(first["traceback"], file=sys.stderr)
     if first["user"]:
-        print(f"error: {first['stage']}: {first['message']}", file=sys.stderr)
+        complain(f"{first['stage']}: {first['message']}")
     else:
         again = "" if options.debug else "; rerun with --debug"
-        print(f"error: {first['stage']}: {first['type']}: {first['message']}{again}", file=sys.stderr)
+        complain(f"{first['stage']}: {first['type']}: {first['message']}{again}")
     return int(first["exit_code"])
 
 

@@ -8,6 +8,7 @@ their pixels are ignored.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from cache.h5 import Field, ShardSet, ShardWriter
 from configs.classes import ClassEntry
+from configs.schema import evaluates_images
 from model.query_decoder import QueryDecoder
 from model.segmenter import class_scores, label_map, normalise_scores
 from stages.context import StageContext
@@ -25,6 +27,7 @@ from stages.datasets import open_source
 from stages.datasets.images import IGNORE, read_all_labels
 from stages.frozen import device_of, frozen_clip
 from stages.metrics import ConfusionMatrix, Scores, scores, write_metrics
+from stages.online import ImageScores
 
 KIND = "predictions"
 
@@ -45,22 +48,44 @@ def load_decoder(ctx: StageContext, features: ShardSet, dim: int, device: str) -
     """Build the trained decoder from the train artifact."""
     blocks = ctx.config.features.decoder_blocks
     width = features.read(features.ids[0], f"tokens_{blocks[0]}").shape[-1]
-    model = QueryDecoder(ctx.config.decoder, width, len(blocks), dim)
+    model = QueryDecoder(ctx.config.decoder, width, len(blocks), dim, max(blocks))
     model.load_state_dict(load_file(ctx.inputs["train"].file("weights.safetensors")))
     return model.eval().to(device)
 
 
 @torch.inference_mode()
-def predict_scores(model: QueryDecoder, tokens: list[NDArray[np.float16]], text: Tensor, config: Any) -> Tensor:
-    """Class scores of one image on the mask grid, as shares of each cell's total. Returns (C, H', W'), float32."""
-    maps = [torch.from_numpy(t)[None].to(text.device).float() for t in tokens]
+def predict_scores(model: QueryDecoder, maps: list[Tensor], text: Tensor, config: Any) -> Tensor:
+    """Class scores on the mask grid, as shares of each cell's total.
+
+    Args:
+        model: the trained decoder.
+        maps: token maps of images or windows of one grid. Shapes: (B, h, w, width), float32.
+        text: embeddings of all classes, unit length. Shape: (C, D).
+        config: reads `decoder`, `evaluate` and `train.matching`.
+
+    Returns:
+        Shape: (B, C, H', W'), float32.
+    """
     valid = torch.ones(maps[0].shape[:3], dtype=torch.bool, device=text.device)
     decoder = config.decoder
     # a baseline trained by single matching has one group: all of its queries know "nothing"
     single = config.train.matching == "single"
     group = decoder.seen_queries + (decoder.candidate_queries if single else 0)
     votes = class_scores(model(maps, valid)[-1], text, group, decoder.temperature, config.evaluate.candidate_weight)
-    return normalise_scores(votes)[0]
+    return normalise_scores(votes)
+
+
+def scorer(ctx: StageContext, features: ShardSet, model: QueryDecoder, text: Tensor) -> Callable[[str], Tensor]:
+    """Return what gives the class scores (C, H', W') of a validation image, from cached features or from its pixels."""
+
+    def score(maps: list[Tensor]) -> Tensor:
+        return predict_scores(model, maps, text, ctx.config)
+
+    def from_cache(image_id: str) -> Tensor:
+        tokens = [features.read(image_id, f"tokens_{block}") for block in ctx.config.features.decoder_blocks]
+        return score([torch.from_numpy(t)[None].to(text.device).float() for t in tokens])[0]
+
+    return ImageScores(ctx, score, model.prompts) if evaluates_images(ctx.config) else from_cache
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
@@ -69,16 +94,15 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     entries, seen = evaluated_classes(config)
     text = frozen_clip(ctx).encode_classes([entry.name for entry in entries], config.text.templates).to(device)
     features = ctx.inputs["features"].shards("val")
-    model = load_decoder(ctx, features, text.shape[1], device)
+    score = scorer(ctx, features, load_decoder(ctx, features, text.shape[1], device), text)
     source = open_source(config.data, ctx.data_root)
     gammas = sorted({config.evaluate.gamma, *config.evaluate.gamma_sweep})
     confusions = {gamma: ConfusionMatrix(len(entries)) for gamma in gammas}
     seen_tensor = torch.from_numpy(seen).to(device)
-    blocks = config.features.decoder_blocks
     with ShardWriter(ctx.out / "val-00000.h5", KIND, {"labels": Field("uint8", lead=2, compress=True)}) as writer:
         for done, image_id in enumerate(features.ids, 1):
             truth = read_all_labels(source, image_id, [entry.id for entry in entries])
-            votes = predict_scores(model, [features.read(image_id, f"tokens_{b}") for b in blocks], text, config)
+            votes = score(image_id)
             for gamma in gammas:
                 labels = label_map(votes, seen_tensor, gamma, *truth.shape).to(torch.uint8).cpu().numpy()
                 confusions[gamma].update(truth, labels, IGNORE)

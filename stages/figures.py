@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import io
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -312,9 +313,7 @@ def curves(
     Returns:
         A `data:image/svg+xml` URI.
     """
-    # rc_context changes state of the whole process for a moment; the lock keeps threads from mixing styles.
-    style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **_STYLE}
-    with _STYLE_LOCK, matplotlib.rc_context(style):
+    with _styled():
         figure = Figure(figsize=(4.4, 2.8), layout="constrained")
         axes = figure.add_subplot()
         lowest = np.inf
@@ -335,6 +334,54 @@ def curves(
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
             axes.legend(ncols=2)
-        buffer = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+        return _svg_data_uri(figure)
+
+
+def intervals(groups: Mapping[str, Sequence[float]], *, title: str, xlabel: str) -> str:
+    """Draw one line a group, the first on top: a dot for every value, and mean and sample deviation as a bar.
+
+    Args:
+        groups: values by name; NaN is left out. The mean of the first group is drawn as a line through all.
+        title: heading of the figure.
+        xlabel: label of the x axis.
+
+    Returns:
+        A `data:image/svg+xml` URI.
+    """
+    with _styled():
+        figure = Figure(figsize=(4.4, 0.9 + 0.34 * max(1, len(groups))), layout="constrained")
+        axes = figure.add_subplot()
+        for row, (name, given) in enumerate(groups.items()):
+            values = np.asarray([value for value in given if np.isfinite(value)], dtype=np.float64)
+            if not len(values):
+                continue
+            colour = UNSEEN_COLOUR if row else SEEN_COLOUR
+            heights = row + np.linspace(-0.14, 0.14, len(values)) * (len(values) > 1)  # apart, in the given order
+            axes.scatter(values, heights, s=11, color=colour, alpha=0.45, linewidths=0, gid=f"values of {name}")
+            deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+            axes.errorbar(
+                values.mean(), row, xerr=deviation, fmt="D", color=colour, markersize=4.5, capsize=3, linewidth=1.4
+            )
+            if row == 0:
+                axes.axvline(values.mean(), color=colour, linewidth=0.8, linestyle="--", alpha=0.6)
+        axes.set_title(title)
+        axes.set_xlabel(xlabel)
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        return _svg_data_uri(figure)
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    # rc_context changes state of the whole process for a moment; the lock keeps threads from mixing styles.
+    style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **_STYLE}
+    with _STYLE_LOCK, matplotlib.rc_context(style):
+        yield
+
+
+def _svg_data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return _data_uri("image/svg+xml", buffer.getvalue())

@@ -100,12 +100,13 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         "stages": _stages(ctx.inputs),
         "versions": _versions(ctx.inputs),
     }
-    html = _template().render(page).encode("utf-8")
+    html = page_template("report.html.j2").render(page).encode("utf-8")
     (ctx.out / "report.html").write_bytes(html)
     return {"bytes": len(html), "examples": len(examples)}
 
 
-def _template() -> jinja2.Template:
+def page_template(name: str) -> jinja2.Template:
+    """Return a template of this folder: everything is escaped, and a name that is not given is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -116,7 +117,7 @@ def _template() -> jinja2.Template:
     environment.filters["number"] = format_number
     environment.filters["percent"] = format_percent
     environment.filters["duration"] = format_duration
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def format_number(value: Any) -> str:

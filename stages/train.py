@@ -27,6 +27,7 @@ from stages.context import StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_seen_labels
 from stages.frozen import device_of
+from stages.online import AugmentedImages, token_tower
 from stages.regions import region_shares
 from stages.resize import resize_share
 
@@ -39,14 +40,15 @@ class Item:
     """One training image.
 
     Args:
-        tokens: one map for each decoder block. Shapes: (h, w, width), float16.
+        tokens: one map for each decoder block, shapes (h, w, width), float16; online the image's patches alone, shape
+            (h, w, patch * patch * 3), uint8: the visual tower makes the maps of a whole batch.
         seen_labels: index of each annotated seen class. Shape: (T,), int64.
         seen_masks: coverage of each. Shape: (T, H', W'), float32.
         region_embeddings: unit length. Shape: (R, D), float32.
         region_masks: coverage of each pseudo mask. Shape: (R, H', W'), float32.
     """
 
-    tokens: list[NDArray[np.float16]]
+    tokens: list[NDArray[Any]]
     seen_labels: NDArray[np.int64]
     seen_masks: NDArray[np.float32]
     region_embeddings: NDArray[np.float32]
@@ -74,6 +76,7 @@ class TrainingSet:
         self.seen_ids = ctx.config.classes.seen_ids
         self.blocks = ctx.config.features.decoder_blocks
         self.upsample = ctx.config.decoder.upsample
+        self.online = AugmentedImages(ctx) if ctx.config.train.features == "online" else None
         self.ids = list(self.features.ids)
         if not self.ids:
             raise DataError("the training split is empty: give a split with at least one image")
@@ -115,9 +118,12 @@ def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def load_batch(data: TrainingSet, config: TrainConfig, step: int) -> list[Item]:
-    """Read, and mirror at random, the items of one step."""
+    """Read, and mirror at random, the items of one step; online they are augmented in more ways."""
+    ids = batch_ids(data.ids, config, step)
+    if data.online:
+        return [Item(*arrays) for arrays in data.online.items(ids, step)]
     flips = np.random.default_rng([config.seed, 2, step]).random(config.batch) < 0.5
-    items = [data.item(image_id) for image_id in batch_ids(data.ids, config, step)]
+    items = [data.item(image_id) for image_id in ids]
     return [item.flipped() if flip and config.flip else item for item, flip in zip(items, flips, strict=True)]
 
 
@@ -170,11 +176,11 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * warm * (1 - step / config.steps) ** config.poly
 
 
-def build_decoder(config: DecoderConfig, width: int, maps: int, dim: int, seed: int) -> QueryDecoder:
+def build_decoder(config: DecoderConfig, width: int, maps: int, dim: int, blocks: int, seed: int) -> QueryDecoder:
     """Make a decoder whose initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return QueryDecoder(config, width, maps, dim)
+        return QueryDecoder(config, width, maps, dim, blocks)
 
 
 def prefetch(data: TrainingSet, config: TrainConfig, start: int) -> Iterator[list[Item]]:
@@ -195,9 +201,9 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     data = TrainingSet(ctx)
     text = load_file(ctx.inputs["text"].file("text.safetensors"))["seen"]
     first = data.item(data.ids[0])
-    model = build_decoder(
-        ctx.config.decoder, first.tokens[0].shape[-1], len(first.tokens), text.shape[1], config.seed
-    ).to(device)
+    width, blocks = first.tokens[0].shape[-1], ctx.config.features.decoder_blocks
+    model = build_decoder(ctx.config.decoder, width, len(blocks), text.shape[1], max(blocks), config.seed).to(device)
+    tower = token_tower(ctx) if data.online else None
     criterion = SplitCriterion(config, ctx.config.decoder, text, ctx.config.pseudo_masks.merge).to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr)
     start = resume(ctx.out, model, optimizer, device)
@@ -207,7 +213,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         for step, items in enumerate(prefetch(data, config, start), start):
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                outputs = model(tokens, valid)
+                outputs = model(tower(tokens[0], valid, model.prompts) if tower else tokens, valid)
             terms = criterion([_float(output) for output in outputs], targets)
             _check_finite(terms, step)
             for group in optimizer.param_groups:
@@ -228,8 +234,8 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
 
 
 def _parameter_groups(model: QueryDecoder, config: TrainConfig) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: not on biases, norms and queries."""
-    free = {"queries", "query_positions"}
+    """Weight decay on matrices only: not on biases, norms, queries and prompts."""
+    free = {"queries", "query_positions", "prompts"}
     named = list(model.named_parameters())
     return [
         {"params": [p for n, p in named if p.ndim > 1 and n not in free], "weight_decay": config.weight_decay},

@@ -70,7 +70,7 @@ def test_a_string_that_is_no_docstring_counts(tmp_path: Path) -> None:
 def test_closure_follows_all_local_imports(tmp_path: Path) -> None:
     files = {
         "stages/__init__.py": "",
-        "stages/a.py": "from stages.sub import c\nimport numpy\n\ndef f():\n    from model.deep import g\n    return g\n",
+        "stages/a.py": "from stages.sub import c\nimport numpy\n\ndef f():\n    from model.deep import g\n",
         "stages/sub/__init__.py": "from . import d\n",
         "stages/sub/c.py": "from .. import b\n",
         "stages/sub/d.py": "",

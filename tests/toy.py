@@ -1,0 +1,179 @@
+"""A small pipeline of toy stages, driven through the real command line: numbers -> list -> squares -> total -> page.
+
+Its stage modules are written into a temporary folder, so that tests can edit their code. Every image that is made is
+logged to a file, so that tests can count what ran.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from pathlib import Path
+
+import pipeline.graph
+import pipeline.task
+from cache.keys import module_closure
+from pipeline.graph import Stage
+
+MODULES = {
+    "__init__": "",
+    "log": """
+import os
+from pathlib import Path
+
+def log(word):
+    with open(Path(os.environ["TOY_FOLDER"]) / "log.txt", "a") as stream:
+        stream.write(f"{word}\\n")
+
+def trouble():
+    path = Path(os.environ["TOY_FOLDER"]) / "trouble.txt"
+    return path.read_text() if path.exists() else ""
+""",
+    "numbers": '''
+"""Doc."""
+import json
+from toy_stages.log import log
+
+FIRST = 0
+
+def run(ctx):
+    """Doc."""
+    log("numbers")
+    numbers = [f"{FIRST + i:04d}" for i in range(ctx.config.shapes.train_scenes)]
+    (ctx.out / "numbers.json").write_text(json.dumps(numbers))
+    return {"images": len(numbers)}
+''',
+    "listing": """
+import json
+from toy_stages.log import log
+
+def run(ctx):
+    log("listing")
+    ids = [{"id": number} for number in ctx.inputs["shapes"].json("numbers.json")]
+    (ctx.out / "images.json").write_text(json.dumps({"train": ids, "val": ids[:3]}))
+    return {}
+""",
+    "squares": """
+import os
+import signal
+import time
+
+import numpy as np
+
+from cache.h5 import Field
+from configs.errors import DataError
+from toy_stages.log import log, trouble
+
+KIND = "squares"
+
+def fields(config):
+    return {"x": Field("int64", 1)}
+
+def attrs(ctx):
+    return {"k": ctx.config.pseudo_masks.k}
+
+def run_shard(ctx, shard, writer):
+    for done, image_id in enumerate(shard.ids, 1):
+        what, _, where = trouble().partition(" ")
+        if where == image_id:
+            if what == "data":
+                raise DataError(f"image {image_id} is unreadable: mend it")
+            if what == "bug":
+                raise ZeroDivisionError("a bug\\nof two lines")
+            if what == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if what == "wait":
+                log("waiting")
+                time.sleep(60)
+        writer.add(image_id, x=np.full(2, int(image_id) ** 2 * ctx.config.pseudo_masks.k))
+        log(f"square {shard.split} {image_id}")
+        ctx.progress(done, len(shard.ids))
+""",
+    "total": """
+from toy_stages.log import log, trouble
+
+def run(ctx):
+    saved = ctx.out / "checkpoint.txt"
+    log(f"total from {saved.read_text() if saved.exists() else 0}")
+    saved.write_text("5")
+    if trouble() == "total":
+        raise RuntimeError("no total")
+    squares = ctx.inputs["squares"].shards("train")
+    total = sum(int(squares.read(i, "x")[0]) for i in squares.ids)
+    (ctx.out / "total.txt").write_text(str(total if ctx.config.train.steps else 0))
+    return {"total": total}
+""",
+    "page": """
+from toy_stages.log import log
+
+def run(ctx):
+    log("page")
+    total = ctx.inputs["total"].file("total.txt").read_text()
+    (ctx.out / "page.html").write_text(f"<p>{total}</p>")
+    return {}
+""",
+}
+
+TABLE = (
+    Stage("Numbers", "shapes", 1, "toy_stages.numbers", "numbers", ("shapes",)),
+    Stage("Listing", "dataset", 1, "toy_stages.listing", "lists", (), {"shapes": ()}),
+    Stage(
+        "Squares",
+        "squares",
+        1,
+        "toy_stages.squares",
+        "squares",
+        ("pseudo_masks",),
+        {"dataset": ("images.json",)},
+        sharded=("train", "val"),
+    ),
+    Stage("Total", "total", 1, "toy_stages.total", "the sum", ("train",), {"squares": ("train",)}, resumes=True),
+    Stage("Page", "page", 1, "toy_stages.page", "a page", (), {"total": (), "dataset": ()}, output="page.html"),
+)
+
+
+class Numbers(pipeline.task.StageTask):
+    """Toy."""
+
+
+class Listing(pipeline.task.StageTask):
+    """Toy."""
+
+
+class Squares(pipeline.task.StageTask):
+    """Toy."""
+
+
+class Total(pipeline.task.StageTask):
+    """Toy."""
+
+
+class Page(pipeline.task.StageTask):
+    """Toy."""
+
+
+def write_modules(folder: Path) -> None:
+    """Write the toy stages below a folder."""
+    (folder / "toy_stages").mkdir(parents=True)
+    for name, text in MODULES.items():
+        (folder / "toy_stages" / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+def install(folder: Path) -> None:
+    """Put the toy stages of a folder in place of the real ones, in this process."""
+    pipeline.graph.STAGES = TABLE
+    closure = functools.partial(module_closure, packages=("toy_stages",), root=folder)
+    pipeline.graph.module_closure = closure  # type: ignore[assignment]
+    for name in [name for name in sys.modules if name.startswith("toy_stages")]:
+        del sys.modules[name]
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+
+
+if __name__ == "__main__":
+    from pipeline.cli import main
+
+    install(Path(sys.argv[1]))
+    sys.exit(main(sys.argv[2:]))
