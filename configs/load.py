@@ -141,9 +141,12 @@ class _Layers:
                 f"{self.origins[known[0]]}: {path} is {_shown(first['input'])}: {_expected(first)}; "
                 f"change it, or leave it out for the default {default}{more}"
             )
-        # A rule over several fields of one section: name every layer that had a hand in it.
-        sources = dict.fromkeys(source for known, source in self.origins.items() if known.startswith(f"{path}."))
-        return f"{', '.join(sources)}: {_expected(first)}; change one of them{more}"
+        # A rule over several fields, of one section or (without a path) of several: name every layer that had a hand in
+        # it; the message of a rule over sections names its fields.
+        message = _expected(first)
+        origins = [(known, source) for known, source in self.origins.items() if known in message or path]
+        sources = dict.fromkeys(source for known, source in origins if known.startswith(f"{path}." if path else ""))
+        return f"{', '.join(sources)}: {message}; change one of them{more}"
 
 
 def _override(text: str) -> dict[str, Any]:

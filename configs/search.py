@@ -69,6 +69,8 @@ def read_grid(path: Path) -> Grid:
     for key, values in found.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{path}: {key} is {values!r}; expected a list of the values to try, such as [0.8, 0.9]")
+        if key.count(".") != 1:
+            raise ConfigError(f"{path}: unknown key {key}; expected section.field, such as pseudo_masks.merge")
         if key.startswith(FIXED):
             raise ConfigError(f"{path}: {key} cannot be searched: tuning sets it or measures by it; remove it")
     return Grid(path, mode, {key: tuple(values) for key, values in found.items()})

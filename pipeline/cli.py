@@ -11,11 +11,12 @@ import contextlib
 import difflib
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from configs.errors import ConfigError, UserError
 
@@ -33,6 +34,36 @@ VERBS = {
     "config": "the resolved config, every value explained",
     "verify": "read every file of the cache and set damaged ones aside",
 }
+EXPERIMENTS = {
+    "ablate": "a table of variants over seeds, against the data set's own config",
+    "tune": "settings, or gamma alone, chosen on folds of seen classes",
+}
+ABLATE_HELP = """
+Evaluates the data set's own config ("default") and every variant with every seed, and writes table.md, table.csv,
+table.json and ablation.html: means and deviations over seeds, and differences to the default paired by seed. What
+two runs share is made once; the same command goes on where it stopped, and runs nothing twice.
+"""
+ABLATE_EPILOG = """
+exit codes: 0 all runs are in the table, 1 some run failed (the others are in the table), 2 wrong usage or config and
+3 data or weights missing (nothing was run), 130 interrupted (the same command goes on from there)
+
+example: run_pipeline.py ablate --dataset shapes --set-file configs/ablations/*.yaml --seeds 5
+"""
+TUNE_HELP = """
+Chooses settings without a look at the unseen classes. Each fold hides some seen classes in training, and evaluation
+counts those as unseen; pixels of the truly unseen classes are ignored. A point of the grid is run on all folds with
+all seeds; its score is the mean hIoU at the gamma that is best for the mean of its runs. Writes choice.yaml (takes
+part as a --set-file, gamma included) and tune.json. With --gamma-only it writes gammas.yaml: gamma for the data set's
+own config and for each --set-file, all chosen by this one rule; ablate reads it.
+"""
+TUNE_EPILOG = """
+exit codes: 0 chosen, 1 some point failed (the choice is among the others), 2 wrong usage or config and 3 data or
+weights missing (nothing was run), 130 interrupted (the same command goes on from there)
+
+examples:
+  run_pipeline.py tune --dataset shapes --grid configs/tuning/shapes.yaml
+  run_pipeline.py tune --dataset shapes --gamma-only --set-file configs/ablations/*.yaml
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,8 +106,10 @@ def _main(arguments: list[str]) -> int:
     from pipeline.graph import STAGES
 
     names = [stage.name for stage in STAGES]
-    _check_verb(arguments, [*names, *VERBS])
+    _check_verb(arguments, [*names, *VERBS, *EXPERIMENTS])
     options = _parser({stage.name: stage.makes for stage in STAGES}).parse_args(arguments)
+    if options.verb in EXPERIMENTS:
+        return _experiment(options, arguments)
     from configs.load import describe, load_config
     from pipeline.graph import Plan
 
@@ -106,7 +139,7 @@ def _check_verb(arguments: list[str], verbs: list[str]) -> None:
     if not arguments:
         raise ConfigError(f"no stage given: expected one of {', '.join(verbs)}")
     words = arguments[1:2] if arguments[0] == "plan" else arguments[:1]
-    known = [verb for verb in verbs if verb not in VERBS] if arguments[0] == "plan" else verbs
+    known = [verb for verb in verbs if verb not in {**VERBS, **EXPERIMENTS}] if arguments[0] == "plan" else verbs
     for word in words:
         if word in known or word.startswith("-"):
             continue
@@ -135,10 +168,80 @@ def _parser(stages: dict[str, str]) -> Parser:
         if name == "plan":
             verb.add_argument("stage", metavar="STAGE", help="the stage that would run")
         _add_config_options(verb)
+    _add_experiments(verbs)
     return parser
 
 
-def _add_config_options(parser: argparse.ArgumentParser) -> None:
+def _add_experiments(verbs: Any) -> None:
+    """Add the verbs that run sets of configs."""
+    texts = {"ablate": (ABLATE_HELP, ABLATE_EPILOG), "tune": (TUNE_HELP, TUNE_EPILOG)}
+    for name, does in EXPERIMENTS.items():
+        description, epilog = texts[name]
+        verb = verbs.add_parser(
+            name,
+            help=does,
+            description=description.strip(),
+            epilog=epilog.strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_config_options(verb, "YAML files, each a variant: laid over the data set's config, named by the file")
+        add = verb.add_argument
+        add(
+            "--base",
+            action="extend",
+            nargs="+",
+            type=Path,
+            default=[],
+            metavar="FILE",
+            help="YAML files laid under every variant and the default, e.g. a choice.yaml",
+        )
+        add("--name", metavar="WORD", help="folder of the results under artifacts/DATASET/, so that sets do not mix")
+        add("--out", type=Path, metavar="DIR", help="write the results here instead")
+        if name == "ablate":
+            add("--seeds", type=_positive, default=5, metavar="N", help="seeds of training, 0 to N-1 (default: 5)")
+            add("--gammas", type=Path, metavar="FILE", help="gammas that tune --gamma-only chose (default: its last)")
+            continue
+        add("--seeds", type=_positive, default=1, metavar="N", help="seeds a fold, 0 to N-1 (default: 1)")
+        add("--folds", type=int, metavar="N", help="folds of the seen classes (default: data.folds)")
+        what = verb.add_mutually_exclusive_group(required=True)
+        what.add_argument("--grid", type=Path, metavar="FILE", help="YAML of keys and the values to try")
+        what.add_argument("--gamma-only", action="store_true", help="choose gamma alone, for every variant")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _experiment(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Run `ablate` or `tune`."""
+    from pipeline.experiments import Request
+
+    ablates = options.verb == "ablate"
+    usual = "main" if ablates else "gamma" if options.gamma_only else options.grid.stem
+    request = Request(
+        dataset=options.dataset,
+        base=tuple(options.base),
+        variants=tuple(options.set_file),
+        overrides=(*options.set, *_runtime_overrides(options)),
+        seeds=options.seeds,
+        name=options.name or usual,
+        out=options.out,
+        command=f"python run_pipeline.py {shlex.join(arguments)}",
+        debug=options.debug,
+    )
+    if ablates:
+        from pipeline.ablation import ablate
+
+        return ablate(request, options.gammas)
+    from pipeline.tuning import tune, tune_gamma
+
+    return tune_gamma(request, options.folds) if options.gamma_only else tune(request, options.grid, options.folds)
+
+
+def _add_config_options(parser: argparse.ArgumentParser, files: str = "a YAML file laid over the data set's") -> None:
     add = parser.add_argument
     add("--dataset", default="shapes", metavar="NAME", help="configs/NAME.yaml (default: shapes)")
     add(
@@ -156,7 +259,7 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="a YAML file laid over the data set's",
+        help=files,
     )
     add("--workers", type=int, metavar="N", help="processes that work at the same time (runtime.workers)")
     add("--artifacts", metavar="DIR", help="folder of the cache (runtime.artifacts)")

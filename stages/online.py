@@ -80,21 +80,37 @@ class AugmentedImages:
             pixels = distort(pixels, rng)
         patches = split_patches(pixels, self.clip.patch)
         size = (patches.shape[0] * self.upsample, patches.shape[1] * self.upsample)
-        cut = take_labels(labels, view)
-        seen = np.unique(cut[cut != np.iinfo(cut.dtype).max])
-        cut_masks = take_labels(masks, view)
-        left = np.unique(cut_masks[cut_masks > 0])  # a region that was cropped away is no target
-        return (
-            [patches],
-            seen.astype(np.int64),
-            shares_of(cut, seen, size),
-            embeddings[left.astype(np.int64) - 1].astype(np.float32),
-            shares_of(cut_masks, left, size),
-        )
+        return [patches], *cut_seen(labels, view, size), *cut_regions(masks, embeddings, view, size)
 
 
-def shares_of(labels: NDArray[Any], values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of every cell that each label value covers. (H, W), (K,) -> (K, *size), float32 in 0..1."""
+def cut_seen(labels: NDArray[Any], view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Seen classes that a view shows. Labels (H, W) -> (T,) and their coverage of the mask grid (T, *size) in 0..1."""
+    cut = take_labels(labels, view)
+    seen = np.unique(cut[cut != np.iinfo(cut.dtype).max])
+    return seen.astype(np.int64), _shares(cut, seen, size)
+
+
+def cut_regions(
+    masks: NDArray[np.uint8], embeddings: NDArray[Any], view: View, size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Regions that a view shows; one that was cropped away is no target.
+
+    Args:
+        masks: region numbers 1..R, 0 is none. Shape: (H', W'), uint8.
+        embeddings: of the whole regions. Shape: (R, D).
+        view: what is seen.
+        size: mask grid of the crop.
+
+    Returns:
+        Embeddings (R', D) float32 and coverage (R', *size) float32 in 0..1 of the regions left.
+    """
+    cut = take_labels(masks, view)
+    left = np.unique(cut[cut > 0])
+    return embeddings[left.astype(np.int64) - 1].astype(np.float32), _shares(cut, left, size)
+
+
+def _shares(labels: NDArray[Any], values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Share of every cell that each label value covers. (H, W), (K,) -> (K, *size)."""
     return resize_share((labels[None] == values[:, None, None]).astype(np.float32), *size)
 
 
@@ -141,4 +157,5 @@ class ImageScores:
             valid = torch.ones(patches.shape[:3], dtype=torch.bool, device=clip.device)
             return self.score(self.tower(patches.to(clip.device).float(), valid, self.prompts))
 
-        return slide_scores(size, window, config.stride, self.batch, score)
+        # a window that was rounded down to whole patches must not leave gaps
+        return slide_scores(size, window, min(config.stride, side), self.batch, score)
