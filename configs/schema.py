@@ -127,6 +127,9 @@ class PseudoMasksConfig(Section):
         None,
         description="Cluster the tokens of this block (one of features.decoder_blocks) instead of the dense features.",
     )
+    smooth: Fraction = Field(
+        0.5, description="Weight of a token's 3x3 neighbourhood mean against the token itself, before clustering."
+    )
     windows: tuple[Positive, ...] = Field((4, 8, 16), min_length=1, description="Window sizes of the seeds, in tokens.")
     k: Annotated[int, Field(ge=1, le=250)] = Field(8, description="Clusters for `kmeans`.")
     iterations: Positive = Field(15, description="k-means iterations.")
@@ -236,6 +239,15 @@ class EvaluateConfig(Section):
     gamma_sweep: tuple[float, ...] = Field(
         (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), description="Other values of gamma to report beside it."
     )
+    predictor: Literal["decoder", "dense", "regions"] = Field(
+        "decoder",
+        description="The trained decoder, or training-free CLIP: dense features or named clusters (baselines).",
+    )
+    fusion: Fraction = Field(
+        0.0,
+        description="Weight of the frozen CLIP's score of each predicted region, embedded as by `regions`.",
+    )
+    fusion_floor: Fraction = Field(0.05, description="Queries with a smaller total vote are not shown to CLIP.")
     candidate_weight: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Weight of the candidate group's votes against the seen group's."
     )
@@ -264,6 +276,11 @@ class RuntimeConfig(Section):
     threads: NonNegative = Field(0, description="CPU threads a process; 0: cores / workers.", json_schema_extra=RUNTIME)
     shard_size: Positive = Field(256, description="Images a shard.", json_schema_extra=RUNTIME)
     batch: Positive = Field(16, description="Images a forward pass outside training.", json_schema_extra=RUNTIME)
+    cache_mb: NonNegative = Field(
+        2048,
+        description="Memory for decoded training items, in MB; beyond it they are read again.",
+        json_schema_extra=RUNTIME,
+    )
 
 
 class Config(Section):

@@ -8,6 +8,7 @@ Shapes: B images, Q = Qs + Qc queries (seen group first), h x w tokens, d decode
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -47,17 +48,18 @@ def sine_positions(height: int, width: int, dim: int, device: torch.device) -> T
 class MultiScaleEnhancement(nn.Module):
     """MFE: `x + sum_k up(conv_k(pool_k(x)))`, k in {1, 2, 4}; identity at the start.
 
-    Source: paper (multi-scale feature enhancement); this residual form is a choice.
+    Source: paper (multi-scale feature enhancement); this residual form is a choice, and so is the halved inner width
+    (the full one costs a quarter of a training step).
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        last = [nn.Conv2d(dim, dim, 1) for _ in (1, 2, 4)]
+        last = [nn.Conv2d(dim // 2, dim, 1) for _ in (1, 2, 4)]
         for conv in last:
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.branches = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.GELU(), conv) for conv in last
+            nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1), nn.GELU(), conv) for conv in last
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,16 +132,18 @@ class QueryDecoder(nn.Module):
         self.config = config
         self.inputs = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, d)) for _ in range(maps))
         self.enhance = MultiScaleEnhancement(d) if config.mfe else nn.Identity()
-        steps = config.upsample.bit_length() - 1
+        # half the width where there are many cells; no norm, whose statistics would depend on a batch's padding
+        fine, steps = d // 2, config.upsample.bit_length() - 1
+        widths = [d] + [fine] * steps
         self.upsample = nn.ModuleList(
-            nn.Sequential(nn.ConvTranspose2d(d, d, 2, stride=2), nn.GroupNorm(8, d), nn.GELU()) for _ in range(steps)
+            nn.Sequential(nn.ConvTranspose2d(a, b, 2, stride=2), nn.GELU()) for a, b in itertools.pairwise(widths)
         )
-        self.mask_features = nn.Conv2d(d, d, 1)
+        self.mask_features = nn.Conv2d(widths[-1], fine, 1)
         self.queries = nn.Parameter(torch.randn(count, d))
         self.query_positions = nn.Parameter(torch.randn(count, d))
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(d)
-        self.mask_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
+        self.mask_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d), nn.GELU(), nn.Linear(d, fine))
         self.class_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, dim))
         self.no_object_head = nn.Linear(d, 1)
         # learnt here with the decoder, but read by the visual tower, see model/token_tower.py; (blocks, n, width)
@@ -169,24 +173,34 @@ class QueryDecoder(nn.Module):
         batch, _, height, width = x.shape
         values = x.flatten(2).transpose(1, 2)  # (B, N, d)
         keys = values + sine_positions(height, width, values.shape[-1], values.device)
+        # masks are linear in the pixels: resampling these once gives every layer's coarse mask for attention
+        coarse = F.interpolate(pixels.detach(), (height, width), mode="bilinear", align_corners=False)
         queries = self.queries.expand(batch, -1, -1)
-        outputs = [self._heads(queries, pixels)]
+        states = [self.norm(queries)]
         for layer in self.layers:
-            allowed = self._allowed(outputs[-1].masks, valid)
+            allowed = self._allowed(states[-1], coarse, valid)
             queries = layer(queries, self.query_positions, keys, values, allowed)
-            outputs.append(self._heads(queries, pixels))
-        return outputs
+            states.append(self.norm(queries))
+        return self._heads(torch.cat(states, 1), pixels, len(states))
 
-    def _heads(self, queries: Tensor, pixels: Tensor) -> QueryOutput:
-        y = self.norm(queries)
-        masks = torch.einsum("bqd,bdhw->bqhw", self.mask_head(y), pixels)
-        return QueryOutput(F.normalize(self.class_head(y), dim=-1), self.no_object_head(y)[..., 0], masks)
+    def _heads(self, states: Tensor, pixels: Tensor, layers: int) -> list[QueryOutput]:
+        """Predictions of all layers at once: one large product instead of many small ones.
 
-    def _allowed(self, masks: Tensor, valid: Tensor) -> Tensor:
+        Args:
+            states: normalised queries of every layer. Shape: (B, layers * Q, d).
+            pixels: mask features. Shape: (B, d / 2, H', W').
+            layers: how many.
+        """
+        masks = (self.mask_head(states) @ pixels.flatten(2)).unflatten(2, pixels.shape[2:])
+        embeddings = F.normalize(self.class_head(states), dim=-1)
+        parts = [tensor.chunk(layers, 1) for tensor in (embeddings, self.no_object_head(states)[..., 0], masks)]
+        return [QueryOutput(*layer) for layer in zip(*parts, strict=True)]
+
+    @torch.no_grad()
+    def _allowed(self, states: Tensor, coarse: Tensor, valid: Tensor) -> Tensor:
         """Where each query may look next: its last mask, or everything when that mask is empty. (B, Q, N), bool."""
-        inside = valid[:, None].expand(-1, masks.shape[1], -1, -1).flatten(2)
+        inside = valid[:, None].expand(-1, states.shape[1], -1, -1).flatten(2)
         if not self.config.masked_attention:
             return inside
-        small = F.interpolate(masks.detach(), valid.shape[1:], mode="bilinear", align_corners=False)
-        looked = (small.flatten(2) > 0) & inside
+        looked = (self.mask_head(states) @ coarse.flatten(2) > 0) & inside
         return torch.where(looked.any(-1, keepdim=True), looked, inside)

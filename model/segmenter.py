@@ -1,6 +1,7 @@
 """From queries to a label map.
 
-Source: `semseg[c] = sum_q p_q(c) sigmoid(mask_q)` after MaskFormer; weights of the groups and `gamma` are choices.
+Source: `semseg[c] = sum_q p_q(c) sigmoid(mask_q)` after MaskFormer; fusion with CLIP after ZegFormer; weights of the
+groups and `gamma` are choices.
 """
 
 from __future__ import annotations
@@ -12,30 +13,42 @@ from torch import Tensor
 from model.query_decoder import QueryOutput
 
 
-def class_scores(
-    output: QueryOutput,
-    text: Tensor,
-    seen_queries: int,
-    temperature: float,
-    candidate_weight: float,
-) -> Tensor:
-    """Class scores of every cell: both groups vote for every class, by its text embedding alone.
+def query_probabilities(output: QueryOutput, text: Tensor, seen_queries: int, temperature: float) -> Tensor:
+    """Class probabilities of every query, by the classes' text embeddings alone.
 
     Args:
         output: the last layer's prediction.
         text: embeddings of all classes, unit length. Shape: (C, D).
         seen_queries: Qs, the size of the seen group.
         temperature: tau.
-        candidate_weight: weight of the candidate group's votes.
 
     Returns:
-        Shape: (B, C, H', W'), not normalised.
+        Rows of the seen group sum to 1 less their "no object", those of the candidate group to 1: it was never pushed
+        to "no object". Shape: (B, Q, C).
     """
     logits = temperature * output.embeddings @ text.T  # (B, Q, C)
-    # only the seen group knows "nothing": the candidate group was never pushed there
     seen = torch.cat([logits, output.no_object[..., None]], 2)[:, :seen_queries].softmax(-1)[..., :-1]
-    candidate = candidate_weight * logits[:, seen_queries:].softmax(-1)
-    return torch.einsum("bqc,bqhw->bchw", torch.cat([seen, candidate], 1), output.masks.sigmoid())
+    return torch.cat([seen, logits[:, seen_queries:].softmax(-1)], 1)
+
+
+def fuse(share: Tensor, named: Tensor, weight: float) -> Tensor:
+    """Geometric ensemble of a query's own class probabilities with the frozen CLIP's of its region.
+
+    Args:
+        share: the queries' own. Shape: (B, Q, C).
+        named: CLIP's; rows of NaN leave a query as it is. Shape: (B, Q, C).
+        weight: of CLIP, 0..1.
+
+    Returns:
+        `share^(1-w) named^w`, scaled so that every query keeps its total vote. Shape: (B, Q, C).
+
+    Source: ZegFormer.
+    """
+    total = share.sum(2, keepdim=True)
+    own = (share / total.clamp(min=1e-9)).clamp(min=1e-9)
+    mixed = own ** (1 - weight) * named.clamp(min=1e-9) ** weight
+    mixed = mixed / mixed.sum(2, keepdim=True) * total
+    return torch.where(named.isnan(), share, mixed)
 
 
 def normalise_scores(scores: Tensor) -> Tensor:

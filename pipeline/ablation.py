@@ -17,7 +17,7 @@ from configs.load import is_runtime
 from configs.schema import Config, Section
 from configs.search import opening_comment, override, read_gammas
 from pipeline import experiments
-from pipeline.experiments import DEFAULT, GAMMAS, STAGE, Clock, Outcome, Request, Setup, headline, say
+from pipeline.experiments import DEFAULT, GAMMAS, STAGE, Clock, Outcome, Request, Setup, say
 from pipeline.graph import Plan
 from pipeline.launch import INTERRUPTED
 
@@ -54,7 +54,7 @@ def ablate(request: Request, gammas: Path | None = None) -> int:
         for seed in seeds
         for setup in setups
     }
-    runs = _run_all(configs, request.debug)
+    runs = _run_all(configs, request.jobs, request.debug)
     if runs is None:
         return INTERRUPTED
     from stages.tables import Table, build_sections, to_markdown
@@ -75,18 +75,17 @@ def ablate(request: Request, gammas: Path | None = None) -> int:
     return 1 if table.failures else 0
 
 
-def _run_all(configs: Mapping[tuple[str, int], Config], debug: bool) -> Runs | None:
+def _run_all(configs: Mapping[tuple[str, int], Config], jobs: int, debug: bool) -> Runs | None:
     """Run everything, one line a run; None if interrupted."""
-    fresh = {key: experiments.is_fresh(config) for key, config in configs.items()}
-    clock = Clock(len(configs), sum(fresh.values()))
+    clock = Clock(len(configs), sum(experiments.is_fresh(config) for config in configs.values()))
     runs: dict[tuple[str, int], Outcome] = {}
-    for (name, seed), config in configs.items():
-        outcome = runs[name, seed] = experiments.evaluate(config, debug)
-        if outcome.code == INTERRUPTED:
-            return None
-        took = clock.finished(fresh[name, seed])
-        say(f"[{clock.done}/{clock.total}] {name}, seed {seed}: {headline(outcome)} ({took})")
-    return runs
+    with experiments.Evaluations(jobs, debug) as evaluations:
+        for (name, seed), outcome in evaluations.run(configs):
+            if outcome.code == INTERRUPTED:
+                return None
+            runs[name, seed] = outcome
+            say(clock.line(f"{name}, seed {seed}", outcome))
+    return {key: runs[key] for key in configs}
 
 
 def _measured(configs: Mapping[tuple[str, int], Config], runs: Runs) -> list[Run]:

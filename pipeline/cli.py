@@ -195,6 +195,7 @@ def _add_experiments(verbs: Any) -> None:
             metavar="FILE",
             help="YAML files laid under every variant and the default, e.g. a choice.yaml",
         )
+        add("--jobs", type=_positive, default=1, metavar="N", help="evaluations at the same time (default: 1)")
         add("--name", metavar="WORD", help="folder of the results under artifacts/DATASET/, so that sets do not mix")
         add("--out", type=Path, metavar="DIR", help="write the results here instead")
         if name == "ablate":
@@ -230,6 +231,7 @@ def _experiment(options: argparse.Namespace, arguments: list[str]) -> int:
         name=options.name or usual,
         out=options.out,
         command=f"python run_pipeline.py {shlex.join(arguments)}",
+        jobs=options.jobs,
         debug=options.debug,
     )
     if ablates:

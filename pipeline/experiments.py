@@ -6,25 +6,38 @@ made again, and an interrupted set goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import importlib
+import multiprocessing
+import os
 import platform
+import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cache.refusals import refusals_named
 from configs.errors import ConfigError, UserError
 from configs.load import load_config
 from configs.schema import Config
-from pipeline.graph import Plan
-from pipeline.launch import Options, ensure
+from pipeline.graph import Plan, Stage, hold_code
+from pipeline.launch import INTERRUPTED, Options, ensure
 from pipeline.progress import duration
 
 DEFAULT = "default"
 STAGE = "Evaluate"
 GAMMAS = "gammas.yaml"
+PR_SET_PDEATHSIG = 1
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Request:
         name: folder of the results.
         out: the folder itself, if not the usual one.
         command: the command line, to be shown.
+        jobs: evaluations at the same time.
         debug: print tracebacks.
     """
 
@@ -51,6 +65,7 @@ class Request:
     name: str = "main"
     out: Path | None = None
     command: str = ""
+    jobs: int = 1
     debug: bool = False
 
     def folder(self, kind: str) -> Path:
@@ -94,6 +109,8 @@ class Outcome:
         metrics: content of `metrics.json`.
         seconds: by folder, the time that each artifact it rests on took, whenever it was made.
         hosts: where these were made.
+        fresh: whether it was there already.
+        took: seconds from beginning to end, now.
     """
 
     code: int = 0
@@ -101,6 +118,8 @@ class Outcome:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     hosts: frozenset[str] = frozenset()
+    fresh: bool = False
+    took: float = 0.0
 
 
 def setups(request: Request, fixed: Sequence[str]) -> list[Setup]:
@@ -129,21 +148,117 @@ def setups(request: Request, fixed: Sequence[str]) -> list[Setup]:
 
 def evaluate(config: Config, debug: bool = False) -> Outcome:
     """Make one evaluation fresh and return its metrics; a failure is returned, not raised."""
+    started = time.monotonic()
     errors: list[str] = []
     try:
         plan = Plan(config)
-        code = ensure(plan, plan.named(STAGE), Options(debug=debug, quiet=True), errors.append)
+        stage = plan.named(STAGE)
+        fresh = plan.state(stage.slug).fresh
+        if not fresh:
+            plan = _with_code_held(plan, stage)
+        code = 0 if fresh else ensure(plan, stage, Options(debug=debug, quiet=True), errors.append)
         if code:
-            return Outcome(code, " ".join(errors) or "it did not finish")
-        slug = plan.named(STAGE).slug
-        artifacts = [plan.artifact(stage.slug) for stage in plan.closure(slug)]
+            return Outcome(code, " ".join(errors) or "it did not finish", took=time.monotonic() - started)
+        artifacts = [plan.artifact(member.slug) for member in plan.closure(stage.slug)]
         return Outcome(
-            metrics=plan.artifact(slug).json("metrics.json"),
+            metrics=plan.artifact(stage.slug).json("metrics.json"),
             seconds={str(artifact.path): float(artifact.manifest["seconds"]) for artifact in artifacts},
             hosts=frozenset(str(artifact.manifest["host"]) for artifact in artifacts),
+            fresh=fresh,
+            took=time.monotonic() - started,
         )
     except UserError as error:
-        return Outcome(error.exit_code, str(error))
+        return Outcome(error.exit_code, str(error), took=time.monotonic() - started)
+    except Exception as error:  # a bug in one variant, or in code that is being edited, is no reason to stop the others
+        if debug:
+            traceback.print_exc()
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}; rerun with --debug"
+        return Outcome(1, message, took=time.monotonic() - started)
+
+
+def _with_code_held(plan: Plan, stage: Stage) -> Plan:
+    """Import the code of all that a run may need, so that edits from now on change nothing for this process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of luigi's, which this imports
+        from pipeline.task import use_threads
+
+    members = plan.closure(stage.slug)
+    use_threads(plan, alone=plan.config.runtime.workers == 1)
+    for member in members:
+        importlib.import_module(member.module)
+    hold_code(members)
+    return Plan(plan.config)
+
+
+class Evaluations(contextlib.AbstractContextManager["Evaluations"]):
+    """Evaluates configs, several at the same time if asked to.
+
+    Processes that need the same artifact wait for the first of them: the cache locks what is being made.
+
+    Args:
+        jobs: processes; 1 runs all in this one, in order.
+        debug: print tracebacks.
+    """
+
+    def __init__(self, jobs: int = 1, debug: bool = False) -> None:
+        self.jobs, self.debug = jobs, debug
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, configs: Mapping[Key, Config]) -> Iterator[tuple[Key, Outcome]]:
+        """Evaluate configs, given by any name, and yield each as it ends."""
+        if self.jobs == 1:
+            for key, config in configs.items():
+                yield key, evaluate(config, self.debug)
+            return
+        if self._pool is None:
+            # spawned, not forked: a worker may use the GPU
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.jobs, spawn, _end_with_parent, (os.getpid(),))
+        submit = self._pool.submit
+        started = {
+            submit(_evaluate_in_worker, _sharing_cores(config, self.jobs), self.debug): key
+            for key, config in configs.items()
+        }
+        for future in as_completed(started):
+            try:
+                yield started[future], future.result()
+            except BrokenProcessPool:
+                self._pool = None  # it takes no more work
+                message = "a worker process died; memory may have run out: use fewer --jobs"
+                yield started[future], Outcome(1, message)
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        """End the workers; if something was raised, without waiting for what they do."""
+        if self._pool is None:
+            return
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if kind is not None:
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # a run in progress ends as if interrupted
+        self._pool.shutdown()
+
+
+def _evaluate_in_worker(config: Config, debug: bool) -> Outcome:
+    outcome = evaluate(config, debug)
+    if outcome.code == INTERRUPTED:
+        os._exit(INTERRUPTED)  # a pool hands out work ahead: returning would begin the next run
+    return outcome
+
+
+def _sharing_cores(config: Config, jobs: int) -> Config:
+    if config.runtime.threads:
+        return config
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update={"threads": threads})})
+
+
+def _end_with_parent(parent: int) -> None:
+    """In a worker: leave Ctrl-C to the parent, which ends the workers, and end with the parent if that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def is_fresh(config: Config) -> bool:
@@ -151,7 +266,7 @@ def is_fresh(config: Config) -> bool:
     try:
         plan = Plan(config)
         return plan.state(plan.named(STAGE).slug).fresh
-    except UserError:
+    except (UserError, SyntaxError):  # the run will say so
         return False
 
 
@@ -168,7 +283,7 @@ def settings_key(config: Config) -> str:
 
 
 class Clock:
-    """Says how long the remaining runs will take, from the runs of this session that were really made.
+    """Counts runs and says how long the remaining ones will take, from those of this session that were really made.
 
     Args:
         total: number of runs.
@@ -178,28 +293,25 @@ class Clock:
     def __init__(self, total: int, fresh: int = 0) -> None:
         self.total = total
         self.done = 0
-        self._expected_fresh, self._made, self._spent = fresh, 0, 0.0
+        self._expected_fresh, self._made = fresh, 0
         self._started = time.monotonic()
 
-    def finished(self, fresh: bool) -> str:
-        """Count a run that ends now and began when the last one ended; return "fresh" or its time, and what is left.
-
-        Args:
-            fresh: whether it was there already.
-        """
-        now = time.monotonic()
-        took, self._started = now - self._started, now
+    def line(self, name: str, outcome: Outcome) -> str:
+        """Count a run that ended, and return a line that says how it went and how long the others will take."""
         self.done += 1
-        if fresh:
+        if outcome.fresh:
             self._expected_fresh = max(0, self._expected_fresh - 1)
         else:
-            self._made, self._spent = self._made + 1, self._spent + took
+            self._made += 1
         left = self.total - self.done - self._expected_fresh
-        rest = f", about {duration(left * self._spent / self._made)} left" if left > 0 and self._made else ""
-        return f"{'fresh' if fresh else duration(took)}{rest}"
+        # fresh runs take no time, so what has passed since the start went into those that were made
+        pace = (time.monotonic() - self._started) / max(1, self._made)
+        rest = f", about {duration(left * pace)} left" if left > 0 and self._made else ""
+        took = "fresh" if outcome.fresh else duration(outcome.took)
+        return f"[{self.done}/{self.total}] {name}: {headline(outcome)} ({took}{rest})"
 
     def drop(self, runs: int) -> None:
-        """Count runs out that will not be needed."""
+        """Count runs out that are not needed after all."""
         self.total -= runs
 
 
@@ -233,7 +345,7 @@ def circumstances(request: Request, config: Config, outcomes: Iterable[Outcome])
         "command": request.command,
         "machine": describe_machine(config.runtime.device),
         "some of it made on": ", ".join(elsewhere),
-        "time from nothing": duration(total),
+        "compute time": duration(total),
         "seconds": round(total, 1),
     }
 

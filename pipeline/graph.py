@@ -195,6 +195,7 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
     that use CLIP only if its weights are asked for. Training and evaluation read images only if asked to.
     """
     online = {"train": config.train.features == "online", "evaluate": evaluates_images(config)}
+    trains = config.evaluate.predictor == "decoder"
     stages: dict[str, Stage] = {}
     pretrained = config.clip.weights == "pretrain"
     for stage in STAGES if table is None else table:
@@ -204,13 +205,33 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
             continue
         upstream = {slug: files for slug, files in stage.upstream.items() if slug in stages}
         reads = stage.reads
+        if stage.slug == "evaluate" and (config.evaluate.fusion > 0 or not trains):
+            # predicted or clustered regions are embedded from pixels
+            reads = (*reads, "data.layout", "regions", "features.variant", *(() if trains else ("pseudo_masks",)))
+            upstream["dataset"] = (*upstream["dataset"], "images.json")
+        if not trains:
+            upstream.pop("train", None)
         if online.get(stage.slug):
             reads = (*reads, *ONLINE)
-            upstream["dataset"] = (*upstream["dataset"], "images.json")
+            upstream["dataset"] = tuple(dict.fromkeys((*upstream["dataset"], "images.json")))
         if pretrained and "clip.identity" in reads:
             upstream["pretrain"] = ("clip.safetensors",)
         stages[stage.slug] = replace(stage, reads=reads, upstream=upstream)
     return stages
+
+
+_held_code: dict[str, dict[str, str]] = {}
+
+
+def hold_code(stages: Sequence[Stage]) -> None:
+    """Take the code of stages to be what it is now for the life of this process.
+
+    A process that runs for hours goes on with the modules that it has imported. If a file is edited meanwhile, plans
+    made later would record the new code for what the old code makes. To be called right after importing the modules.
+    """
+    for stage in stages:
+        if stage.module not in _held_code:
+            _held_code[stage.module] = module_closure(stage.module)
 
 
 class Plan:
@@ -292,7 +313,7 @@ class Plan:
             for name in files or ("",):
                 inputs[f"{upstream}/{name}".rstrip("/")] = self._content(upstream, name)
         if slug not in self._code:
-            self._code[slug] = module_closure(stage.module)
+            self._code[slug] = _held_code.get(stage.module) or module_closure(stage.module)
         return replace(self._address(slug), config=self.slice(slug).key_values(), code=self._code[slug], inputs=inputs)
 
     def folder(self, slug: str) -> Path:

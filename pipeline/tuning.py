@@ -4,7 +4,7 @@ A fold hides some seen classes: in training their pixels are unannotated, as tho
 counts them as unseen, and ignores the pixels of the truly unseen classes. The score of a setting is the mean hIoU over
 folds and seeds, at the gamma that the mean sweep is best at.
 
-Everything that tuning runs goes through `evaluate_on_fold`, which refuses a config without a fold.
+Everything that tuning runs goes through `evaluate_on_folds`, which refuses a config without a fold.
 
 Source: choice, after the practice of zero-shot recognition (Xian et al. 2017): tune on classes held out of the seen
 ones. The images are those of the validation split, of which only seen classes' labels are used.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from configs.errors import ConfigError
 from configs.schema import Config
 from configs.search import GammaRecord, Grid, override, read_grid, set_file, write_gammas
 from pipeline import experiments
-from pipeline.experiments import GAMMAS, Clock, Outcome, Request, Setup, headline, say
+from pipeline.experiments import GAMMAS, Clock, Evaluations, Outcome, Request, Setup, say
 from pipeline.launch import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -77,15 +77,17 @@ class Point:
         return (self.metrics["hIoU"].count, self.metrics["hIoU"].mean) if self.gamma is not None else (0, 0.0)
 
 
-def evaluate_on_fold(config: Config, debug: bool = False) -> Outcome:
-    """Evaluate on hidden seen classes.
+def evaluate_on_folds(
+    evaluations: Evaluations, configs: Mapping[tuple[int, int], Config]
+) -> Iterator[tuple[tuple[int, int], Outcome]]:
+    """Evaluate configs, by fold and seed, on hidden seen classes; yields as `Evaluations.run`.
 
     Raises:
-        ValueError: the config has no fold, so that it would look at unseen classes.
+        ValueError: a config has no fold, so that it would look at unseen classes; nothing was run.
     """
-    if config.data.fold is None:
+    if any(config.data.fold is None for config in configs.values()):
         raise ValueError("tuning runs no config without data.fold: it would look at the unseen classes")
-    return experiments.evaluate(config, debug)
+    return evaluations.run(configs)
 
 
 @dataclass
@@ -95,13 +97,13 @@ class Folds:
     Args:
         folds: number of folds of the seen classes.
         seeds: number of seeds.
-        debug: print tracebacks.
+        evaluations: runs them.
         clock: counts the runs.
     """
 
     folds: int
     seeds: int
-    debug: bool
+    evaluations: Evaluations
     clock: Clock
 
     def __post_init__(self) -> None:
@@ -109,8 +111,7 @@ class Folds:
         self._measured: dict[str, Point] = {}
 
     def __str__(self) -> str:
-        seeds = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
-        return f"each on {self.folds} folds of the seen classes with {seeds}"
+        return f"{self.folds} folds of the seen classes, {self.seeds} seed{'' if self.seeds == 1 else 's'} each"
 
     def measure(self, name: str, setup: Setup, values: Mapping[str, Any]) -> Point:
         """Run a setting on every fold with every seed; one that was measured before is not run again.
@@ -131,25 +132,30 @@ class Folds:
     def _run(self, name: str, setup: Setup, more: list[str], values: Mapping[str, Any], settings: str) -> Point:
         from stages.tables import choose_gamma, metrics_at, read_sweep
 
-        runs: list[FoldRun] = []
-        for fold, seed in itertools.product(range(self.folds), range(self.seeds)):
-            config = setup.config(*more, *_on_fold(fold, self.folds), override("train.seed", seed))
-            fresh = experiments.is_fresh(config)
-            outcome = evaluate_on_fold(config, self.debug)
+        configs = {
+            (fold, seed): setup.config(*more, *_on_fold(fold, self.folds), override("train.seed", seed))
+            for fold, seed in itertools.product(range(self.folds), range(self.seeds))
+        }
+        found: dict[tuple[int, int], Sweep] = {}
+        error = ""
+        for (fold, seed), outcome in evaluate_on_folds(self.evaluations, configs):
             if outcome.code == INTERRUPTED:
                 raise InterruptedTuningError
             self.outcomes.append(outcome)
-            took = self.clock.finished(fresh)
-            say(
-                f"[{self.clock.done}/{self.clock.total}] {name}, fold {fold}, seed {seed}: {headline(outcome)} ({took})"
-            )
-            if outcome.code:  # the mean would not be over all folds: the point is out
-                return Point(name, values, settings, tuple(runs), None, {}, outcome.error)
-            runs.append(FoldRun(fold, seed, read_sweep(outcome.metrics)))
+            say(self.clock.line(f"{name}, fold {fold}, seed {seed}", outcome))
+            if not outcome.code:
+                found[fold, seed] = read_sweep(outcome.metrics)
+                continue
+            error = error or outcome.error
+            if self.evaluations.jobs == 1:  # the others would be in vain; those at work already may as well end
+                break
+        if error:  # the mean would not be over all folds: the point is out
+            return Point(name, values, settings, (), None, {}, error)
+        runs = tuple(FoldRun(fold, seed, found[fold, seed]) for fold, seed in configs)
         gamma = choose_gamma([run.sweep for run in runs])
         if gamma is None:
-            return Point(name, values, settings, tuple(runs), None, {}, "hIoU is undefined on every fold")
-        return Point(name, values, settings, tuple(runs), gamma, metrics_at([run.sweep for run in runs], gamma))
+            return Point(name, values, settings, runs, None, {}, "hIoU is undefined on every fold")
+        return Point(name, values, settings, runs, gamma, metrics_at([run.sweep for run in runs], gamma))
 
 
 def _on_fold(fold: int, folds: int) -> list[str]:
@@ -181,7 +187,7 @@ def tune(request: Request, grid: Path, folds: int | None = None) -> int:
     wanted, start = _checked(read_grid(grid), setup)
     measure = _folds(request, setup, folds, _points_at_most(wanted))
     search = coordinate if wanted.mode == "coordinate" else product
-    print(f"{wanted.mode} search of {grid}: at most {_points_at_most(wanted)} points, {measure}", flush=True)
+    print(f"{wanted.mode} search of {grid}: at most {_points_at_most(wanted)} points, on {measure}", flush=True)
     shown: set[str] = set()
 
     def measured(values: Mapping[str, Any]) -> Point:
@@ -192,7 +198,8 @@ def tune(request: Request, grid: Path, folds: int | None = None) -> int:
         return point
 
     try:
-        points = search(wanted.values, start, measured)
+        with measure.evaluations:
+            points = search(wanted.values, start, measured)
     except InterruptedTuningError:
         return INTERRUPTED
     best = best_of(points)
@@ -224,12 +231,13 @@ def tune_gamma(request: Request, folds: int | None = None) -> int:
     setups = experiments.setups(request, FIXED)
     folder = request.folder("tuning")
     measure = _folds(request, setups[0], folds, len(setups))
-    print(f"gamma for {len(setups)} variants, {measure}", flush=True)
+    print(f"gamma for {len(setups)} variants, on {measure}", flush=True)
     try:
         points = {}
-        for setup in setups:
-            points[setup.name] = measure.measure(setup.name, setup, {})
-            print(_row(points[setup.name], setup.name), flush=True)
+        with measure.evaluations:
+            for setup in setups:
+                points[setup.name] = measure.measure(setup.name, setup, {})
+                print(_row(points[setup.name], setup.name), flush=True)
     except InterruptedTuningError:
         return INTERRUPTED
     facts = experiments.circumstances(request, setups[0].config(), measure.outcomes)
@@ -277,7 +285,7 @@ def _folds(request: Request, setup: Setup, folds: int | None, points: int) -> Fo
     folds = setup.config().data.folds if folds is None else folds
     setup.config(*_on_fold(folds - 1, folds))  # refuses more folds than there are seen classes
     runs = points * folds * request.seeds
-    return Folds(folds, request.seeds, request.debug, Clock(runs))
+    return Folds(folds, request.seeds, Evaluations(request.jobs, request.debug), Clock(runs))
 
 
 def _checked(grid: Grid, setup: Setup) -> tuple[Grid, dict[str, Any]]:
@@ -319,13 +327,13 @@ def _row(point: Point, name: str = "") -> str:
 
 
 def _origin(request: Request, measure: Folds) -> str:
-    return f"Chosen by tune on {request.dataset}, {measure}; no unseen class was looked at."
+    return f"Chosen by tune on {request.dataset}, on {measure}; no unseen class was looked at."
 
 
 def _choice(best: Point, request: Request, measure: Folds, grid: Grid) -> str:
     comment = (
-        f"{_origin(request, measure)}\n{grid.mode} search of {grid.path}; on the hidden seen classes: "
-        f"{_row(best, 'this point')}"
+        f"{_origin(request, measure)}\n{grid.mode} search of {grid.path}. "
+        f"{_row(best, 'On the hidden seen classes (U) and the others (S)')}"
     )
     return set_file({**best.values, "evaluate.gamma": best.gamma}, comment)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,17 @@ from torch import Tensor
 from cache.h5 import Field, ShardSet, ShardWriter
 from configs.classes import ClassEntry
 from configs.schema import evaluates_images
+from model.clip import FrozenClip
 from model.query_decoder import QueryDecoder
-from model.segmenter import class_scores, label_map, normalise_scores
+from model.segmenter import label_map
 from stages.context import StageContext
 from stages.datasets import open_source
-from stages.datasets.images import IGNORE, read_all_labels
+from stages.datasets.images import IGNORE, read_all_labels, read_image
 from stages.frozen import device_of, frozen_clip
 from stages.metrics import ConfusionMatrix, Scores, scores, write_metrics
 from stages.online import ImageScores
+from stages.predictors import DecoderPredictor, dense_scores, region_scores
+from stages.pseudo_masks import clustered_field
 
 KIND = "predictions"
 
@@ -53,39 +57,36 @@ def load_decoder(ctx: StageContext, features: ShardSet, dim: int, device: str) -
     return model.eval().to(device)
 
 
-@torch.inference_mode()
-def predict_scores(model: QueryDecoder, maps: list[Tensor], text: Tensor, config: Any) -> Tensor:
-    """Class scores on the mask grid, as shares of each cell's total.
-
-    Args:
-        model: the trained decoder.
-        maps: token maps of images or windows of one grid. Shapes: (B, h, w, width), float32.
-        text: embeddings of all classes, unit length. Shape: (C, D).
-        config: reads `decoder`, `evaluate` and `train.matching`.
-
-    Returns:
-        Shape: (B, C, H', W'), float32.
-    """
-    valid = torch.ones(maps[0].shape[:3], dtype=torch.bool, device=text.device)
-    decoder = config.decoder
-    # a baseline trained by single matching has one group: all of its queries know "nothing"
-    single = config.train.matching == "single"
-    group = decoder.seen_queries + (decoder.candidate_queries if single else 0)
-    votes = class_scores(model(maps, valid)[-1], text, group, decoder.temperature, config.evaluate.candidate_weight)
-    return normalise_scores(votes)
-
-
-def scorer(ctx: StageContext, features: ShardSet, model: QueryDecoder, text: Tensor) -> Callable[[str], Tensor]:
-    """Return what gives the class scores (C, H', W') of a validation image, from cached features or from its pixels."""
-
-    def score(maps: list[Tensor]) -> Tensor:
-        return predict_scores(model, maps, text, ctx.config)
+def scorer(ctx: StageContext, features: ShardSet, text: Tensor) -> Callable[[str], Tensor]:
+    """Return what gives the class scores (C, H', W') of a validation image."""
+    config, clip = ctx.config, frozen_clip(ctx)
+    if config.evaluate.predictor != "decoder":
+        return partial(training_free, ctx, features, clip, text)
+    model = load_decoder(ctx, features, text.shape[1], device_of(ctx))
+    predict = DecoderPredictor(model, text, config, clip)
+    if evaluates_images(config):
+        return ImageScores(ctx, predict, model.prompts)
+    source = open_source(config.data, ctx.data_root)
 
     def from_cache(image_id: str) -> Tensor:
-        tokens = [features.read(image_id, f"tokens_{block}") for block in ctx.config.features.decoder_blocks]
-        return score([torch.from_numpy(t)[None].to(text.device).float() for t in tokens])[0]
+        tokens = [features.read(image_id, f"tokens_{block}") for block in config.features.decoder_blocks]
+        maps = [torch.from_numpy(t)[None].to(text.device).float() for t in tokens]
+        return predict(maps, [lambda: read_image(source.image_path(image_id))])[0]
 
-    return ImageScores(ctx, score, model.prompts) if evaluates_images(ctx.config) else from_cache
+    return from_cache
+
+
+@torch.inference_mode()
+def training_free(ctx: StageContext, features: ShardSet, clip: FrozenClip, text: Tensor, image_id: str) -> Tensor:
+    """Class scores of the baselines that know the frozen CLIP only. (C, h, w)."""
+    config = ctx.config
+    dense = features.read(image_id, "dense").astype(np.float32)
+    temperature = config.decoder.temperature
+    if config.evaluate.predictor == "dense":
+        return dense_scores(torch.from_numpy(dense).to(text.device), text, temperature)
+    points = features.read(image_id, clustered_field(config.pseudo_masks)).astype(np.float32)
+    image = read_image(open_source(config.data, ctx.data_root).image_path(image_id))
+    return region_scores(points, dense, image, clip, text, temperature, config.pseudo_masks, config.regions)
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
@@ -94,7 +95,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     entries, seen = evaluated_classes(config)
     text = frozen_clip(ctx).encode_classes([entry.name for entry in entries], config.text.templates).to(device)
     features = ctx.inputs["features"].shards("val")
-    score = scorer(ctx, features, load_decoder(ctx, features, text.shape[1], device), text)
+    score = scorer(ctx, features, text)
     source = open_source(config.data, ctx.data_root)
     gammas = sorted({config.evaluate.gamma, *config.evaluate.gamma_sweep})
     confusions = {gamma: ConfusionMatrix(len(entries)) for gamma in gammas}

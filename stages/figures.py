@@ -355,8 +355,8 @@ def intervals(groups: Mapping[str, Sequence[float]], *, title: str, xlabel: str)
             values = np.asarray([value for value in given if np.isfinite(value)], dtype=np.float64)
             if not len(values):
                 continue
-            colour = UNSEEN_COLOUR if row else SEEN_COLOUR
-            heights = row + np.linspace(-0.14, 0.14, len(values)) * (len(values) > 1)  # apart, in the given order
+            colour = NEUTRAL_COLOUR if row else CURVE_COLOURS[2]
+            heights = row + np.linspace(-0.2, 0.2, len(values)) * (len(values) > 1)  # apart, in the given order
             axes.scatter(values, heights, s=11, color=colour, alpha=0.45, linewidths=0, gid=f"values of {name}")
             deviation = values.std(ddof=1) if len(values) > 1 else 0.0
             axes.errorbar(

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 _CPU_INFO = Path("/proc/cpuinfo")
+_GPU_INFO = Path("/proc/driver/nvidia/gpus")
 
 
 def describe_machine(device: str = "auto") -> str:
-    """Return processor, cores, memory, and the GPU if this process used one.
+    """Return processor, cores, memory, and the GPU that stages run on if there is one.
 
     Args:
         device: `runtime.device`; with `cpu` no GPU is named.
@@ -42,7 +43,13 @@ def _memory() -> list[str]:
 
 
 def _gpu(device: str) -> list[str]:
-    torch = sys.modules.get("torch")  # not imported for this: a process that did not compute used no GPU
-    if torch is None or device == "cpu" or not torch.cuda.is_available():
+    if device == "cpu":
         return []
-    return [str(torch.cuda.get_device_name())]
+    torch = sys.modules.get("torch")  # not imported for this: a process that did not compute has no need of it
+    if torch is not None:
+        return [str(torch.cuda.get_device_name())] if torch.cuda.is_available() else []
+    names = []
+    for path in sorted(_GPU_INFO.glob("*/information")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return names[:1]

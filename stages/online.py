@@ -6,8 +6,9 @@ only cuts them. What a step sees is a function of (seed, step, index in the batc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from os import sched_getaffinity
 from typing import Any
 
@@ -22,6 +23,7 @@ from stages.context import StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_image, read_seen_labels
 from stages.frozen import device_of, frozen_clip
+from stages.predictors import DecoderPredictor
 from stages.resize import resize_share
 from stages.sliding import Corner, slide_scores
 
@@ -119,13 +121,11 @@ class ImageScores:
 
     Args:
         ctx: the stage.
-        score: from token maps (n, h, w, width) to class scores (n, C, h', w').
+        score: from token maps (n, h, w, width) and their pixels to class scores (n, C, h', w').
         prompts: the trained prompts, or None. Shape: (blocks, n, width).
     """
 
-    def __init__(
-        self, ctx: StageContext, score: Callable[[list[Tensor]], Tensor], prompts: Tensor | None = None
-    ) -> None:
+    def __init__(self, ctx: StageContext, score: DecoderPredictor, prompts: Tensor | None = None) -> None:
         self.score, self.prompts = score, prompts
         self.config, self.features = ctx.config.evaluate, ctx.config.features
         self.source = open_source(ctx.config.data, ctx.data_root)
@@ -155,7 +155,8 @@ class ImageScores:
             parts = [pixels[y : y + window[0], x : x + window[1]] for y, x in corners]
             patches = torch.from_numpy(np.stack([split_patches(part, patch) for part in parts]))
             valid = torch.ones(patches.shape[:3], dtype=torch.bool, device=clip.device)
-            return self.score(self.tower(patches.to(clip.device).float(), valid, self.prompts))
+            maps = self.tower(patches.to(clip.device).float(), valid, self.prompts)
+            return self.score(maps, [partial(np.asarray, part) for part in parts])
 
         # a window that was rounded down to whole patches must not leave gaps
         return slide_scores(size, window, min(config.stride, side), self.batch, score)

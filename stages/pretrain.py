@@ -113,7 +113,7 @@ def _batches(config: PretrainConfig, native: int, start: int) -> Iterator[tuple[
 
 
 def probe(clip: FrozenClip, scenes: int, seed: int = 0) -> float:
-    """Zero-shot top-1 accuracy on unseen-class scenes with one object. Source: the stage's acceptance test.
+    """Zero-shot top-1 accuracy on fresh scenes of the data set's size with one object, resized as CLIP resizes.
 
     Args:
         clip: model to probe.
@@ -127,7 +127,7 @@ def probe(clip: FrozenClip, scenes: int, seed: int = 0) -> float:
     text = clip.encode_classes(names, [PROBE_TEMPLATE])
     hits = 0
     for index in range(scenes):
-        scene = render_scene(scene_rng(seed, "probe", index), clip.native, count=(1, 1), radius=(0.2, 0.45))
+        scene = render_scene(scene_rng(seed, "probe", index), count=(1, 1), radius=(0.2, 0.45))
         image = clip.preprocess(scene.image, clip.native, clip.native)[None]
         hits += int((clip.encode_image(image).cpu() @ text.T).argmax()) == scene.things[0].kind
     return hits / scenes

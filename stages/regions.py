@@ -33,15 +33,15 @@ def fields(config: Any) -> dict[str, Field]:
     return {"embeddings": Field("float16", lead=1)}
 
 
-def region_shares(labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
-    """Share of every cell of a grid that each region covers. (H', W') uint8 -> (R, height, width), float32 in 0..1."""
+def masks_of(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Masks of the regions 1..R of a label map. (H', W') uint8 -> (R, H', W') bool."""
     numbers = np.arange(1, int(labels.max(initial=0)) + 1, dtype=np.uint8)
-    return resize_share((labels[None] == numbers[:, None, None]).astype(np.float32), height, width)
+    return np.asarray(labels[None] == numbers[:, None, None])
 
 
 def region_crops(
     image: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
+    masks: NDArray[np.bool_],
     native: int,
     expand: float,
     fill: NDArray[np.uint8],
@@ -50,7 +50,7 @@ def region_crops(
 
     Args:
         image: RGB. Shape: (H, W, 3), uint8.
-        labels: region numbers 1..R, 0 is none. Shape: (H', W'), uint8.
+        masks: one a region; they may overlap. Shape: (R, H', W'), bool.
         native: side of the crops in pixels (CLIP's native size).
         expand: crop side over the longer side of the region's box.
         fill: CLIP's mean colour. Shape: (3,), uint8.
@@ -59,13 +59,11 @@ def region_crops(
         Shape: (R, native, native, 3), uint8.
     """
     height, width = image.shape[:2]
-    rows = (np.arange(height) * labels.shape[0] // height)[:, None]
-    cols = np.arange(width) * labels.shape[1] // width
-    full = labels[rows, cols]  # (H, W)
-    count = int(labels.max(initial=0))
-    crops = np.empty((count, native, native, 3), np.uint8)
-    for region in range(1, count + 1):
-        inside = full == region
+    rows = (np.arange(height) * masks.shape[1] // height)[:, None]
+    cols = np.arange(width) * masks.shape[2] // width
+    crops = np.empty((len(masks), native, native, 3), np.uint8)
+    for region, mask in enumerate(masks):
+        inside = mask[rows, cols]  # (H, W)
         y = np.flatnonzero(inside.any(1))
         x = np.flatnonzero(inside.any(0))
         box = (0, 0, height, width) if len(y) == 0 else (y[0], x[0], y[-1] + 1, x[-1] + 1)
@@ -75,14 +73,14 @@ def region_crops(
         part = (slice(box[0] - top, box[2] - top), slice(box[1] - left, box[3] - left))
         window = (slice(box[0], box[2]), slice(box[1], box[3]))
         crop[part][inside[window]] = image[window][inside[window]]
-        crops[region - 1] = np.asarray(Image.fromarray(crop).resize((native, native), Image.Resampling.BICUBIC))
+        crops[region] = np.asarray(Image.fromarray(crop).resize((native, native), Image.Resampling.BICUBIC))
     return crops
 
 
-def embed_crops(clip: FrozenClip, image: NDArray[np.uint8], labels: NDArray[np.uint8], config: RegionsConfig) -> Tensor:
+def embed_crops(clip: FrozenClip, image: NDArray[np.uint8], masks: NDArray[np.bool_], expand: float) -> Tensor:
     """CLS embeddings of the masked crops of one image's regions. Returns (R, D), unit length, on the CPU."""
     fill = np.array([round(255 * value) for value in clip.mean], np.uint8)
-    crops = region_crops(image, labels, clip.native, config.expand, fill)
+    crops = region_crops(image, masks, clip.native, expand, fill)
     if len(crops) == 0:
         return torch.zeros(0, clip.dim)
     batch = torch.stack([clip.preprocess(crop, clip.native, clip.native) for crop in crops])
@@ -90,42 +88,57 @@ def embed_crops(clip: FrozenClip, image: NDArray[np.uint8], labels: NDArray[np.u
 
 
 def embed_attention(
-    clip: FrozenClip,
-    image: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    grid: tuple[int, int],
-    config: RegionsConfig,
+    clip: FrozenClip, image: NDArray[np.uint8], masks: NDArray[np.bool_], grid: tuple[int, int], blocks: int
 ) -> Tensor:
     """CLS embeddings by masked attention for one image's regions. Returns (R, D), unit length, on the CPU."""
-    shares = region_shares(labels, *grid).reshape(-1, grid[0] * grid[1])
+    shares = resize_share(masks.astype(np.float32), *grid).reshape(len(masks), grid[0] * grid[1])
     # a region narrower than a token still sees the token that it covers most
     tokens = torch.from_numpy((shares >= 0.5) | (shares >= shares.max(1, keepdims=True, initial=0)))
     pixels = clip.preprocess(image, grid[0] * clip.patch, grid[1] * clip.patch)[None]
-    return F.normalize(clip.encode_regions(pixels, [tokens], config.blocks)[0].float(), dim=-1).cpu()
+    return F.normalize(clip.encode_regions(pixels, [tokens], blocks)[0].float(), dim=-1).cpu()
 
 
-def embed_mean(dense: NDArray[np.float32], labels: NDArray[np.uint8]) -> Tensor:
-    """Mean dense feature of each region, unit length. (h, w, D), (H', W') -> (R, D)."""
-    shares = torch.from_numpy(region_shares(labels, *dense.shape[:2]))
+def embed_mean(dense: NDArray[np.float32], masks: NDArray[np.bool_]) -> Tensor:
+    """Mean dense feature of each region, unit length. (h, w, D), (R, H', W') -> (R, D)."""
+    shares = torch.from_numpy(resize_share(masks.astype(np.float32), *dense.shape[:2]))
     return F.normalize(torch.einsum("rhw,hwd->rd", shares, torch.from_numpy(dense)), dim=-1)
+
+
+def embed_regions(
+    clip: FrozenClip,
+    image: NDArray[np.uint8],
+    masks: NDArray[np.bool_],
+    dense: NDArray[np.float32],
+    config: RegionsConfig,
+) -> Tensor:
+    """Embed one image's regions by the method of the config.
+
+    Args:
+        clip: the frozen CLIP.
+        image: RGB. Shape: (H, W, 3), uint8.
+        masks: Shape: (R, H', W'), bool.
+        dense: dense features, which `mean` averages, and whose grid `attention` uses. Shape: (h, w, D).
+        config: see RegionsConfig.
+
+    Returns:
+        Shape: (R, D), float32, unit length, on the CPU.
+    """
+    if config.method == "mean":
+        return embed_mean(dense, masks)
+    if config.method == "crop":
+        return embed_crops(clip, image, masks, config.expand)
+    return embed_attention(clip, image, masks, (dense.shape[0], dense.shape[1]), config.blocks)
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     """Embed the regions of one shard's images, in id order."""
-    config: RegionsConfig = ctx.config.regions
-    masks = ctx.inputs["pseudo_masks"].shards(shard.split)
+    labels = ctx.inputs["pseudo_masks"].shards(shard.split)
     features = ctx.inputs["features"].shards(shard.split)
     source = open_source(ctx.config.data, ctx.data_root)
+    clip = frozen_clip(ctx)
     for done, image_id in enumerate(shard.ids, 1):
-        labels = masks.read(image_id, "labels")
-        dense = features.read(image_id, "dense")
-        if config.method == "mean":
-            embedded = embed_mean(dense.astype(np.float32), labels)
-        else:
-            clip, image = frozen_clip(ctx), read_image(source.image_path(image_id))
-            if config.method == "crop":
-                embedded = embed_crops(clip, image, labels, config)
-            else:
-                embedded = embed_attention(clip, image, labels, (dense.shape[0], dense.shape[1]), config)
+        image = read_image(source.image_path(image_id))
+        dense = features.read(image_id, "dense").astype(np.float32)
+        embedded = embed_regions(clip, image, masks_of(labels.read(image_id, "labels")), dense, ctx.config.regions)
         writer.add(image_id, embeddings=embedded.half().numpy())
         ctx.progress(done, len(shard.ids))

@@ -396,14 +396,15 @@ def _examples(ctx: StageContext, rows: Sequence[ClassRow]) -> list[dict[str, Any
 def _example(ctx: StageContext, source: Any, image_id: str, rows: Sequence[ClassRow]) -> dict[str, Any]:
     """Draw the four pictures of one validation image and count its pixels."""
     from stages.datasets.images import read_all_labels, read_image
-    from stages.pseudo_masks import cluster
+    from stages.pseudo_masks import cluster, clustered_field
 
     ids = [row.id for row in rows]
     image = read_image(source.image_path(image_id))
     truth = _signed(read_all_labels(source, image_id, ids), len(ids))
     prediction = _signed(ctx.inputs["evaluate"].shards("val").read(image_id, "labels"), len(ids))
-    dense = ctx.inputs["features"].shards("val").read(image_id, "dense").astype(np.float32)
-    regions = np.asarray(cluster(dense, ctx.config.pseudo_masks)).astype(np.int32) - 1  # 0 is none -> -1
+    field = clustered_field(ctx.config.pseudo_masks)
+    points = ctx.inputs["features"].shards("val").read(image_id, field).astype(np.float32)
+    regions = np.asarray(cluster(points, ctx.config.pseudo_masks)).astype(np.int32) - 1  # 0 is none -> -1
 
     small = figures.resize_image(image, PANEL_SIDE)
     colours = figures.palette(len(ids))

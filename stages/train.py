@@ -28,7 +28,7 @@ from stages.datasets import open_source
 from stages.datasets.images import read_seen_labels
 from stages.frozen import device_of
 from stages.online import AugmentedImages, token_tower
-from stages.regions import region_shares
+from stages.regions import masks_of
 from stages.resize import resize_share
 
 WEIGHTS = "weights.safetensors"
@@ -53,6 +53,12 @@ class Item:
     seen_masks: NDArray[np.float32]
     region_embeddings: NDArray[np.float32]
     region_masks: NDArray[np.float32]
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the arrays."""
+        arrays = [*self.tokens, self.seen_labels, self.seen_masks, self.region_embeddings, self.region_masks]
+        return sum(array.nbytes for array in arrays)
 
     def flipped(self) -> Item:
         """Return the item mirrored left to right."""
@@ -80,9 +86,20 @@ class TrainingSet:
         self.ids = list(self.features.ids)
         if not self.ids:
             raise DataError("the training split is empty: give a split with at least one image")
+        self._kept: dict[str, Item] = {}
+        self._room = ctx.runtime.cache_mb * 1_000_000
 
     def item(self, image_id: str) -> Item:
-        """Read one image."""
+        """Read one image, or return it from memory; what fits into `runtime.cache_mb` is read once."""
+        item = self._kept.get(image_id)
+        if item is None:
+            item = self._read(image_id)
+            if item.bytes <= self._room:
+                self._kept[image_id] = item
+                self._room -= item.bytes
+        return item
+
+    def _read(self, image_id: str) -> Item:
         tokens = [self.features.read(image_id, f"tokens_{block}") for block in self.blocks]
         size = (tokens[0].shape[0] * self.upsample, tokens[0].shape[1] * self.upsample)
         labels, annotated = read_seen_labels(self.source, image_id, self.seen_ids)
@@ -92,7 +109,7 @@ class TrainingSet:
             present.astype(np.int64),
             resize_share((labels[None] == present[:, None, None]).astype(np.float32), *size),
             self.regions.read(image_id, "embeddings").astype(np.float32),
-            region_shares(self.masks.read(image_id, "labels"), *size),
+            resize_share(masks_of(self.masks.read(image_id, "labels")).astype(np.float32), *size),
         )
 
 

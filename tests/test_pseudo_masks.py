@@ -6,9 +6,17 @@ from numpy.typing import NDArray
 
 from configs.errors import DataError
 from configs.schema import PseudoMasksConfig
-from stages.pseudo_masks import cluster, merge_centroids, number_by_area, pseudo_masks, spherical_kmeans, window_seeds
+from stages.pseudo_masks import (
+    cluster,
+    merge_centroids,
+    number_by_area,
+    pseudo_masks,
+    smoothed,
+    spherical_kmeans,
+    window_seeds,
+)
 
-CONFIG = PseudoMasksConfig(windows=(2, 4), merge=0.9, min_area=0.01)
+CONFIG = PseudoMasksConfig(windows=(2, 4), merge=0.9, min_area=0.01, smooth=0.0)
 
 
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -57,6 +65,14 @@ def test_window_seeds_are_window_means() -> None:
     assert np.allclose(seeds, unit(np.array(expected)), atol=1e-5)
     assert len(window_seeds(dense, (100,))) == 1
     assert len(window_seeds(np.ones((16, 16, 3), np.float32), (4, 8, 16))) == 49 + 9 + 1
+
+
+def test_smoothing_is_the_neighbourhood_mean() -> None:
+    dense = unit(np.random.default_rng(5).standard_normal((4, 5, 3)))
+    padded = np.pad(dense, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    mean = np.array([[padded[y : y + 3, x : x + 3].mean((0, 1)) for x in range(5)] for y in range(4)])
+    assert np.allclose(smoothed(dense, 0.3), unit(0.7 * dense + 0.3 * mean), atol=1e-5)
+    assert np.array_equal(smoothed(dense, 0.0), dense)
 
 
 def test_merging_keeps_what_differs() -> None:

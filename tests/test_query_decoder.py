@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from configs.schema import DecoderConfig
 from model.query_decoder import MultiScaleEnhancement, QueryDecoder
-from model.segmenter import class_scores, label_map
+from model.segmenter import fuse, label_map, query_probabilities
 
 CONFIG = DecoderConfig(dim=32, heads=4, ffn=48, layers=2, seen_queries=5, candidate_queries=4, upsample=2)
 
@@ -74,19 +74,27 @@ def test_masked_attention_never_gives_nan(masked: bool) -> None:
     assert torch.isfinite(model(maps, whole(maps))[-1].embeddings).all()
 
 
-def test_scores_equal_a_plain_loop() -> None:
+def test_probabilities_equal_a_plain_loop() -> None:
     model, maps = decoder(), tokens()
     output = model(maps, whole(maps))[-1]
     text = F.normalize(torch.randn(7, 10, generator=torch.Generator().manual_seed(3)), dim=-1)
-    got = class_scores(output, text, 5, 20.0, 0.4)
-    expected = torch.zeros_like(got)
+    got = query_probabilities(output, text, 5, 20.0)
     for b in range(2):
         for q in range(9):
             logits = 20.0 * output.embeddings[b, q] @ text.T
             knows_nothing = torch.cat([logits, output.no_object[b, q : q + 1]]).softmax(0)[:-1]
-            p = knows_nothing if q < 5 else 0.4 * logits.softmax(0)
-            expected[b] += p[:, None, None] * output.masks[b, q].sigmoid()
-    assert torch.allclose(got, expected, atol=1e-4)
+            assert torch.allclose(got[b, q], knows_nothing if q < 5 else logits.softmax(0), atol=1e-5)
+
+
+def test_fusion_is_a_geometric_mean_that_keeps_the_vote() -> None:
+    own = torch.tensor([[[0.2, 0.1, 0.1], [0.5, 0.3, 0.2]]])
+    named = torch.tensor([[[0.1, 0.8, 0.1], [torch.nan] * 3]])
+    fused = fuse(own, named, 0.5)
+    expected = torch.tensor([(0.5 * 0.1) ** 0.5, (0.25 * 0.8) ** 0.5, (0.25 * 0.1) ** 0.5])
+    assert torch.allclose(fused[0, 0], 0.4 * expected / expected.sum(), atol=1e-6)
+    assert torch.equal(fused[0, 1], own[0, 1])
+    assert torch.allclose(fuse(own, named, 0.0)[0, 0], own[0, 0], atol=1e-6)
+    assert torch.allclose(fuse(own, named, 1.0)[0, 0], 0.4 * named[0, 0], atol=1e-6)
 
 
 def test_gamma_moves_ties_to_unseen() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from configs.schema import ClipConfig, RegionsConfig
 from model.clip import FrozenClip
-from stages.regions import embed_attention, embed_crops, embed_mean, region_crops, region_shares
+from stages.regions import embed_attention, embed_crops, embed_mean, embed_regions, masks_of, region_crops
 
 FILL = np.array([1, 2, 3], np.uint8)
 
@@ -20,51 +20,42 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 
 def test_crops_show_the_region_and_nothing_else() -> None:
     image, labels = scene()
-    crops = region_crops(image, labels, 20, 1.0, FILL)
+    crops = region_crops(image, masks_of(labels), 20, 1.0, FILL)
     assert crops.shape == (2, 20, 20, 3)
     assert np.array_equal(crops[0], image[10:30, 10:30])  # the box is the region, at its own size
     labels[1, 1] = 0
-    crops = region_crops(image, labels, 20, 1.0, FILL)
+    crops = region_crops(image, masks_of(labels), 20, 1.0, FILL)
     assert (crops[0][:10, :10] == FILL).all()
     assert np.array_equal(crops[0][10:, 10:], image[20:30, 20:30])
 
 
 def test_crops_beyond_the_image_are_filled() -> None:
     image, labels = scene()
-    crops = region_crops(image, labels, 20, 2.0, FILL)
+    crops = region_crops(image, masks_of(labels), 20, 2.0, FILL)
     assert (crops[1][:4] == FILL).all() and (crops[1][:, -4:] == FILL).all()
 
 
 def test_no_regions_gives_no_embeddings() -> None:
     image, _ = scene()
     clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
-    empty = np.zeros((4, 6), np.uint8)
-    config = RegionsConfig()
-    assert embed_crops(clip, image, empty, config).shape == (0, clip.dim)
-    assert embed_attention(clip, image, empty, (4, 6), config).shape == (0, clip.dim)
+    empty = masks_of(np.zeros((4, 6), np.uint8))
+    assert embed_crops(clip, image, empty, 1.1).shape == (0, clip.dim)
+    assert embed_attention(clip, image, empty, (4, 6), 2).shape == (0, clip.dim)
     assert embed_mean(np.ones((4, 6, 9), np.float32), empty).shape == (0, 9)
-
-
-def test_shares_are_area_averages() -> None:
-    _, labels = scene()
-    assert np.allclose(region_shares(labels, 2, 3)[0], [[0.25, 0.25, 0], [0.25, 0.25, 0]])
 
 
 def test_mean_embedding_averages_the_region() -> None:
     dense = np.zeros((2, 2, 2), np.float32)
     dense[0, 0], dense[0, 1] = (1, 0), (0, 1)
     labels = np.array([[1, 1], [2, 0]], np.uint8)
-    assert torch.allclose(embed_mean(dense, labels)[0], torch.tensor([0.5, 0.5]).sqrt())
+    assert torch.allclose(embed_mean(dense, masks_of(labels))[0], torch.tensor([0.5, 0.5]).sqrt())
 
 
-@pytest.mark.parametrize("method", ["crop", "attention"])
+@pytest.mark.parametrize("method", ["crop", "attention", "mean"])
 def test_embeddings_are_unit_length_and_differ(method: str) -> None:
     image, labels = scene()
     clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
-    config = RegionsConfig()
-    if method == "crop":
-        got = embed_crops(clip, image, labels, config)
-    else:
-        got = embed_attention(clip, image, labels, (4, 6), config)
+    dense = clip.dense(clip.preprocess(image, 32, 48)[None]).dense[0].numpy()
+    got = embed_regions(clip, image, masks_of(labels), dense, RegionsConfig(method=method))
     assert torch.allclose(got.norm(dim=1), torch.ones(2), atol=1e-5)
     assert (got[0] - got[1]).abs().max() > 1e-3
