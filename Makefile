@@ -8,6 +8,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# a few processes share the cores in the sharded stages; more than four pay for their start only on larger data
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -22,7 +24,7 @@ help:
 	@sed -n '1,4s/^# //p' Makefile
 
 demo: $(RUN_STAMP)
-	@$(BIN)/python run_pipeline.py Report --dataset shapes $(ARGS)
+	@$(BIN)/python run_pipeline.py Report --dataset shapes --workers $(WORKERS) $(ARGS)
 
 test: lint
 	@$(BIN)/python -m pytest

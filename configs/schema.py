@@ -274,7 +274,7 @@ class RuntimeConfig(Section):
     )
     workers: Positive = Field(1, description="Processes for sharded stages.", json_schema_extra=RUNTIME)
     threads: NonNegative = Field(0, description="CPU threads a process; 0: cores / workers.", json_schema_extra=RUNTIME)
-    shard_size: Positive = Field(256, description="Images a shard.", json_schema_extra=RUNTIME)
+    shard_size: Positive = Field(128, description="Images a shard.", json_schema_extra=RUNTIME)
     batch: Positive = Field(16, description="Images a forward pass outside training.", json_schema_extra=RUNTIME)
     cache_mb: NonNegative = Field(
         2048,

@@ -314,7 +314,7 @@ def test_prompts_train_and_clip_does_not(base: Chain, tmp_path: Path) -> None:
     with_prompts = labels.read_bytes()
     prompts = weights["prompts"]
     model = SimpleNamespace(prompts=prompts)
-    score = ImageScores(context(chain), lambda maps: maps[0], model.prompts)
+    score = ImageScores(context(chain), lambda maps, pixels: maps[0], model.prompts)
     image_id = base.inputs["features"].shards("val").ids[0]
     image = read_image(open_source(chain.config.data, base.root).image_path(image_id))
     patches = torch.from_numpy(split_patches(image, clip.patch))[None].float()
@@ -435,7 +435,7 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
     clip, tower = frozen_clip(ctx), TokenTower(frozen_clip(ctx), (2, 4))
     calls: list[int] = []
 
-    def score(maps: list[torch.Tensor]) -> torch.Tensor:
+    def score(maps: list[torch.Tensor], pixels: object) -> torch.Tensor:
         calls.append(len(maps[0]))
         return maps[1][..., :3].permute(0, 3, 1, 2)
 
@@ -460,7 +460,7 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
 def test_on_the_cpu_a_window_shares_its_forward_with_nothing(base: Chain, tmp_path: Path) -> None:
     chain = chain_on(base, tmp_path, "evaluate.mode=slide", "runtime.batch=8", "runtime.device=cpu")
     chain.slice = Plan(chain.config).slice("evaluate")
-    assert ImageScores(context(chain), lambda maps: maps[0]).batch == 1
+    assert ImageScores(context(chain), lambda maps, pixels: maps[0]).batch == 1
 
 
 # ---- config and graph ----
@@ -495,7 +495,7 @@ ONLINE_TRAIN, PROMPTED = ["train.features=online"], ["train.features=online", "d
     ],
 )
 def test_stages_read_images_only_if_asked_to(overrides, train_online, evaluate_online) -> None:
-    config = load_config("shapes", overrides=["clip.weights=random", *overrides])
+    config = load_config("shapes", overrides=["clip.weights=random", "evaluate.fusion=0", *overrides])
     stages, plan = stages_of(config), Plan(config)
     for slug, is_online in (("train", train_online), ("evaluate", evaluate_online)):
         assert ("images.json" in stages[slug].upstream["dataset"]) is is_online

@@ -23,6 +23,7 @@ SETTINGS = {
     "runtime.threads": "2",
     "runtime.shard_size": "7",
     "runtime.batch": "5",
+    "runtime.cache_mb": "1",
     "train.checkpoint_every": "3",
     "data.root": "/somewhere",
 }

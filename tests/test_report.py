@@ -158,6 +158,7 @@ def make_context(
     write_metrics(tmp_path / "evaluate", confusion, entries, seen, extra)
     fake = ModuleType("stages.pseudo_masks")
     fake.cluster = lambda dense, config: np.array([[1, 1, 2], [0, 3, 3]], np.uint8)  # type: ignore[attr-defined]
+    fake.clustered_field = lambda config: "dense"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stages.pseudo_masks", fake)
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
