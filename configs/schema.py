@@ -273,7 +273,11 @@ class RuntimeConfig(Section):
         "auto", description="auto: cuda when there.", json_schema_extra=RUNTIME
     )
     workers: Positive = Field(1, description="Processes for sharded stages.", json_schema_extra=RUNTIME)
-    threads: NonNegative = Field(0, description="CPU threads a process; 0: cores / workers.", json_schema_extra=RUNTIME)
+    threads: NonNegative = Field(
+        0,
+        description="CPU threads a process; 0: cores / workers, all cores for training (its last bits depend on them).",
+        json_schema_extra=RUNTIME,
+    )
     shard_size: Positive = Field(128, description="Images a shard.", json_schema_extra=RUNTIME)
     batch: Positive = Field(16, description="Images a forward pass outside training.", json_schema_extra=RUNTIME)
     cache_mb: NonNegative = Field(

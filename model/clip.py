@@ -10,15 +10,20 @@ choice.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import ENDPOINT
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -80,6 +85,7 @@ def create_open_clip(clip: ClipConfig, weights: Path | None = None) -> Any:
                 f"clip.weights {source!r} is not a file, nor a pretrained tag of {clip.model}: "
                 f"give a path, or one of {', '.join(tags) or 'no tags'}"
             )
+        _check_available(clip)
     try:
         return _create(clip.model, str(source))
     except Exception as error:
@@ -90,27 +96,57 @@ def create_open_clip(clip: ClipConfig, weights: Path | None = None) -> Any:
                 "give a file that was saved from this architecture"
             ) from error
         raise DataError(
-            f"CLIP weights {clip.model}/{source} are neither here nor to be fetched ({first}): {_where(clip)}"
+            f"CLIP weights {clip.model}/{source} could not be fetched ({first}): {_remedy(clip)}"
         ) from error
 
 
 def _create(name: str, pretrained: str | None) -> Any:
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # open_clip warns on the root logger about random weights; our report says it better
+    loggers = [logging.getLogger(), logging.getLogger("huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:  # they warn of random weights and of every retry; our banner and our error say it better
+        logger.setLevel(logging.CRITICAL)
     try:
         model = open_clip.create_model(name, pretrained=pretrained)
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     return model.eval()
 
 
-def _where(clip: ClipConfig) -> str:
-    """Where a pretrained tag's file comes from and how to use it offline."""
+def _check_available(clip: ClipConfig) -> None:
+    """Refuse a pretrained tag that is neither in the local cache nor to be fetched, before a minute of retries.
+
+    Raises:
+        DataError: names the file and how to get it.
+    """
+    repository, names = _hub_files(clip)
+    hidden = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy"))  # a proxy resolves names for us
+    if not repository or hidden or any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
+        return
+    try:
+        socket.create_connection((urlsplit(ENDPOINT).hostname or "", 443), timeout=5).close()
+    except OSError:
+        raise DataError(
+            f"CLIP weights {names[0]} of {clip.model}/{clip.weights} are not on this machine, and the network is not "
+            f"reachable: {_remedy(clip)}"
+        ) from None
+
+
+def _hub_files(clip: ClipConfig) -> tuple[str, list[str]]:
+    """Hugging Face repository of a tag, "" if it has none, and the file names that open_clip looks for."""
     cfg = open_clip.get_pretrained_cfg(clip.model, clip.weights) or {}
-    hub = str(cfg.get("hf_hub", "")).rstrip("/")
-    source = cfg.get("url") or (f"the Hugging Face repository {hub}" if hub else "its publisher")
-    return f"download it once from {source} on a connected machine, then pass --set clip.weights=PATH"
+    repository, _, name = str(cfg.get("hf_hub") or "").rpartition("/")
+    return repository, [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+
+
+def _remedy(clip: ClipConfig) -> str:
+    """How to use a pretrained tag's file offline; the architecture must keep the activation it was trained with."""
+    cfg = open_clip.get_pretrained_cfg(clip.model, clip.weights) or {}
+    repository, names = _hub_files(clip)
+    source = f"{names[0]} from the Hugging Face repository {repository}" if repository else str(cfg.get("url"))
+    quick = cfg.get("quick_gelu") and not clip.model.endswith("-quickgelu")
+    model = f"clip.model={clip.model}-quickgelu " if quick else ""
+    return f"download {source} on a connected machine, then pass --set {model}clip.weights=PATH"
 
 
 class FrozenClip(nn.Module):

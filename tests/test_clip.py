@@ -175,3 +175,25 @@ def test_identity_is_the_bytes_not_the_path(tmp_path) -> None:
     assert weights_identity(ClipConfig(weights=str(tmp_path / "b.pt"))) != first
     assert weights_identity(ClipConfig(weights="random", seed=3)) == "random:3"
     assert weights_identity(ClipConfig(weights="openai")) == "tag:openai"
+
+
+def test_missing_tag_without_network_says_which_file_and_how(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("model.clip.socket.create_connection", unreachable)
+    monkeypatch.setattr("model.clip.try_to_load_from_cache", lambda repository, name: None)
+    with pytest.raises(DataError) as caught:
+        FrozenClip(ClipConfig(model="ViT-B-16", weights="openai"))
+    message = str(caught.value)
+    assert "open_clip_model.safetensors" in message and "\n" not in message
+    assert "--set clip.model=ViT-B-16-quickgelu clip.weights=PATH" in message  # OpenAI's weights need QuickGELU
+
+
+def test_bundled_clip_names_unseen_scenes_zero_shot() -> None:
+    """The acceptance bar of the small CLIP: 95 % top-1 on fresh single-object scenes, over all 24 names."""
+    from stages.pretrain import probe
+
+    assert probe(FrozenClip(ClipConfig(model="shapes-vit", weights="bundled")), 480) >= 0.95
