@@ -244,8 +244,11 @@ class EvaluateConfig(Section):
         description="The trained decoder, or training-free CLIP: dense features or named clusters (baselines).",
     )
     fusion: Fraction = Field(
-        0.0,
-        description="Weight of the frozen CLIP's score of each predicted region, embedded as by `regions`.",
+        0.0, description="Weight of the frozen CLIP's score of each predicted region (ZegFormer); 0 does without."
+    )
+    fusion_method: Literal["crop", "attention", "mean"] = Field(
+        "crop",
+        description="How predicted regions are embedded for fusion; as regions.method, but chosen apart from it.",
     )
     fusion_floor: Fraction = Field(0.05, description="Queries with a smaller total vote are not shown to CLIP.")
     candidate_weight: Annotated[float, Field(ge=0)] = Field(

@@ -43,7 +43,9 @@ class DecoderPredictor:
         # a baseline trained by single matching has one group: all of its queries know "nothing"
         single = config.train.matching == "single"
         self.group = config.decoder.seen_queries + (config.decoder.candidate_queries if single else 0)
-        self.regions: RegionsConfig | None = config.regions if self.config.fusion > 0 else None
+        self.regions: RegionsConfig | None = None
+        if self.config.fusion > 0:
+            self.regions = config.regions.model_copy(update={"method": self.config.fusion_method})
         self.variant = config.features.variant if self.regions and self.regions.method == "mean" else None
 
     @torch.inference_mode()

@@ -37,7 +37,7 @@ def test_training_free_baselines_label_every_pixel(base: Chain, tmp_path: Path, 
 @pytest.mark.parametrize("method", ["crop", "attention", "mean"])
 def test_fusion_changes_predictions_and_is_deterministic(base: Chain, tmp_path: Path, method: str) -> None:
     # of four steps' training nearly every query says "nothing", so that all must be asked for a difference to show
-    more = ("evaluate.fusion=1.0", "evaluate.fusion_floor=0.0", f"regions.method={method}")
+    more = ("evaluate.fusion=1.0", "evaluate.fusion_floor=0.0", f"evaluate.fusion_method={method}")
     _, plain = metrics(base, tmp_path / "plain")
     _, first = metrics(base, tmp_path / "first", *more)
     _, again = metrics(base, tmp_path / "again", *more)
