@@ -6,7 +6,6 @@ an interrupted run that resumes from its checkpoint ends with the bytes of an un
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,17 +21,17 @@ from configs.errors import DataError, UserError
 from configs.schema import DecoderConfig, TrainConfig
 from model.criterion import SplitCriterion, Targets
 from model.query_decoder import QueryDecoder
-from stages.checkpoint import lines_before, resume, save_checkpoint
+from stages.checkpoint import resume, save_checkpoint
 from stages.context import StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_seen_labels
 from stages.frozen import device_of
+from stages.metric_log import MetricLog
 from stages.online import AugmentedImages, token_tower
 from stages.regions import masks_of
 from stages.resize import resize_share
 
 WEIGHTS = "weights.safetensors"
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,7 @@ def prefetch(data: TrainingSet, config: TrainConfig, start: int) -> Iterator[lis
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
-    """Train from the last checkpoint, or from the start; write `weights.safetensors` and `metrics.jsonl`."""
+    """Train from the last checkpoint, or from the start; write `weights.safetensors` and the log (see MetricLog)."""
     config: TrainConfig = ctx.config.train
     device = device_of(ctx)
     data = TrainingSet(ctx)
@@ -224,9 +223,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     criterion = SplitCriterion(config, ctx.config.decoder, text, ctx.config.pseudo_masks.merge).to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr)
     start = resume(ctx.out, model, optimizer, device)
-    lines = lines_before(ctx.out / METRICS, start)
-    with (ctx.out / METRICS).open("w", encoding="utf-8") as log:
-        log.writelines(lines)
+    with MetricLog(ctx.out, start) as log:
         for step, items in enumerate(prefetch(data, config, start), start):
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -240,8 +237,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
             optimizer.step()
             if step % config.log_every == 0 or step == config.steps - 1:
-                log.write(_metric_line(step, terms, norm, learning_rate(config, step)))
-                log.flush()
+                log.add(_metric_values(step, terms, norm, learning_rate(config, step)))
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
                 save_checkpoint(ctx.out, model, optimizer, step + 1)
             ctx.progress(step + 1, config.steps)
@@ -275,7 +271,6 @@ def _check_finite(terms: dict[str, Tensor], step: int) -> None:
     )
 
 
-def _metric_line(step: int, terms: dict[str, Tensor], norm: Tensor, rate: float) -> str:
-    values: dict[str, float | int] = {"step": step, "lr": rate, "grad_norm": round(norm.item(), 5)}
-    values |= {name: round(value.item(), 6) for name, value in terms.items()}
-    return json.dumps(values) + "\n"
+def _metric_values(step: int, terms: dict[str, Tensor], norm: Tensor, rate: float) -> dict[str, float]:
+    values: dict[str, float] = {"step": step, "lr": rate, "grad_norm": round(norm.item(), 5)}
+    return values | {name: round(value.item(), 6) for name, value in terms.items()}

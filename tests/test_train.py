@@ -51,6 +51,18 @@ def test_interrupted_and_resumed_equals_undisturbed(chain: Chain, stop: int) -> 
     assert trained(chain, f"stopped-{stop}") == undisturbed
 
 
+def test_tensorboard_events_say_what_the_lines_say(chain: Chain) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    folder = chain.whole(train, "events")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    events = [e for e in EventFileLoader(str(folder / "events.out.tfevents.train")).Load() if e.HasField("summary")]
+    assert [e.step for e in events] == [line["step"] for line in lines] == list(range(6))
+    for event, line in zip(events, lines, strict=True):
+        values = {v.tag: v.tensor.float_val[0] for v in event.summary.value}
+        assert values == pytest.approx({name: value for name, value in line.items() if name != "step"}, rel=1e-5)
+
+
 def test_damaged_checkpoint_restarts(chain: Chain) -> None:
     undisturbed = trained(chain, "whole")
     folder = chain.folder("damaged")
