@@ -136,11 +136,8 @@ class _Layers:
         known = [known for known in self.origins if path == known or path.startswith(f"{known}.")]
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         if known:
-            default = _shown(_default(known[0]))
-            return (
-                f"{self.origins[known[0]]}: {path} is {_shown(first['input'])}: {_expected(first)}; "
-                f"change it, or leave it out for the default {default}{more}"
-            )
+            source = self.origins[known[0]]
+            return f"{source}: {path} is {_shown(first['input'])}: {_expected(first)}; change it or leave it out{more}"
         # A rule over several fields, of one section or (without a path) of several: name every layer that had a hand in
         # it; the message of a rule over sections names its fields.
         message = _expected(first)
@@ -230,13 +227,6 @@ def _suggestion(path: str) -> str:
         if found:
             return f"did you mean {' or '.join(found)}?"
     return f"expected one of: {', '.join(sorted(siblings or Config.model_fields))}"
-
-
-def _default(path: str) -> Any:
-    value: Any = Config()
-    for key in path.split("."):
-        value = getattr(value, key)
-    return value
 
 
 def _expected(detail: ErrorDetails) -> str:

@@ -10,13 +10,13 @@ choice.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 import open_clip
@@ -66,47 +66,61 @@ def create_open_clip(clip: ClipConfig, weights: Path | None = None) -> Any:
         ConfigError: unknown architecture or tag.
         DataError: weights missing, or made for another architecture.
     """
+    if weights is None:
+        check_weights(clip)
+        if clip.weights == "random":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(clip.seed)
+                return _create(clip.model, None)
     register_models()
-    if clip.model not in open_clip.list_models():
-        raise ConfigError(
-            f"clip.model {clip.model!r} is neither an open_clip architecture nor a file in configs/clip/: "
-            "list them with python -c 'import open_clip; print(open_clip.list_models())'"
-        )
-    source: Path | str | None = weights or weights_file(clip)
-    if clip.weights == "random" and weights is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(clip.seed)
-            return _create(clip.model, None)
-    if source is None:
-        source = clip.weights
-        tags = open_clip.list_pretrained_tags_by_model(clip.model)
-        if source not in tags:
-            raise ConfigError(
-                f"clip.weights {source!r} is not a file, nor a pretrained tag of {clip.model}: "
-                f"give a path, or one of {', '.join(tags) or 'no tags'}"
-            )
-        _check_available(clip)
+    source: Path | str = weights or weights_file(clip) or clip.weights
+    tag = {} if isinstance(source, Path) else open_clip.get_pretrained_cfg(clip.model, source) or {}
     try:
-        return _create(clip.model, str(source))
+        # OpenAI's weights were trained with QuickGELU; with another activation they silently lose accuracy
+        return _create(clip.model, str(source), bool(tag.get("quick_gelu")))
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         if isinstance(source, Path):
             raise DataError(
                 f"CLIP weights {source} cannot be loaded into {clip.model} ({first}): "
-                "give a file that was saved from this architecture"
+                "give a readable weights file that was saved from this architecture"
             ) from error
         raise DataError(
             f"CLIP weights {clip.model}/{source} could not be fetched ({first}): {_remedy(clip)}"
         ) from error
 
 
-def _create(name: str, pretrained: str | None) -> Any:
+def check_weights(clip: ClipConfig) -> None:
+    """Refuse an unknown architecture or tag, and weights that are not to be had, without loading anything.
+
+    Raises:
+        ConfigError: the architecture or the tag is unknown.
+        DataError: the file is neither on this machine nor to be fetched.
+    """
+    register_models()
+    if clip.model not in open_clip.list_models():
+        raise ConfigError(
+            f"clip.model {clip.model!r} is neither an open_clip architecture nor a file in configs/clip/: "
+            "list them with python -c 'import open_clip; print(open_clip.list_models())'"
+        )
+    if clip.weights in ("random", "pretrain") or weights_file(clip) is not None:
+        return
+    tags = open_clip.list_pretrained_tags_by_model(clip.model)
+    if clip.weights not in tags:
+        raise ConfigError(
+            f"clip.weights {clip.weights!r} is not a file, nor a pretrained tag of {clip.model}: "
+            f"give a path, or one of {', '.join(tags) or 'no tags'}"
+        )
+    _check_available(clip)
+
+
+def _create(name: str, pretrained: str | None, quick_gelu: bool = False) -> Any:
     loggers = [logging.getLogger(), logging.getLogger("huggingface_hub")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:  # they warn of random weights and of every retry; our banner and our error say it better
         logger.setLevel(logging.CRITICAL)
     try:
-        model = open_clip.create_model(name, pretrained=pretrained)
+        model = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=quick_gelu)
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -120,11 +134,13 @@ def _check_available(clip: ClipConfig) -> None:
         DataError: names the file and how to get it.
     """
     repository, names = _hub_files(clip)
-    hidden = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy"))  # a proxy resolves names for us
+    endpoint = urlsplit(ENDPOINT)
+    hidden = bool(getproxies())  # a proxy resolves names for us
     if not repository or hidden or any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
         return
     try:
-        socket.create_connection((urlsplit(ENDPOINT).hostname or "", 443), timeout=5).close()
+        port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+        socket.create_connection((endpoint.hostname or "", port), timeout=5).close()
     except OSError:
         raise DataError(
             f"CLIP weights {names[0]} of {clip.model}/{clip.weights} are not on this machine, and the network is not "
@@ -302,6 +318,8 @@ class FrozenClip(nn.Module):
         Source: choice.
         """
         layers = self.visual.transformer.resblocks
+        if not 1 <= blocks <= len(layers):
+            raise ConfigError(f"regions.blocks {blocks} does not fit this tower: expected 1 to {len(layers)}")
         x, _ = self._embed(images.to(self.device))
         for layer in layers[: len(layers) - blocks]:
             x = layer(x)
@@ -348,7 +366,7 @@ class FrozenClip(nn.Module):
         Returns:
             Shape: (len(names), D), float32, unit length, on the CPU.
         """
-        prompts = [template.format(name) for name in names for template in templates]
+        prompts = [template.replace("{}", name) for name in names for template in templates]
         embedded = [
             self.model.encode_text(self.tokenizer(prompts[i : i + 256]).to(self.device)).float()
             for i in range(0, len(prompts), 256)

@@ -1,8 +1,9 @@
 """Losses of split matching: turns the matcher's indices into numbers.
 
 Source: paper (separate objectives; unmatched candidates are not pushed to "no object"); terms and weights are choices.
-No term couples the two groups, and each has its own normaliser. An image without seen classes, without candidates, or
-without either contributes zeros, never NaN.
+Void pixels are unannotated here, and so negatives of the seen masks: void also outlines unseen objects, and telling it
+apart would leak them (choice). No term couples the two groups, and each has its own normaliser. An image without seen
+classes, without candidates, or without either contributes zeros, never NaN.
 """
 
 from __future__ import annotations
@@ -187,5 +188,5 @@ class SplitCriterion(nn.Module):
 
     @staticmethod
     def _normaliser(count: int, like: Tensor) -> Tensor:
-        """Matched targets of a group over all processes, at least 1."""
+        """Matched targets of a group, at least 1."""
         return like.new_tensor(float(max(1, count)))

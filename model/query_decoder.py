@@ -33,16 +33,29 @@ class QueryOutput:
     masks: Tensor
 
 
-def sine_positions(height: int, width: int, dim: int, device: torch.device) -> Tensor:
-    """2-D sine position embedding. Returns (height * width, dim). Source: DETR."""
-    quarter = dim // 4
-    frequency = 10000.0 ** (-torch.arange(quarter, device=device) / quarter)
-    y = torch.arange(1, height + 1, device=device) / height * 2 * torch.pi
-    x = torch.arange(1, width + 1, device=device) / width * 2 * torch.pi
-    y, x = y[:, None] * frequency * 8, x[:, None] * frequency * 8
-    rows = torch.cat([y.sin(), y.cos()], 1)[:, None].expand(-1, width, -1)
-    cols = torch.cat([x.sin(), x.cos()], 1)[None].expand(height, -1, -1)
-    return F.pad(torch.cat([rows, cols], 2), (0, dim - 4 * quarter)).flatten(0, 1)
+def sine_positions(valid: Tensor, dim: int) -> Tensor:
+    """2-D sine position embedding, in shares of each image's own grid: padding changes no position.
+
+    Args:
+        valid: False on padding, which is right of and below an image. Shape: (B, h, w), bool.
+        dim: width.
+
+    Returns:
+        Shape: (B, h * w, dim); (1, h * w, dim) when nothing is padded.
+
+    Source: DETR.
+    """
+    if valid.all():
+        valid = valid[:1]
+    _, height, width = valid.shape
+    frequency = 8 * 10000.0 ** (-torch.arange(dim // 4, device=valid.device) / (dim // 4))
+    rows, cols = valid.any(2).sum(1), valid.any(1).sum(1)  # (B,)
+    y = torch.arange(1, height + 1, device=valid.device) / rows[:, None] * 2 * torch.pi
+    x = torch.arange(1, width + 1, device=valid.device) / cols[:, None] * 2 * torch.pi
+    y, x = y[:, :, None] * frequency, x[:, :, None] * frequency
+    down = torch.cat([y.sin(), y.cos()], 2)[:, :, None].expand(-1, -1, width, -1)
+    right = torch.cat([x.sin(), x.cos()], 2)[:, None].expand(-1, height, -1, -1)
+    return F.pad(torch.cat([down, right], 3), (0, dim % 4)).flatten(1, 2)
 
 
 class MultiScaleEnhancement(nn.Module):
@@ -62,13 +75,26 @@ class MultiScaleEnhancement(nn.Module):
             nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1), nn.GELU(), conv) for conv in last
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, d, h, w) -> (B, d, h, w)."""
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Enhance token features; padding changes nothing: it is left out of means, and upsampling mixes no cells.
+
+        Args:
+            x: zero on padding. Shape: (B, d, h, w).
+            valid: False on padding. Shape: (B, h, w), bool.
+
+        Returns:
+            Zero on padding. Shape: (B, d, h, w).
+        """
+        inside = valid[:, None].to(x.dtype)
         result = x
         for scale, branch in zip((1, 2, 4), self.branches, strict=True):
-            pooled = F.avg_pool2d(x, scale, ceil_mode=True) if scale > 1 else x
-            result = result + F.interpolate(branch(pooled), x.shape[2:], mode="bilinear", align_corners=False)
-        return result
+            pooled = x
+            if scale > 1:
+                share = F.avg_pool2d(inside, scale, ceil_mode=True)
+                pooled = F.avg_pool2d(x, scale, ceil_mode=True) / share.clamp(min=1e-6)
+            up = F.interpolate(branch(pooled), scale_factor=scale, mode="nearest") if scale > 1 else branch(pooled)
+            result = result + up[..., : x.shape[2], : x.shape[3]]
+        return result * inside
 
 
 class DecoderLayer(nn.Module):
@@ -131,7 +157,7 @@ class QueryDecoder(nn.Module):
         d, count = config.dim, config.seen_queries + config.candidate_queries
         self.config = config
         self.inputs = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, d)) for _ in range(maps))
-        self.enhance = MultiScaleEnhancement(d) if config.mfe else nn.Identity()
+        self.enhance = MultiScaleEnhancement(d) if config.mfe else None
         # half the width where there are many cells; no norm, whose statistics would depend on a batch's padding
         fine, steps = d // 2, config.upsample.bit_length() - 1
         widths = [d] + [fine] * steps
@@ -165,14 +191,14 @@ class QueryDecoder(nn.Module):
         x = sum(layer(t) for layer, t in zip(self.inputs, tokens, strict=True))
         assert isinstance(x, Tensor)
         x = x.permute(0, 3, 1, 2) * valid[:, None]
-        x = self.enhance(x)
+        x = self.enhance(x, valid) if self.enhance else x
         fine = x
         for layer in self.upsample:
             fine = layer(fine)
         pixels = self.mask_features(fine)
         batch, _, height, width = x.shape
         values = x.flatten(2).transpose(1, 2)  # (B, N, d)
-        keys = values + sine_positions(height, width, values.shape[-1], values.device)
+        keys = values + sine_positions(valid, values.shape[-1])
         # masks are linear in the pixels: resampling these once gives every layer's coarse mask for attention
         coarse = F.interpolate(pixels.detach(), (height, width), mode="bilinear", align_corners=False)
         queries = self.queries.expand(batch, -1, -1)

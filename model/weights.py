@@ -23,6 +23,11 @@ def is_file_spec(weights: str) -> bool:
     return weights.endswith(SUFFIXES) or "/" in weights
 
 
+def is_tag(clip: ClipConfig) -> bool:
+    """Whether `clip.weights` is to be an open_clip pretrained tag."""
+    return clip.weights not in ("random", "bundled", "pretrain") and not is_file_spec(clip.weights)
+
+
 def weights_file(clip: ClipConfig) -> Path | None:
     """Return the local weights file, or None for `random`, `pretrain` and open_clip tags.
 

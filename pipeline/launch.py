@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,7 @@ from typing import Any
 
 from cache.store import State
 from configs.errors import UserError
+from model.weights import is_tag
 from pipeline.graph import Plan, Stage
 from pipeline.progress import Board, duration
 
@@ -117,6 +118,7 @@ def _run(
 ) -> int:
     """Let luigi run what is not fresh; returns the exit code."""
     waiting = [plan.stages[slug] for slug, state in before.items() if not state.fresh]
+    _check_clip(plan, waiting)
     board = Board([s.name for s in waiting], [s.unit for s in waiting], quiet=options.quiet)
     failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
     try:
@@ -132,6 +134,18 @@ def _run(
         return INTERRUPTED
     finally:
         shutil.rmtree(failures, ignore_errors=True)
+
+
+def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:
+    """Refuse a pretrained tag that is not to be had before hours of other stages run, not after.
+
+    Only a tag needs open_clip, which takes seconds to import; a file that is missing was found with the keys.
+    """
+    uses_clip = any("clip.identity" in stage.reads for stage in waiting)
+    if uses_clip and is_tag(plan.config.clip):
+        from model.clip import check_weights
+
+        check_weights(plan.config.clip)
 
 
 def _build(plan: Plan, stage: Stage, board: Board, failures: Path, options: Options) -> None:

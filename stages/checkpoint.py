@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -38,12 +39,14 @@ def resume(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device
     path = out / CHECKPOINT
     if not path.exists():
         return 0
+    initial = copy.deepcopy(model.state_dict())
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["step"])
     except Exception:  # torch raises many kinds for damaged bytes
+        model.load_state_dict(initial)  # it may have been half loaded
         path.rename(out / (CHECKPOINT + ".damaged"))
         return 0
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cache.h5 import Field, ShardSet, ShardWriter
 from configs.classes import ClassEntry
+from configs.errors import ConfigError
 from configs.schema import evaluates_images
 from model.clip import FrozenClip
 from model.query_decoder import QueryDecoder
@@ -43,6 +44,8 @@ def evaluated_classes(config: Any) -> tuple[list[ClassEntry], NDArray[np.bool_]]
         All classes; with a fold, the seen classes only, the hidden ones counted as unseen.
     """
     classes, fold, folds = config.classes.all, config.data.fold, config.data.folds
+    if len(classes.entries) > IGNORE:
+        raise ConfigError(f"{len(classes.entries)} classes: predictions are stored as uint8, at most {IGNORE} classes")
     trained = {entry.id for entry in classes.seen(fold, folds)}
     entries = list(classes.entries if fold is None else classes.seen())
     return entries, np.array([entry.id in trained for entry in entries])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from configs.errors import ConfigError
 from configs.schema import ClipConfig
 from model.clip import FrozenClip
 from stages.context import StageContext
@@ -15,6 +16,8 @@ from stages.context import StageContext
 def device_of(ctx: StageContext) -> str:
     """Resolve `runtime.device`: `auto` is cuda when there is one."""
     wanted = ctx.runtime.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device is cuda, but torch sees no GPU: use auto or cpu, or install a CUDA build")
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 

@@ -31,11 +31,14 @@ class MetricLog:
 
     def __init__(self, out: Path, start: int) -> None:
         kept = lines_before(out / METRICS, start)
-        self._lines = (out / METRICS).open("w", encoding="utf-8")
+        # beside, then renamed: a kill in between must not lose what was logged before the checkpoint
+        (out / (METRICS + ".tmp")).write_text("".join(kept), encoding="utf-8")
+        (out / (METRICS + ".tmp")).replace(out / METRICS)
+        self._lines = (out / METRICS).open("a", encoding="utf-8")
         self._events = RecordWriter((out / EVENTS).open("wb"))
         self._events.write(Event(file_version="brain.Event:2", wall_time=0.0).SerializeToString())
         for line in kept:
-            self.add(json.loads(line))
+            self._add_event(json.loads(line))
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +53,9 @@ class MetricLog:
         """Write the numbers of one step, which is among them as `step`."""
         self._lines.write(json.dumps(values) + "\n")
         self._lines.flush()
+        self._add_event(values)
+
+    def _add_event(self, values: Mapping[str, float]) -> None:
         step = int(values["step"])
         scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if tag != "step"]
         self._events.write(Event(step=step, wall_time=float(step), summary=Summary(value=scalars)).SerializeToString())

@@ -228,6 +228,8 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 outputs = model(tower(tokens[0], valid, model.prompts) if tower else tokens, valid)
+            if not torch.isfinite(outputs[-1].masks).all():
+                raise _diverged(step, "the predictions")
             terms = criterion([_float(output) for output in outputs], targets)
             _check_finite(terms, step)
             for group in optimizer.param_groups:
@@ -265,9 +267,12 @@ def _check_finite(terms: dict[str, Tensor], step: int) -> None:
     if torch.isfinite(terms["loss"]):
         return
     bad = [name for name, value in terms.items() if name != "loss" and not torch.isfinite(value)]
-    raise UserError(
-        f"loss is not finite at step {step}, in {', '.join(bad) or 'their sum'}: "
-        "lower train.lr or raise train.warmup; the last checkpoint is kept"
+    raise _diverged(step, ", ".join(bad) or "the sum of the terms")
+
+
+def _diverged(step: int, where: str) -> UserError:
+    return UserError(
+        f"not finite at step {step}: {where}: lower train.lr or raise train.warmup; the last checkpoint is kept"
     )
 
 

@@ -162,7 +162,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path) -> None:
 
     path = tmp_path / "other.safetensors"
     save_file({"visual.proj": torch.zeros(3, 3)}, path)
-    with pytest.raises(DataError, match="give a file that was saved from this architecture"):
+    with pytest.raises(DataError, match="saved from this architecture"):
         FrozenClip(ClipConfig(model="shapes-vit", weights=str(path)))
 
 
@@ -181,8 +181,7 @@ def test_missing_tag_without_network_says_which_file_and_how(monkeypatch: pytest
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    for name in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("model.clip.getproxies", dict)
     monkeypatch.setattr("model.clip.socket.create_connection", unreachable)
     monkeypatch.setattr("model.clip.try_to_load_from_cache", lambda repository, name: None)
     with pytest.raises(DataError) as caught:
@@ -197,3 +196,33 @@ def test_bundled_clip_names_unseen_scenes_zero_shot() -> None:
     from stages.pretrain import probe
 
     assert probe(FrozenClip(ClipConfig(model="shapes-vit", weights="bundled")), 480) >= 0.95
+
+
+@pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion2b_s34b_b88k", False)])
+def test_activation_is_the_one_the_weights_were_trained_with(
+    monkeypatch: pytest.MonkeyPatch, tag: str, quick: bool
+) -> None:
+    import open_clip
+
+    seen: dict[str, object] = {}
+    real = open_clip.create_model
+
+    def without_download(name: str, pretrained: str | None, **settings: object) -> object:
+        seen.update(settings, pretrained=pretrained)
+        return real(name, pretrained=None, **settings)
+
+    monkeypatch.setattr("model.clip._check_available", lambda clip: None)
+    monkeypatch.setattr("model.clip.open_clip.create_model", without_download)
+    model = create_open_clip(ClipConfig(model="ViT-B-16", weights=tag))
+    assert seen["pretrained"] == tag
+    activations = {type(block.mlp.gelu).__name__ for block in model.visual.transformer.resblocks}
+    assert activations == ({"QuickGELU"} if quick else {"GELU"})
+
+
+def test_more_region_blocks_than_the_tower_has_are_refused(clip: FrozenClip) -> None:
+    with pytest.raises(ConfigError, match=r"regions.blocks 5 .* 1 to 4"):
+        clip.encode_regions(images(), [torch.ones(1, 64, dtype=torch.bool)] * 2, 5)
+
+
+def test_braces_in_templates_are_just_text(clip: FrozenClip) -> None:
+    assert clip.encode_classes(["red"], ["a {} {thing}"]).shape == (1, clip.dim)

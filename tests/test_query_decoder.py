@@ -37,7 +37,26 @@ def test_output_shapes(upsample: int) -> None:
 
 def test_enhancement_starts_as_identity() -> None:
     x = torch.randn(2, 8, 5, 7)
-    assert torch.equal(MultiScaleEnhancement(8)(x), x)
+    assert torch.equal(MultiScaleEnhancement(8)(x, torch.ones(2, 5, 7, dtype=torch.bool)), x)
+
+
+@pytest.mark.parametrize("upsample", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(6, 7), (5, 3)])
+def test_padded_equals_alone(shape: tuple[int, int], upsample: int) -> None:
+    """An image gives the same prediction whatever shares its batch."""
+    model, maps = decoder(upsample=upsample), tokens(*shape)
+    with torch.no_grad():
+        for branch in model.enhance.branches:  # a trained MFE, not the identity of the start
+            torch.nn.init.normal_(branch[-1].weight, std=0.2)
+            torch.nn.init.normal_(branch[-1].bias, std=0.2)
+    alone = model(maps, whole(maps))[-1]
+    padded = [F.pad(t, (0, 0, 0, 9 - shape[1], 0, 10 - shape[0])) for t in maps]
+    valid = torch.zeros(2, 10, 9, dtype=torch.bool)
+    valid[:, : shape[0], : shape[1]] = True
+    together = model(padded, valid)[-1]
+    height, width = shape[0] * upsample, shape[1] * upsample
+    assert torch.allclose(together.embeddings, alone.embeddings, atol=1e-5)
+    assert torch.allclose(together.masks[:, :, :height, :width], alone.masks, atol=1e-4)
 
 
 def test_queries_are_equivariant_to_permutation() -> None:

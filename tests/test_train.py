@@ -146,7 +146,7 @@ def test_nan_stops_with_step_and_term(chain: Chain, monkeypatch: pytest.MonkeyPa
 
     broken.calls = 0
     monkeypatch.setattr(train.SplitCriterion, "forward", broken)
-    with pytest.raises(UserError, match="step 3, in seen_dice"):
+    with pytest.raises(UserError, match="step 3: seen_dice"):
         chain.whole(train, "nan")
 
 
