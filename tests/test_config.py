@@ -132,7 +132,7 @@ def test_unknown_key_in_a_file_names_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.steps=0", ["train.steps is 0", "greater than or equal to 1", "default 20000"]),
+        ("train.steps=0", ["train.steps is 0", "greater than or equal to 1", "leave it out"]),
         ("train.steps=many", ["train.steps is many", "integer"]),
         ("train.steps=1.5", ["train.steps is 1.5", "fractional"]),
         ("train.steps=yes", ["train.steps is true", "a number"]),
