@@ -25,6 +25,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -225,13 +226,27 @@ class Store:
         """Return the folder of an artifact, there or not."""
         return self.root / recipe.dataset / recipe.slug / recipe.key[:KEY_LENGTH]
 
+    def partial(self, folder: Path) -> Path:
+        """Return the folder of the build in progress of an artifact's folder, there or not."""
+        return _partial(folder)
+
+    def size(self, folder: Path) -> int:
+        """Return the bytes of all files below a folder; 0 for one that is not there. Follows no links."""
+        size = 0
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    inner = entry.is_dir(follow_symlinks=False)
+                    size += self.size(Path(entry.path)) if inner else entry.stat(follow_symlinks=False).st_size
+        return size
+
     def find(self, recipe: Recipe) -> Artifact:
         """Return an artifact whatever its code and inputs.
 
         Raises:
             CorruptError: there is none, or its manifest is damaged.
         """
-        return _load(self.folder(recipe))
+        return load_artifact(self.folder(recipe))
 
     def others(self, recipe: Recipe) -> list[Artifact]:
         """Return the readable artifacts of the same stage with other keys, newest first."""
@@ -240,7 +255,7 @@ class Store:
         for path in sorted(parent.iterdir()) if parent.is_dir() else []:
             if len(path.name) == KEY_LENGTH and path.name != recipe.key[:KEY_LENGTH]:
                 with contextlib.suppress(CorruptError):
-                    found.append(_load(path))
+                    found.append(load_artifact(path))
         return sorted(found, key=lambda artifact: str(artifact.manifest["created"]), reverse=True)
 
     def state(self, recipe: Recipe) -> State:
@@ -256,7 +271,7 @@ class Store:
             left = folder.is_dir() and any(folder.iterdir())
             return State("corrupt", (f"{MANIFEST} is missing",)) if left else State("missing")
         try:
-            artifact = _load(folder)
+            artifact = load_artifact(folder)
         except CorruptError as error:
             return State("corrupt", (str(error),), done or 0, total)
         if reasons := _outdated(artifact.manifest, recipe):
@@ -286,15 +301,19 @@ class Store:
                 build.path.parent.mkdir(parents=True, exist_ok=True)
                 if not build.path.exists():
                     self._create(build, order)
-                if _read_order(build.path) == order:
+                if read_order(build.path) == order:
                     return build
                 with build.lock() as held:
-                    if held and _read_order(build.path) != order:
-                        _remove(build.path)
+                    if held and read_order(build.path) != order:
+                        remove(build.path)
 
     def goes_on(self, recipe: Recipe, plan: ShardPlan, force: str = "") -> bool:
         """Whether the build in progress, if there is one, was begun from exactly this; else it will be thrown away."""
-        return bool(_read_order(_partial(self.folder(recipe))) == _order(recipe, plan, force))
+        return bool(read_order(_partial(self.folder(recipe))) == _order(recipe, plan, force))
+
+    def is_begun(self, recipe: Recipe) -> bool:
+        """Whether there is a build in progress of the present code and inputs."""
+        return self._progress(recipe)[0] is not None
 
     def recover(self, recipe: Recipe) -> None:
         """Finish a commit that a crash cut off between the manifest and the rename. Does nothing otherwise."""
@@ -302,7 +321,7 @@ class Store:
         if not (build.path / MANIFEST).is_file():
             return
         with refusals_named(build.path), build.lock() as held, contextlib.suppress(CorruptError):
-            if held and not _outdated(_load(build.path).manifest, recipe):
+            if held and not _outdated(load_artifact(build.path).manifest, recipe):
                 _swap_in(build.path, self.folder(recipe))
 
     def verify(self, artifact: Artifact) -> list[str]:
@@ -323,7 +342,7 @@ class Store:
     def _progress(self, recipe: Recipe) -> tuple[int | None, int]:
         """Return finished and all shards of the build in progress; None if there is none that would be gone on with."""
         partial = _partial(self.folder(recipe))
-        order = _read_order(partial)
+        order = read_order(partial)
         if not isinstance(order, dict):
             return None, 0
         if any(order.get(name) != getattr(recipe, name) for name in ("key", "code", "inputs")):
@@ -350,7 +369,7 @@ class Store:
     def _take_over(self, build: Build, new: Path) -> None:
         """Link the intact shards of a damaged artifact of the same recipe and shards into a new build."""
         try:
-            artifact = _load(self.folder(build.recipe))
+            artifact = load_artifact(self.folder(build.recipe))
         except CorruptError:
             return
         if not build.plan or artifact.manifest["plan"] != build.plan or _outdated(artifact.manifest, build.recipe):
@@ -421,12 +440,12 @@ class Build:
         with refusals_named(self.path):
             for path in self.path.iterdir():
                 if path.name not in (BUILD, LOCK):
-                    _remove(path)
+                    remove(path)
 
     def discard(self) -> None:
         """Remove the build: somebody else committed the artifact. Needs the lock."""
         with refusals_named(self.path):
-            _remove(self.path)
+            remove(self.path)
 
     def commit(self, seconds: float, summary: Summary | None = None, images: int = 0) -> Artifact:
         """Make the partial folder the artifact, in place of an older one. Needs the lock.
@@ -462,9 +481,9 @@ class Build:
                 **_circumstances(),
             }
             manifest = json.loads(json.dumps(manifest))  # as it will be read back: NaN stays NaN, tuples become lists
-            _write_json(self.path / MANIFEST, {**manifest, "digest": _self_digest(manifest)})
+            _write_json(self.path / MANIFEST, {**manifest, "digest": self_digest(manifest)})
             _swap_in(self.path, folder)
-        return _load(folder)
+        return load_artifact(folder)
 
     def _collect(self) -> dict[str, dict[str, Any]]:
         """Return size and sha256 of every output file by its relative path, after syncing them; drop what is no output.
@@ -515,9 +534,10 @@ def _partial(folder: Path) -> Path:
 def _size(path: Path) -> int | None:
     """Return the size of a plain file, or None."""
     try:
-        return path.stat().st_size if path.is_file() else None
+        found = path.stat()
     except OSError:
         return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _outdated(manifest: Mapping[str, Any], recipe: Recipe) -> list[str]:
@@ -582,16 +602,22 @@ def _circumstances() -> dict[str, Any]:
     return {"created": datetime.now(UTC).isoformat(timespec="milliseconds"), **_circumstances_of_process()}
 
 
-def _self_digest(manifest: Mapping[str, Any]) -> str:
+def self_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the digest that a manifest carries of itself."""
     body = {name: value for name, value in manifest.items() if name != "digest"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _load(folder: Path) -> Artifact:
+def load_artifact(folder: Path) -> Artifact:
+    """Return the artifact of a folder.
+
+    Raises:
+        CorruptError: there is none, or its manifest is damaged.
+    """
     path = folder / MANIFEST
     try:
-        stat = path.stat()
-        return Artifact(folder, _read_manifest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        found = path.stat()
+        return Artifact(folder, _read_manifest(path, found.st_mtime_ns, found.st_size, found.st_ino))
     except FileNotFoundError:
         raise CorruptError(f"{path} is missing: run the stage again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -601,7 +627,7 @@ def _load(folder: Path) -> Artifact:
 @lru_cache(maxsize=256)
 def _read_manifest(path: Path, mtime_ns: int, size: int, inode: int) -> Mapping[str, Any]:
     manifest = json.loads(path.read_bytes())
-    if manifest["schema"] != SCHEMA or manifest["digest"] != _self_digest(manifest):
+    if manifest["schema"] != SCHEMA or manifest["digest"] != self_digest(manifest):
         raise ValueError("the manifest's own digest does not fit")
     return dict(manifest)
 
@@ -626,7 +652,8 @@ def _order(recipe: Recipe, plan: ShardPlan, force: str) -> dict[str, Any]:
     }
 
 
-def _read_order(partial: Path) -> Any:
+def read_order(partial: Path) -> Any:
+    """Return what a build in progress was begun from, or None if that cannot be read."""
     return _read_json(partial / BUILD)
 
 
@@ -657,7 +684,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a file, or a folder in such a way that nobody sees it half removed."""
     if path.is_dir() and not path.is_symlink():
         old = path.with_name(f"{path.name}.{secrets.token_hex(4)}.old")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 RUNTIME: dict[str, Any] = {"runtime": True}
 # where weights lie is a runtime matter; what they are enters keys as `clip.identity` (a digest, a tag or a seed)
@@ -42,10 +42,18 @@ class DataConfig(Section):
     train_split: str = Field("trainaug", description="Name of the training list in ImageSets/Segmentation.")
     val_split: str = Field("val", description="Name of the validation list.")
     mask_folder: str = Field("SegmentationClassAug", description="Folder of the index masks.")
+    images: tuple[str, ...] = Field(
+        (), description="Only these images, of both lists, for a quick trial; none: all. Short form: --images."
+    )
     fold: NonNegative | None = Field(
         None, description="Hide the seen classes of this fold as if unseen, and evaluate on them (tuning)."
     )
     folds: Annotated[int, Field(ge=2)] = Field(3, description="Number of folds of the seen classes.")
+
+    @field_validator("images")
+    @classmethod
+    def _each_once(cls, images: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(images)))
 
     @model_validator(mode="after")
     def _fold_in_range(self) -> DataConfig:

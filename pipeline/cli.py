@@ -16,15 +16,19 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from configs.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.graph import Plan
 
 EPILOG = """exit codes: 0 fresh, 1 a stage failed, 2 wrong usage or config, 3 data or weights missing,
 4 a file of the cache is damaged, 130 interrupted (the same command goes on from there)
 
 examples:
   run_pipeline.py Report --dataset shapes
+  run_pipeline.py ClusterPseudoMasks --dataset shapes --images train_000001,train_000002
   run_pipeline.py Evaluate --dataset voc --set data.root=/data train.steps=5000 --workers 4
   run_pipeline.py plan Report --dataset shapes --set pseudo_masks.merge=0.8
 """
@@ -33,11 +37,65 @@ VERBS = {
     "plan": "what a stage would run, and why; runs nothing",
     "config": "the resolved config, every value explained",
     "verify": "read every file of the cache and set damaged ones aside",
+    "inspect": "pictures of what the cache holds about an image",
+    "diff": "what tells two artifacts apart: config, code, environment",
+    "adopt": "accept the present code for what is in the cache, and run nothing",
+    "gc": "remove what no config reaches; shows sizes, and asks",
 }
 EXPERIMENTS = {
     "ablate": "a table of variants over seeds, against the data set's own config",
     "tune": "settings, or gamma alone, chosen on folds of seen classes",
 }
+INSPECT_HELP = """
+Draws what the cache holds about one image, prints the same as text, and the path of the picture last:
+
+  pseudo_masks  regions with number, area, how well each stands apart, and the nearest seen classes
+  regions       what CLIP says of the crop of each region
+  features      dense features as colours, and the nearest seen class of every token
+  matches       which query of each group took which target, with the trained weights
+  predictions   truth and prediction of a validation image, and the IoU of each class in it
+
+Without --image, pseudo_masks makes one HTML page of all images, to filter by class, area and number of regions and to
+sort by quality. Artifacts are shown as they are, stale or not; the text says which.
+"""
+INSPECT_EPILOG = """
+exit codes: 0 drawn, 2 wrong usage or config, 3 no such image, or nothing in the cache to show, 4 a damaged file
+
+examples:
+  run_pipeline.py inspect pseudo_masks --dataset shapes --image train_000012
+  run_pipeline.py inspect pseudo_masks --dataset shapes --out gallery.html
+"""
+DIFF_HELP = """
+Prints what tells two artifacts apart: config, code, inputs, environment, and what came out. The beginning of a key is
+enough; STAGE-FOLDER/KEY, e.g. train/49ae, looks among those of one stage.
+"""
+DIFF_EPILOG = """
+exit codes: 0 printed, 2 no key, or the beginning of several, 3 no such artifact
+
+example: run_pipeline.py diff 2be83e14 97991bcb
+"""
+ADOPT_HELP = """
+Records the present code as that which made the artifact of a stage, so that it is fresh again: for a change that
+cannot alter what comes out, such as another error message. Says which files it accepted; a stage that is stale for
+another reason stays stale.
+"""
+ADOPT_EPILOG = """
+exit codes: 0 accepted, 2 wrong usage or config, 3 data or weights missing, 4 there is no readable artifact
+
+example: run_pipeline.py adopt ExtractFeatures EmbedRegions --dataset shapes
+"""
+GC_HELP = """
+Removes what no known config reaches: known are all in configs/, and the given one with its --set, without
+--set-file, with each alone and with all. Of the others the newest of each stage stay (--keep). Goes also: what a killed
+process left, and builds in progress that nobody has written to for a day and no known config goes on from. Never
+removed: a build that a running process holds, what a build in progress reads, and a stage whose key cannot be told
+because its raw files are not there.
+"""
+GC_EPILOG = """
+exit codes: 0 done, or nothing to do, 2 wrong usage or config, or nobody to ask
+
+example: run_pipeline.py gc --dataset shapes --set-file configs/ablations/*.yaml --keep 5 --dry-run
+"""
 ABLATE_HELP = """
 Evaluates the data set's own config ("default") and every variant with every seed, and writes table.md, table.csv,
 table.json and ablation.html: means and deviations over seeds, and differences to the default paired by seed. What
@@ -64,6 +122,15 @@ examples:
   run_pipeline.py tune --dataset shapes --grid configs/tuning/shapes.yaml
   run_pipeline.py tune --dataset shapes --gamma-only --set-file configs/ablations/*.yaml
 """
+
+
+KINDS = ("pseudo_masks", "regions", "features", "matches", "predictions")
+QUESTIONS = {
+    "inspect": (INSPECT_HELP, INSPECT_EPILOG),
+    "diff": (DIFF_HELP, DIFF_EPILOG),
+    "adopt": (ADOPT_HELP, ADOPT_EPILOG),
+    "gc": (GC_HELP, GC_EPILOG),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -123,13 +190,41 @@ def _main(arguments: list[str]) -> int:
 
         how = Options(options.force, options.debug, options.quiet)
         return launch(plan, plan.named(options.verb), how)
+    if options.verb in ("diff", "adopt", "gc"):
+        return _upkeep(plan, options)
     from pipeline import show
 
     if options.verb == "verify":
         lines, well = show.verify(plan)
         print(*lines, sep="\n")
         return 0 if well else 4
-    lines = show.plan_lines(plan, plan.named(options.stage)) if options.verb == "plan" else show.status_lines(plan)
+    if options.verb == "inspect":
+        from pipeline.inspection import inspect
+
+        print(*inspect(plan, options.kind, options.image, options.out, options.limit), sep="\n")
+    elif options.verb == "plan":
+        print(*show.plan_lines(plan, plan.named(options.stage)), sep="\n")
+    elif options.json:
+        print(show.status_json(plan))
+    else:
+        print(*show.status_lines(plan), sep="\n")
+    return 0
+
+
+def _upkeep(plan: Plan, options: argparse.Namespace) -> int:
+    """Run `diff`, `adopt` or `gc`."""
+    from configs.load import load_config
+    from pipeline import upkeep
+
+    if options.verb == "gc":
+        if options.keep < 0:
+            raise ConfigError(f"argument --keep: {options.keep} is negative; expected 0 or more")
+        overrides = [*options.set, *_runtime_overrides(options)]
+        alone = [load_config(options.dataset, files, overrides) for files in ([], *([f] for f in options.set_file))]
+        return upkeep.gc(plan, [plan.config, *alone], options.keep, dry_run=options.dry_run, yes=options.yes)
+    lines = (
+        upkeep.diff_lines(plan, *options.keys) if options.verb == "diff" else upkeep.adopt_lines(plan, options.stages)
+    )
     print(*lines, sep="\n")
     return 0
 
@@ -138,8 +233,9 @@ def _check_verb(arguments: list[str], verbs: list[str]) -> None:
     """Refuse an unknown stage with the name that was probably meant; argparse would list them all."""
     if not arguments:
         raise ConfigError(f"no stage given: expected one of {', '.join(verbs)}")
-    words = arguments[1:2] if arguments[0] == "plan" else arguments[:1]
-    known = [verb for verb in verbs if verb not in {**VERBS, **EXPERIMENTS}] if arguments[0] == "plan" else verbs
+    of_stages = arguments[0] in ("plan", "adopt")
+    words = arguments[1:2] if of_stages else arguments[:1]
+    known = [verb for verb in verbs if verb not in {**VERBS, **EXPERIMENTS}] if of_stages else verbs
     for word in words:
         if word in known or word.startswith("-"):
             continue
@@ -161,15 +257,50 @@ def _parser(stages: dict[str, str]) -> Parser:
     for name, makes in stages.items():
         stage = verbs.add_parser(name, help=makes, description=f"Makes {makes}, and whatever that needs.")
         _add_config_options(stage)
+        _add_trial(stage)
         stage.add_argument("--force", action="store_true", help="make this one stage again though it is fresh")
         stage.add_argument("--quiet", action="store_true", help="print the path of the result only")
     for name, does in VERBS.items():
+        if name in QUESTIONS:
+            continue
         verb = verbs.add_parser(name, help=does, description=f"Prints {does}.")
         if name == "plan":
             verb.add_argument("stage", metavar="STAGE", help="the stage that would run")
+        if name == "status":
+            verb.add_argument("--json", action="store_true", help="the same as JSON, with keys, times and sizes")
         _add_config_options(verb)
+        if name != "config":
+            _add_trial(verb)
+    _add_questions(verbs)
     _add_experiments(verbs)
     return parser
+
+
+def _add_questions(verbs: Any) -> None:
+    """Add the verbs that have arguments of their own."""
+    parsers = {}
+    for name, (description, epilog) in QUESTIONS.items():
+        parsers[name] = verbs.add_parser(
+            name,
+            help=VERBS[name],
+            description=description.strip(),
+            epilog=epilog.strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_config_options(parsers[name])
+        if name in ("inspect", "adopt"):
+            _add_trial(parsers[name])
+    parsers["diff"].add_argument("keys", nargs=2, metavar="KEY", help="hex digits, as in the names of folders")
+    parsers["adopt"].add_argument("stages", nargs="+", metavar="STAGE", help="whose artifact to accept")
+    add = parsers["gc"].add_argument
+    add("--keep", type=int, default=1, metavar="N", help="others to keep of each stage, newest first (default: 1)")
+    add("--dry-run", action="store_true", help="show what would go, and remove nothing")
+    add("--yes", action="store_true", help="do not ask")
+    add = parsers["inspect"].add_argument
+    add("kind", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
+    add("--image", metavar="ID", help="which image; without it, the gallery of all pseudo masks")
+    add("--out", type=Path, metavar="FILE", help="the PNG or HTML to write (default: artifacts/DATASET/inspect/)")
+    add("--limit", type=_positive, default=1000, metavar="N", help="most images in the gallery (default: 1000)")
 
 
 def _add_experiments(verbs: Any) -> None:
@@ -209,6 +340,22 @@ def _add_experiments(verbs: Any) -> None:
         what.add_argument("--gamma-only", action="store_true", help="choose gamma alone, for every variant")
 
 
+def _add_trial(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--images",
+        type=_ids,
+        metavar="ID,...",
+        help="a quick trial on these training and validation images alone, kept apart in the cache",
+    )
+
+
+def _ids(text: str) -> list[str]:
+    ids = [image_id.strip() for image_id in text.split(",")]
+    if not all(ids):
+        raise argparse.ArgumentTypeError("expected ids with commas between them, e.g. 2007_000032,2007_000039")
+    return ids
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -245,6 +392,7 @@ def _experiment(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def _add_config_options(parser: argparse.ArgumentParser, files: str = "a YAML file laid over the data set's") -> None:
     add = parser.add_argument
+    parser.set_defaults(images=None)
     add("--dataset", default="shapes", metavar="NAME", help="configs/NAME.yaml (default: shapes)")
     add(
         "--set",
@@ -272,4 +420,5 @@ def _add_config_options(parser: argparse.ArgumentParser, files: str = "a YAML fi
 def _runtime_overrides(options: argparse.Namespace) -> list[str]:
     """Return the options that are short forms of config values, as overrides. JSON is YAML, so any path survives."""
     given = {"workers": options.workers, "artifacts": options.artifacts, "device": options.device}
-    return [f"runtime.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    overrides = [f"runtime.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    return overrides if options.images is None else [*overrides, f"data.images={json.dumps(options.images)}"]

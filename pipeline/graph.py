@@ -15,7 +15,7 @@ from typing import Any
 
 from cache.keys import digest, module_closure
 from cache.store import Artifact, Recipe, State, Store
-from configs.errors import ConfigError, CorruptError, UserError
+from configs.errors import ConfigError, CorruptError, DataError, UserError
 from configs.schema import Config, evaluates_images
 from configs.slices import Slice, build_slice
 from stages.context import Shard
@@ -211,6 +211,8 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
             upstream["dataset"] = (*upstream["dataset"], "images.json")
         if not trains:
             upstream.pop("train", None)
+        if stage.slug == "dataset" and config.data.images:
+            reads = (*reads, "data.images")
         if online.get(stage.slug):
             reads = (*reads, *ONLINE)
             upstream["dataset"] = tuple(dict.fromkeys((*upstream["dataset"], "images.json")))
@@ -374,7 +376,7 @@ class Plan:
         others = self.store.others(self._address(slug))
         if not others:
             return []
-        before, after = _flat(others[0].manifest["config"]), _flat(self.slice(slug).key_values())
+        before, after = flat(others[0].manifest["config"]), flat(self.slice(slug).key_values())
         differing = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
         return [f"config {name} {before.get(name)} -> {after.get(name)}" for name in differing]
 
@@ -383,9 +385,15 @@ class Plan:
 
         Raises:
             CorruptError: one is missing or damaged.
+            DataError: a trial on some images has none of the split that the stage reads.
         """
-        upstream = self.stages[slug].upstream
-        return {up: self.artifact(up).restricted(files) for up, files in upstream.items()}
+        found = {}
+        for up, files in self.stages[slug].upstream.items():
+            artifact = self.artifact(up)
+            if self.config.data.images and "val" in files and "val" not in artifact.manifest["content"]:
+                raise DataError("this trial has no validation image: add one to --images")
+            found[up] = artifact.restricted(files)
+        return found
 
     def shards(self, slug: str) -> tuple[Shard, ...]:
         """Return the shards of a stage; () for an unsharded one. Needs the artifact of PrepareDataset."""
@@ -464,7 +472,8 @@ class Plan:
         return fingerprint()
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, by dotted path."""
     if isinstance(value, Mapping):
-        return {name: v for key, child in value.items() for name, v in _flat(child, f"{path}.{key}".strip(".")).items()}
+        return {name: v for key, child in value.items() for name, v in flat(child, f"{path}.{key}".strip(".")).items()}
     return {path: value}

@@ -2,20 +2,100 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from cache.store import State
 from pipeline.graph import Plan, Stage
 from pipeline.progress import duration
 
 
 def status_lines(plan: Plan) -> list[str]:
-    """Return a table of all stages: how each stands, its size and its folder."""
+    """Return all stages as a tree: how each stands and why, its size on disk and its folder.
+
+    A stage stands below the last of the stages that it reads, so that what is above it has run before it.
+    """
     states = plan.states()
-    width = max(len(stage.name) for stage in plan.stages.values())
+    drawn = _tree(plan)
+    width = max(len(branch) + len(plan.stages[slug].name) for slug, branch in drawn.items())
     lines = []
-    for slug, state in states.items():
-        size = f", {readable(_size(plan, slug))}" if state.artifact is not None else ""
-        place = f", {plan.folder(slug)}" if state.artifact is not None else ""
-        lines.append(f"{plan.stages[slug].name:<{width}}  {state}{size}{place}")
+    for slug, branch in drawn.items():
+        size = size_on_disk(plan, slug, states[slug])
+        place = f", {readable(size)}, {_place(plan, slug, states[slug])}" if size else ""
+        lines.append(f"{branch + plan.stages[slug].name:<{width}}  {described(states[slug])}{place}")
     return lines
+
+
+def status_json(plan: Plan) -> str:
+    """Return what `status` shows as JSON: one object a stage, upstream first."""
+    stages = []
+    for slug, state in plan.states().items():
+        stage = plan.stages[slug]
+        manifest = state.artifact.manifest if state.artifact else {}
+        known = size_on_disk(plan, slug, state) if state.name != "missing" else 0
+        stages.append(
+            {
+                "stage": stage.name,
+                "slug": slug,
+                "state": state.name,
+                "reasons": list(state.reasons),
+                "shards_done": state.done,
+                "shards": state.total,
+                "bytes": known,
+                "path": str(_place(plan, slug, state)) if known else None,
+                "key": manifest.get("key"),
+                "seconds": manifest.get("seconds"),
+                "created": manifest.get("created"),
+                "upstream": [plan.stages[up].name for up in stage.upstream],
+            }
+        )
+    whole = {"dataset": plan.config.dataset, "artifacts": str(plan.store.root), "stages": stages}
+    return json.dumps(whole, indent=1)
+
+
+def _tree(plan: Plan) -> dict[str, str]:
+    """Return the lines drawn before the name of each stage, in the order of the tree."""
+    order = list(plan.stages)
+    below: dict[str, list[str]] = {}
+    for slug, stage in plan.stages.items():
+        below.setdefault(max(stage.upstream, key=order.index, default=""), []).append(slug)
+    drawn: dict[str, str] = {}
+
+    def draw(slug: str, branch: str, indent: str) -> None:
+        drawn[slug] = branch
+        members = below.get(slug, [])
+        for member in members:
+            last = member == members[-1]
+            draw(member, f"{indent}{'└─ ' if last else '├─ '}", f"{indent}{'   ' if last else '│  '}")
+
+    for root in below[""]:
+        draw(root, "", "")
+    return drawn
+
+
+def described(state: State) -> str:
+    """Return a state in words, everything that it waits for together."""
+    wait = "waits for "
+    waits = [reason.removeprefix(wait) for reason in state.reasons if reason.startswith(wait)]
+    own = [reason for reason in state.reasons if not reason.startswith(wait)]
+    return str(replace(state, reasons=(*own, wait + ", ".join(waits)) if waits else tuple(own)))
+
+
+def _place(plan: Plan, slug: str, state: State) -> Path:
+    """Return the folder of a stage's artifact, or of its build in progress where there is no artifact."""
+    folder = plan.folder(slug)
+    return plan.store.partial(folder) if state.name == "partial" else folder
+
+
+def size_on_disk(plan: Plan, slug: str, state: State) -> int:
+    """Return the bytes of a stage: of its artifact as the manifest has them, and of a build in progress."""
+    size = 0
+    if state.artifact is not None:
+        size += sum(int(entry["bytes"]) for entry in state.artifact.manifest["files"].values())
+    if state.name == "partial" or state.total:
+        size += plan.store.size(plan.store.partial(plan.folder(slug)))
+    return size
 
 
 def plan_lines(plan: Plan, stage: Stage) -> list[str]:
@@ -68,7 +148,3 @@ def readable(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
-
-
-def _size(plan: Plan, slug: str) -> int:
-    return sum(int(entry["bytes"]) for entry in plan.artifact(slug).manifest["files"].values())

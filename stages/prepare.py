@@ -29,6 +29,7 @@ from configs.slices import ClassIds
 from stages.context import StageContext
 from stages.datasets import Source, open_source
 from stages.datasets.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
+from stages.image_ids import refuse_unknown
 
 SPLITS = ("train", "val")
 BAD_FILES = "bad_files.txt"
@@ -66,7 +67,9 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             Every file is looked at first: the error names the first bad one and where all are listed.
     """
     source = open_source(ctx.config.data, ctx.data_root)
-    jobs = [(split, image_id) for split, ids in split_ids(source).items() for image_id in ids]
+    # declared only where a trial asks for it, so that the key of the whole data set does not depend on this field
+    chosen = chosen_ids(split_ids(source), getattr(ctx.config.data, "images", ()))
+    jobs = [(split, image_id) for split, ids in chosen.items() for image_id in ids]
     checked: dict[str, list[Checked]] = {split: [] for split in SPLITS}
     errors: list[str] = []
     for done, ((split, _), result) in enumerate(zip(jobs, _check_all(ctx, source, jobs), strict=True), start=1):
@@ -103,6 +106,26 @@ def split_ids(source: Source) -> dict[str, list[str]]:
             "expected no image in both: remove it from one"
         )
     return ids
+
+
+def chosen_ids(ids: dict[str, list[str]], images: Sequence[str]) -> dict[str, list[str]]:
+    """Cut both splits to the images of a trial.
+
+    Args:
+        ids: of each split.
+        images: which to keep; none for all.
+
+    Raises:
+        DataError: an image is in no split, or none is left for training.
+    """
+    if not images:
+        return ids
+    refuse_unknown(images, {image_id for members in ids.values() for image_id in members}, "images")
+    wanted = set(images)
+    cut = {split: [image_id for image_id in members if image_id in wanted] for split, members in ids.items()}
+    if not cut["train"]:
+        raise DataError(f"a trial needs a training image: add one to --images, for example {ids['train'][0]}")
+    return cut
 
 
 def check_image(source: Source, split: str, image_id: str, ids: ClassIds) -> Checked:

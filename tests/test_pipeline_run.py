@@ -77,6 +77,10 @@ class Toy:
         """Return which stages the last run says that it ran."""
         return [line.split()[0] for line in self.out if " ran in " in line]
 
+    def stands(self, stage: str) -> str:
+        """Return what the last `status` said of a stage."""
+        return next(line.partition(f"{stage} ")[2].strip() for line in self.out if f"{stage} " in line)
+
     def total(self) -> str:
         return next((self.folder / "artifacts/shapes/total").glob("*/total.txt")).read_text()
 
@@ -157,8 +161,8 @@ def test_changed_constant_is_named_and_reruns_everything_below(project: Toy) -> 
     before = project.total()
     project.edit("numbers", "FIRST = 0", "FIRST = 1")
     project.run("status")
-    assert project.out[0].startswith("Numbers  stale (code toy_stages/numbers.py)")
-    assert project.out[2].startswith("Squares  stale (waits for Listing)")
+    assert project.stands("Numbers").startswith("stale (code toy_stages/numbers.py)")
+    assert project.stands("Squares").startswith("stale (waits for Listing)")
     project.run("Page")
     assert project.ran() == ALL
     assert project.total() != before
@@ -224,7 +228,7 @@ def test_finished_shards_are_not_made_again(project: Toy) -> None:
     project.trouble("data 0005")
     project.run("Page")
     project.run("status")
-    assert "Squares  partial 1/4" in project.out
+    assert project.stands("Squares").startswith("partial 1/4")
     project.trouble("")
     project.log()
     project.run("Page")

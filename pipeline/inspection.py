@@ -1,0 +1,92 @@
+"""The verb `inspect`: finds the artifacts that a look at an image or at all of them needs, fresh or not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from cache.store import Artifact
+from configs.errors import ConfigError, CorruptError, DataError
+from configs.slices import build_slice
+from pipeline.graph import Plan
+from pipeline.show import described
+from stages.context import StageContext
+
+# what each kind cannot do without, and what it shows more with
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "pseudo_masks": ("pseudo_masks", "features", "dataset"),
+    "regions": ("regions", "pseudo_masks", "features", "text", "dataset"),
+    "features": ("features", "dataset"),
+    "matches": ("train", "regions", "pseudo_masks", "features", "text", "dataset"),
+    "predictions": ("evaluate", "dataset"),
+}
+MORE: Mapping[str, tuple[str, ...]] = {
+    "pseudo_masks": ("regions", "text"),
+    "features": ("text",),
+    "predictions": ("train", "features"),
+}
+READS = (
+    *("data", "features", "pseudo_masks", "regions", "decoder", "train"),
+    *("clip.model", "classes.seen", "classes.seen_ids"),
+)
+
+
+def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit: int) -> list[str]:
+    """Draw one image, or the gallery of all, and return what to print.
+
+    Args:
+        plan: the plan of the config.
+        kind: see NEEDS.
+        image_id: which image; None for the gallery.
+        out: the file to write; None for a place in the cache's folder.
+        limit: most images of a gallery.
+
+    Raises:
+        ConfigError: there is no gallery of this kind.
+        DataError: an artifact or the image is not there.
+    """
+    if image_id is None and kind != "pseudo_masks":
+        raise ConfigError(f"inspect {kind} needs --image ID: only pseudo_masks has a gallery")
+    ctx, states = _context(plan, kind)
+    path = out or _place(plan, kind, image_id)
+    if image_id is None:
+        from stages.gallery import write_gallery
+
+        return [*write_gallery(ctx, states, path, limit), str(path)]
+    from stages.inspect import inspect_image
+
+    return [*inspect_image(ctx, kind, image_id, states, path), "", str(path)]
+
+
+def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
+    """Return the artifacts of the config as a stage would see them, and how they stand."""
+    inputs: dict[str, Artifact] = {}
+    for slug in (*NEEDS[kind], *MORE.get(kind, ())):
+        if slug not in plan.stages:
+            continue
+        try:
+            inputs[slug] = plan.artifact(slug)
+        except CorruptError:
+            if slug in NEEDS[kind]:
+                raise DataError(_missing(plan, slug)) from None
+    found = plan.states(list(inputs))
+    # what the trained decoder was given is looked at as the cache has it, not as augmentation would make it
+    train = plan.config.train.model_copy(update={"features": "cached"})
+    config = build_slice(plan.config.model_copy(update={"train": train}), READS)
+    ctx = StageContext(config, inputs, plan.store.root, plan.config.runtime, plan.data_root("dataset"))
+    return ctx, {slug: described(found[slug]) for slug in inputs}
+
+
+def _missing(plan: Plan, slug: str) -> str:
+    why = plan.why_missing(slug)
+    other = f" (another config has one: {', '.join(why[:3])})" if why else ""
+    return f"there is nothing of {plan.stages[slug].name} for this config{other}: run {plan.stages[slug].name} first"
+
+
+def _place(plan: Plan, kind: str, image_id: str | None) -> Path:
+    """Return where a picture goes unless told: beside the artifacts, under a name without separators."""
+    folder = plan.store.root / plan.config.dataset / "inspect"
+    if image_id is None:
+        return folder / f"{kind}.html"
+    return folder / f"{kind}-{re.sub(r'[^A-Za-z0-9_.-]', '_', image_id)}.png"
