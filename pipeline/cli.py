@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cache.refusals import REFUSALS, refusal
 from configs.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -164,6 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if (number := refusal(error)) is not None:  # e.g. a cache folder that may not even be read
+            name = getattr(error, "filename", None) or "the cache"
+            print(f"error: cannot use {name}: {os.strerror(number).lower()}; {REFUSALS[number]}", file=sys.stderr)
+            return 1
         again = "" if debug else "; rerun with --debug"
         print(f"error: {type(error).__name__}: {' '.join(str(error).split())}{again}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
@@ -104,3 +105,13 @@ def test_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_a_cache_that_may_not_be_read_is_one_line(monkeypatch, capsys, tmp_path) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "manifest.json"))
+
+    monkeypatch.setattr("cache.store.Store.state", forbidden)
+    assert main(["EmbedText", "--dataset", "shapes", "--artifacts", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "manifest.json: permission denied" in error and "--artifacts DIR" in error
