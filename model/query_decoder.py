@@ -62,7 +62,7 @@ class MultiScaleEnhancement(nn.Module):
     """MFE: `x + sum_k up(conv_k(pool_k(x)))`, k in {1, 2, 4}; identity at the start.
 
     Source: paper (multi-scale feature enhancement); this residual form is a choice, and so is the halved inner width
-    (the full one costs a quarter of a training step).
+    (at full width MFE took 18 % of a training step on 2 CPU cores).
     """
 
     def __init__(self, dim: int) -> None:

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -116,9 +116,9 @@ class StageTask(luigi.Task):
                 return
             if self.stage.sharded:
                 yield self._shard_tasks()
-                self._commit_shards()
+                self._make(self._commit_shards)
             else:
-                self._run_whole()
+                self._make(self._run_whole)
 
     def _fresh(self) -> bool:
         self.plan.store.recover(self.plan.recipe(self.stage.slug))
@@ -141,7 +141,8 @@ class StageTask(luigi.Task):
             for shard in shards
         ]
 
-    def _commit_shards(self) -> None:
+    def _make(self, work: Callable[[Build], None]) -> None:
+        """Do the work that commits the build, under its lock, unless another process was faster."""
         while not self._fresh():
             build = open_build(self.plan, self.stage.slug)
             with build.lock(self._waiting) as held:
@@ -150,32 +151,26 @@ class StageTask(luigi.Task):
                 if self.plan.own_state(self.stage.slug).fresh:
                     build.discard()
                     return
-                shards = self.plan.shards(self.stage.slug)
-                if missing := [shard for shard in shards if not build.done(shard.split, shard.index)]:
-                    raise UserError(f"{len(missing)} shards vanished from {build.path}: run it again")
-                summary = {"images": sum(len(shard.ids) for shard in shards), "shards": len(shards)}
-                build.commit(_session.board.seconds(self.stage.name), summary, summary["images"])
+                work(build)
                 _session.board.end(self.stage.name)
 
-    def _run_whole(self) -> None:
-        while not self._fresh():
-            build = open_build(self.plan, self.stage.slug)
-            with build.lock(self._waiting) as held:
-                if not held:
-                    continue
-                if self.plan.own_state(self.stage.slug).fresh:
-                    build.discard()
-                    return
-                if not self.stage.resumes:
-                    build.clear()
-                module = load_stage(self.plan, self.stage, alone=True)
-                started = time.monotonic()
-                _session.board.start(self.stage.name)
-                progress = _session.board.counter(self.stage.name)
-                summary = module.run(context(self.plan, self.stage.slug, build, progress)) or {}
-                images = summary.get("images", 0)
-                build.commit(time.monotonic() - started, summary, images if isinstance(images, int) else 0)
-                _session.board.end(self.stage.name)
+    def _commit_shards(self, build: Build) -> None:
+        shards = self.plan.shards(self.stage.slug)
+        if missing := [shard for shard in shards if not build.done(shard.split, shard.index)]:
+            raise UserError(f"{len(missing)} shards vanished from {build.path}: run it again")
+        summary = {"images": sum(len(shard.ids) for shard in shards), "shards": len(shards)}
+        build.commit(_session.board.seconds(self.stage.name), summary, summary["images"])
+
+    def _run_whole(self, build: Build) -> None:
+        if not self.stage.resumes:
+            build.clear()
+        module = load_stage(self.plan, self.stage, alone=True)
+        started = time.monotonic()
+        _session.board.start(self.stage.name)
+        progress = _session.board.counter(self.stage.name)
+        summary = module.run(context(self.plan, self.stage.slug, build, progress)) or {}
+        images = summary.get("images", 0)
+        build.commit(time.monotonic() - started, summary, images if isinstance(images, int) else 0)
 
     def _waiting(self) -> None:
         _session.board.say(f"{self.stage.name}: waiting for another process that makes it")

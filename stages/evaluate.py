@@ -26,7 +26,7 @@ from model.clip import FrozenClip
 from model.query_decoder import QueryDecoder
 from model.segmenter import label_map
 from stages.context import StageContext
-from stages.datasets import open_source
+from stages.datasets import Source, open_source
 from stages.datasets.images import IGNORE, read_all_labels, read_image
 from stages.frozen import device_of, frozen_clip
 from stages.metrics import ConfusionMatrix, Scores, scores, write_metrics
@@ -63,13 +63,13 @@ def load_decoder(ctx: StageContext, features: ShardSet, dim: int, device: str) -
 def scorer(ctx: StageContext, features: ShardSet, text: Tensor) -> Callable[[str], Tensor]:
     """Return what gives the class scores (C, H', W') of a validation image."""
     config, clip = ctx.config, frozen_clip(ctx)
+    source = open_source(config.data, ctx.data_root)
     if config.evaluate.predictor != "decoder":
-        return partial(training_free, ctx, features, clip, text)
+        return partial(training_free, config, features, source, clip, text)
     model = load_decoder(ctx, features, text.shape[1], device_of(ctx))
     predict = DecoderPredictor(model, text, config, clip)
     if evaluates_images(config):
         return ImageScores(ctx, predict, model.prompts)
-    source = open_source(config.data, ctx.data_root)
 
     def from_cache(image_id: str) -> Tensor:
         tokens = [features.read(image_id, f"tokens_{block}") for block in config.features.decoder_blocks]
@@ -80,15 +80,16 @@ def scorer(ctx: StageContext, features: ShardSet, text: Tensor) -> Callable[[str
 
 
 @torch.inference_mode()
-def training_free(ctx: StageContext, features: ShardSet, clip: FrozenClip, text: Tensor, image_id: str) -> Tensor:
-    """Class scores of the baselines that know the frozen CLIP only. (C, h, w)."""
-    config = ctx.config
+def training_free(
+    config: Any, features: ShardSet, source: Source, clip: FrozenClip, text: Tensor, image_id: str
+) -> Tensor:
+    """Class scores of the baselines that know the frozen CLIP only, on the token or the cluster grid. (C, h, w)."""
     dense = features.read(image_id, "dense").astype(np.float32)
     temperature = config.decoder.temperature
     if config.evaluate.predictor == "dense":
         return dense_scores(torch.from_numpy(dense).to(text.device), text, temperature)
     points = features.read(image_id, clustered_field(config.pseudo_masks)).astype(np.float32)
-    image = read_image(open_source(config.data, ctx.data_root).image_path(image_id))
+    image = read_image(source.image_path(image_id))
     return region_scores(points, dense, image, clip, text, temperature, config.pseudo_masks, config.regions)
 
 

@@ -149,7 +149,8 @@ def smoothed(dense: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
     Returns:
         Unit length. Shape: (h, w, D).
 
-    Source: choice. On the seen classes of `shapes` it raised the mean best IoU from 0.56 to 0.62.
+    Source: choice. On seen objects of 100 training scenes of `shapes`, each at its best merging threshold, it raised
+    the mean best IoU from 0.57 to 0.62 and the share that CLIP names right from 0.82 to 0.89.
     """
     if weight == 0:
         return dense

@@ -89,7 +89,7 @@ def test_bad_data_is_one_line_and_nothing_is_lost(
 
 
 def test_workers_and_shards_change_no_byte(tmp_path: Path, tree: VocTree) -> None:
-    # each in a process of its own, as from a shell: torch's threads do not survive the workers' fork
+    # each in a process of its own, as from a shell: workers forked after a training in the same process hung here
     for name, more in (("a", ()), ("b", ("runtime.workers=2", "runtime.shard_size=2"))):
         cache = ["--artifacts", str(tmp_path / name), "--quiet", "--set", *TINY, f"data.root={tree.root}", *more]
         command = [sys.executable, str(ROOT / "run_pipeline.py"), "TrainDecoder", "--dataset", "voc", *cache]
