@@ -123,6 +123,11 @@ class FeaturesConfig(Section):
     decoder_blocks: tuple[NonNegative, ...] = Field(
         (3, 6, 9, 12), min_length=1, description="Blocks whose tokens the decoder reads; 1 is the first block."
     )
+    shifts: Annotated[int, Field(ge=1, le=4)] = Field(
+        1,
+        description="For clustering: forward passes along each axis, at sub-token offsets that are stitched into one "
+        "grid; 2 makes clusters twice as fine for 4 more passes an image and 4 times the features to keep.",
+    )
 
 
 class PseudoMasksConfig(Section):
@@ -136,16 +141,16 @@ class PseudoMasksConfig(Section):
         description="Cluster the tokens of this block (one of features.decoder_blocks) instead of the dense features.",
     )
     smooth: Fraction = Field(
-        0.5, description="Weight of a token's 3x3 neighbourhood mean against the token itself, before clustering."
+        0.5, description="Weight of a cell's 3x3 neighbourhood mean against the cell itself, before clustering."
     )
-    windows: tuple[Positive, ...] = Field((4, 8, 16), min_length=1, description="Window sizes of the seeds, in tokens.")
+    windows: tuple[Positive, ...] = Field((4, 8, 16), min_length=1, description="Window sizes of the seeds, in cells.")
     k: Annotated[int, Field(ge=1, le=250)] = Field(8, description="Clusters for `kmeans`.")
     iterations: Positive = Field(15, description="k-means iterations.")
     merge: Annotated[float, Field(ge=-1, le=1)] = Field(
         0.9, description="lambda: centroids with a cosine similarity above this become one."
     )
     min_area: Fraction = Field(0.005, description="Regions smaller than this share of the image are dropped.")
-    scale: Positive = Field(2, description="Label map resolution: this many cells per token side.")
+    scale: Positive = Field(2, description="Label map resolution: this many cells per side of a clustered cell.")
     seed: NonNegative = Field(0, description="Seed of plain k-means.")
 
 

@@ -43,6 +43,25 @@ class Targets:
     valid: Tensor
 
 
+@dataclass(frozen=True)
+class Matching:
+    """The assignment of a batch at one layer, and what it was made from.
+
+    Args:
+        logits: class logits of the seen group, no-object last. Shape: (B, Qs, C + 1).
+        probability: of every seen target's class. Shape: (B, Qs, T).
+        cosine: of every candidate to every region embedding. Shape: (B, Qc, R).
+        seen: indices of the seen group.
+        candidate: indices of the candidate group; queries are counted within the group.
+    """
+
+    logits: Tensor
+    probability: Tensor
+    cosine: Tensor
+    seen: Indices
+    candidate: Indices
+
+
 def gather_matched(values: Tensor, indices: Indices, side: int) -> Tensor:
     """Rows of `values` (B, K, ...) that were matched, over the whole batch. (M, ...)."""
     batch = torch.cat([torch.full_like(pair[side], i) for i, pair in enumerate(indices)])
@@ -129,23 +148,59 @@ class SplitCriterion(nn.Module):
         terms["loss"] = seen + config.loss_dice * terms["seen_dice"] + config.candidate_weight * candidate
         return terms
 
-    def layer_losses(self, output: QueryOutput, targets: Targets) -> dict[str, Tensor]:
-        """Match one layer's prediction and return its unweighted terms."""
+    def match(self, output: QueryOutput, targets: Targets) -> Matching:
+        """Solve both assignments for one layer's prediction."""
         split = self.seen_queries
         masks = output.masks.flatten(2)
         logits = self.temperature * output.embeddings[:, :split] @ self.text.T
         logits = torch.cat([logits, output.no_object[:, :split, None]], 2)  # (B, Qs, C + 1)
-        affinity = logits.softmax(-1).gather(2, targets.seen_labels[:, None].expand(-1, split, -1))
+        probability = logits.softmax(-1).gather(2, targets.seen_labels[:, None].expand(-1, split, -1))
         cosine = output.embeddings[:, split:] @ targets.region_embeddings.transpose(1, 2)
         seen, candidate = self.matcher(
-            (affinity, masks[:, :split], targets.seen_masks),
+            (probability, masks[:, :split], targets.seen_masks),
             (cosine, masks[:, split:], targets.region_masks),
             targets.valid,
             (targets.seen_counts, targets.region_counts),
         )
-        return self._seen(logits, masks[:, :split], targets, seen) | self._candidate(
-            output.embeddings[:, split:], masks[:, split:], targets, candidate
+        return Matching(logits, probability, cosine, seen, candidate)
+
+    def layer_losses(self, output: QueryOutput, targets: Targets) -> dict[str, Tensor]:
+        """Match one layer's prediction and return its unweighted terms."""
+        split, masks = self.seen_queries, output.masks.flatten(2)
+        matching = self.match(output, targets)
+        return self._seen(matching.logits, masks[:, :split], targets, matching.seen) | self._candidate(
+            output.embeddings[:, split:], masks[:, split:], targets, matching.candidate
         )
+
+    @torch.no_grad()
+    def statistics(self, output: QueryOutput, targets: Targets) -> dict[str, float | list[int]]:
+        """How the queries of one layer were matched, for the log.
+
+        Returns:
+            `images` in the batch; and for each group that has a match `<group>_score`, mean class probability or cosine
+            of the matched, `<group>_iou`, mean IoU of their masks, and `<group>_queries`, in how many images each query
+            found a target.
+        """
+        split, masks = self.seen_queries, output.masks.flatten(2)
+        matching = self.match(output, targets)
+        groups = {
+            "seen": (matching.probability, masks[:, :split], targets.seen_masks, matching.seen),
+            "candidate": (matching.cosine, masks[:, split:], targets.region_masks, matching.candidate),
+        }
+        result: dict[str, float | list[int]] = {"images": len(masks)}
+        for name, (score, predicted, wanted, indices) in groups.items():
+            batch = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(indices)])
+            if len(batch) == 0:
+                continue
+            query, target = (torch.cat([pair[side] for pair in indices]) for side in (0, 1))
+            drawn = gather_matched(predicted, indices, 0) > 0
+            true = gather_matched(wanted, indices, 1) > 0.5
+            union = (drawn | true).sum(1).clamp(min=1)
+            picked = score.cpu()[batch, query, target]
+            result[f"{name}_score"] = round(picked.mean().item(), 4)
+            result[f"{name}_iou"] = round(((drawn & true).sum(1) / union).mean().item(), 4)
+            result[f"{name}_queries"] = torch.bincount(query, minlength=predicted.shape[1]).tolist()
+        return result
 
     def _seen(self, logits: Tensor, masks: Tensor, targets: Targets, indices: Indices) -> dict[str, Tensor]:
         """Cross entropy over the seen classes and no-object, mask terms of the matched."""

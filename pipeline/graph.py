@@ -211,6 +211,8 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
             upstream["dataset"] = (*upstream["dataset"], "images.json")
         if not trains:
             upstream.pop("train", None)
+        if stage.slug == "features" and config.features.shifts > 1:
+            reads = (*reads, "pseudo_masks.block")  # only what will be clustered is kept at sub-token offsets
         if stage.slug == "dataset" and config.data.images:
             reads = (*reads, "data.images")
         if online.get(stage.slug):

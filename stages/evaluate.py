@@ -88,7 +88,7 @@ def training_free(
     temperature = config.decoder.temperature
     if config.evaluate.predictor == "dense":
         return dense_scores(torch.from_numpy(dense).to(text.device), text, temperature)
-    points = features.read(image_id, clustered_field(config.pseudo_masks)).astype(np.float32)
+    points = features.read(image_id, clustered_field(features, config.pseudo_masks)).astype(np.float32)
     image = read_image(source.image_path(image_id))
     return region_scores(points, dense, image, clip, text, temperature, config.pseudo_masks, config.regions)
 

@@ -7,11 +7,13 @@ sizes, and the bytes of a shard must not depend on its neighbours. On a GPU imag
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.h5 import Field, ShardWriter
@@ -22,55 +24,117 @@ from stages.datasets.images import read_image
 from stages.frozen import device_of, frozen_clip
 
 KIND = "features"
+Arrays = dict[str, NDArray[Any]]
+"""What is cached of one image, see `fields`."""
 
 
 def fields(config: Any) -> dict[str, Field]:
-    """Schema of a shard: `dense` (h, w, D), `cls` (D), and `tokens_<block>` (h, w, width), all float16."""
-    tokens = {f"tokens_{block}": Field("float16", lead=2) for block in config.features.decoder_blocks}
-    return {"cls": Field("float16", lead=0), "dense": Field("float16", lead=2), **tokens}
+    """Schema of a shard, all float16: `cls` (D), `dense` (h, w, D), `tokens_<block>` (h, w, width).
+
+    With `features.shifts` s > 1 also `stitched` (s*h, s*w, D or width): what is to be clustered, at sub-token offsets.
+    """
+    maps = [f"tokens_{block}" for block in config.features.decoder_blocks]
+    if config.features.shifts > 1:
+        maps.append("stitched")
+    return {"cls": Field("float16", lead=0), "dense": Field("float16", lead=2)} | {
+        name: Field("float16", lead=2) for name in maps
+    }
+
+
+def shifted_views(image: Tensor, shifts: int, patch: int) -> Tensor:
+    """The image as it is, then moved by every pair of sub-token offsets, mirrored at the border.
+
+    Offsets lie symmetrically around zero, so that the stitched grid covers the image as the token grid does.
+
+    Args:
+        image: preprocessed. Shape: (3, H, W).
+        shifts: offsets along each axis, s.
+        patch: token side in pixels.
+
+    Returns:
+        Shape: (1 + s*s, 3, H, W); for s = 1 the image alone.
+
+    Source: choice (shift and stitch, after fully convolutional networks): tokens of 8 or 16 pixels cut a fine pattern
+    into phases, and k-means then splits one object into two interleaved regions.
+    """
+    if shifts == 1:
+        return image[None]
+    offsets = [round((index - (shifts - 1) / 2) * patch / shifts) for index in range(shifts)]
+    reach, (height, width) = max(abs(offset) for offset in offsets), image.shape[1:]
+    around = F.pad(image[None], (reach,) * 4, mode="reflect")[0]
+    moved = [around[:, reach + y : reach + y + height, reach + x : reach + x + width] for y in offsets for x in offsets]
+    return torch.stack([image, *moved])
+
+
+def stitch(maps: Tensor, shifts: int) -> Tensor:
+    """Interleave the maps of shifted views. (s*s, h, w, C), offsets row by row -> (s*h, s*w, C)."""
+    height, width, channels = maps.shape[1:]
+    split = maps.unflatten(0, (shifts, shifts)).permute(2, 0, 3, 1, 4)  # (h, s, w, s, C)
+    return split.reshape(shifts * height, shifts * width, channels)
+
+
+class Extractor:
+    """The frozen CLIP on images of one shard.
+
+    Args:
+        ctx: context of the stage.
+    """
+
+    def __init__(self, ctx: StageContext) -> None:
+        self.config = ctx.config.features
+        self.clip = frozen_clip(ctx)
+        if max(self.config.decoder_blocks) > self.clip.depth or min(self.config.decoder_blocks) < 1:
+            raise ConfigError(
+                f"features.decoder_blocks {list(self.config.decoder_blocks)} does not fit {ctx.config.clip.model}: "
+                f"its blocks are 1 to {self.clip.depth}"
+            )
+        self.source = open_source(ctx.config.data, ctx.data_root)
+        self.batch = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
+        block = ctx.config.pseudo_masks.block if self.config.shifts > 1 else None
+        self.clustered = "dense" if block is None else f"tokens_{block}"
+
+    def load(self, image_id: str) -> Tensor:
+        """Read and preprocess an image. Returns its views (V, 3, H, W), see `shifted_views`."""
+        image = read_image(self.source.image_path(image_id))
+        rows, cols = self.clip.grid_for(image.shape[0], image.shape[1], self.config.size, self.config.resize)
+        pixels = self.clip.preprocess(image, rows * self.clip.patch, cols * self.clip.patch)
+        return shifted_views(pixels, self.config.shifts, self.clip.patch)
+
+    def features(self, images: Sequence[Tensor]) -> list[Arrays]:
+        """Features of a few images, given by their views; those of equal size share forward passes."""
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            groups[tuple(image.shape)].append(index)
+        results: dict[int, Arrays] = {}
+        for members in groups.values():
+            for first in range(0, len(members), self.batch):
+                batch = members[first : first + self.batch]
+                results.update(zip(batch, self._forward([images[index] for index in batch]), strict=True))
+        return [results[index] for index in range(len(images))]
+
+    def _forward(self, images: list[Tensor]) -> Iterator[Arrays]:
+        """One forward pass of all views of images of one size."""
+        out = self.clip.dense(torch.cat(images), self.config.variant, self.config.decoder_blocks)
+        maps = {"cls": out.cls, "dense": out.dense, **{f"tokens_{block}": map for block, map in out.tokens.items()}}
+        halves = {name: value.half().unflatten(0, (len(images), -1)) for name, value in maps.items()}  # (B, V, ...)
+        for row in range(len(images)):
+            arrays = {name: value[row, 0].cpu().numpy() for name, value in halves.items()}
+            if self.config.shifts > 1:
+                arrays["stitched"] = stitch(halves[self.clustered][row, 1:], self.config.shifts).cpu().numpy()
+            yield arrays
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
-    """Extract and write one shard, in id order."""
-    config = ctx.config.features
-    clip = frozen_clip(ctx)
-    if max(config.decoder_blocks) > clip.depth or min(config.decoder_blocks) < 1:
-        raise ConfigError(
-            f"features.decoder_blocks {list(config.decoder_blocks)} does not fit {ctx.config.clip.model}: "
-            f"its blocks are 1 to {clip.depth}"
-        )
-    source = open_source(ctx.config.data, ctx.data_root)
-    size = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
-
-    def load(image_id: str) -> Tensor:
-        image = read_image(source.image_path(image_id))
-        grid = clip.grid_for(image.shape[0], image.shape[1], config.size, config.resize)
-        return clip.preprocess(image, grid[0] * clip.patch, grid[1] * clip.patch)
-
-    done = 0
-    for start in range(0, len(shard.ids), 4 * size):
-        for image_id, arrays in _forward(clip, shard.ids[start : start + 4 * size], load, size, config):
-            writer.add(image_id, **arrays)
-            done += 1
-            ctx.progress(done, len(shard.ids))
-
-
-def _forward(clip: Any, ids: tuple[str, ...], load: Any, size: int, config: Any) -> Iterator[tuple[str, Any]]:
-    """Run a few batches' worth of images, grouped by grid, and yield results in the order of `ids`."""
+    """Extract and write one shard, in id order; the next images are read while CLIP works on the present ones."""
+    extractor = Extractor(ctx)
+    size, done = 4 * extractor.batch, 0
+    chunks = [shard.ids[start : start + size] for start in range(0, len(shard.ids), size)]
     with ThreadPoolExecutor(2) as pool:
-        pending: list[Future[Tensor]] = [pool.submit(load, image_id) for image_id in ids]
-        images = [future.result() for future in pending]
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, image in enumerate(images):
-        groups[tuple(image.shape)].append(index)
-    results: dict[int, dict[str, Any]] = {}
-    for members in groups.values():
-        for first in range(0, len(members), size):
-            batch = members[first : first + size]
-            out = clip.dense(torch.stack([images[i] for i in batch]), config.variant, config.decoder_blocks)
-            arrays = {"cls": out.cls, "dense": out.dense, **{f"tokens_{b}": t for b, t in out.tokens.items()}}
-            halves = {name: value.half().cpu().numpy() for name, value in arrays.items()}
-            for row, index in enumerate(batch):
-                results[index] = {name: value[row] for name, value in halves.items()}
-    for index, image_id in enumerate(ids):
-        yield image_id, results[index]
+        ahead = [pool.submit(extractor.load, image_id) for image_id in chunks[0]]
+        for chunk, following in zip(chunks, [*chunks[1:], ()], strict=True):
+            images = [future.result() for future in ahead]
+            ahead = [pool.submit(extractor.load, image_id) for image_id in following]
+            for image_id, arrays in zip(chunk, extractor.features(images), strict=True):
+                writer.add(image_id, **arrays)
+                done += 1
+                ctx.progress(done, len(shard.ids))

@@ -337,6 +337,35 @@ def curves(
         return _svg_data_uri(figure)
 
 
+def query_maps(groups: Mapping[str, tuple[Sequence[float], npt.NDArray[np.float64]]], *, title: str) -> str:
+    """Draw for each group of queries how often each of them found a target, over training steps.
+
+    Args:
+        groups: by name the steps (T,) and the shares (T, Q) in 0..1; queries are drawn in order of their mean share.
+        title: heading of the figure.
+
+    Returns:
+        A `data:image/svg+xml` URI.
+    """
+    rows = [max(1, shares.shape[1]) for _, shares in groups.values()]
+    with _styled():
+        figure = Figure(figsize=(6.4, 1.5 + 0.085 * sum(rows)), layout="constrained")
+        panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True, height_ratios=rows)[:, 0]
+        for axes, (name, (steps, shares)) in zip(panels, groups.items(), strict=True):
+            order = np.argsort(-shares.mean(0), kind="stable")
+            extent = (float(steps[0]), float(steps[-1]), len(order) - 0.5, -0.5)
+            image = axes.imshow(
+                shares.T[order], aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest"
+            )
+            axes.set_ylabel(name)
+            axes.set_yticks([])
+            axes.grid(False)
+        panels[0].set_title(title)
+        panels[-1].set_xlabel("step")
+        figure.colorbar(image, ax=list(panels), label="share of images with a target")
+        return _svg_data_uri(figure)
+
+
 def intervals(groups: Mapping[str, Sequence[float]], *, title: str, xlabel: str) -> str:
     """Draw one line a group, the first on top: a dot for every value, and mean and sample deviation as a bar.
 

@@ -141,7 +141,7 @@ class _Cards:
         self.inputs = ctx.inputs
         self.masks = ctx.inputs["pseudo_masks"].shards("train")
         self.features = ctx.inputs["features"].shards("train")
-        self.field = clustered_field(ctx.config.pseudo_masks)
+        self.field = clustered_field(self.features, ctx.config.pseudo_masks)
         self.source = open_source(ctx.config.data, ctx.data_root)
         self.classes = {int(entry.id): index for index, entry in enumerate(ctx.config.classes.seen)}
         self.annotated = {

@@ -165,7 +165,8 @@ def pseudo_mask_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet
     masks = ctx.inputs["pseudo_masks"].shards("train")
     refuse_unknown([image_id], masks.ids, "training images")
     labels = masks.read(image_id, "labels")
-    dense = ctx.inputs["features"].shards("train").read(image_id, clustered_field(ctx.config.pseudo_masks))
+    features = ctx.inputs["features"].shards("train")
+    dense = features.read(image_id, clustered_field(features, ctx.config.pseudo_masks))
     apart = separation(dense, labels)
     embeddings = region_embeddings(ctx.inputs, image_id)
     names = Names(ctx.inputs["text"]) if embeddings is not None else None

@@ -1,22 +1,19 @@
 """Which query of each group takes which target of one training image, with the trained weights.
 
-The criterion of training computes the costs and its matcher solves the assignment; here it is only watched.
+The assignment is that of training: the criterion makes it, here it is only shown.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from configs.errors import DataError
 from model.criterion import SplitCriterion
-from model.matcher import Indices, SplitMatcher
 from stages.context import StageContext
 from stages.evaluate import load_decoder
 from stages.frozen import device_of
@@ -55,18 +52,6 @@ class Matches:
     notes: tuple[str, ...]
 
 
-class _WatchedMatcher(SplitMatcher):
-    """Keeps what it was asked and what it answered last."""
-
-    affinity: tuple[Tensor, Tensor]
-    indices: tuple[Indices, Indices]
-
-    def __call__(self, seen: Any, candidate: Any, valid: Any, counts: Any) -> tuple[Indices, Indices]:
-        self.affinity = (seen[0], candidate[0])
-        self.indices = super().__call__(seen, candidate, valid, counts)
-        return self.indices
-
-
 @torch.inference_mode()
 def match_image(ctx: StageContext, image_id: str, names: list[str]) -> Matches:
     """Match the targets of one training image as a training step would, without mirroring or augmentation.
@@ -88,9 +73,8 @@ def match_image(ctx: StageContext, image_id: str, names: list[str]) -> Matches:
     tokens, valid, targets = collate([item], ctx.config.decoder.upsample, device)
     output = model(tokens, valid)[-1]
     criterion = SplitCriterion(ctx.config.train, ctx.config.decoder, text, ctx.config.pseudo_masks.merge).to(device)
-    config = ctx.config.train
-    criterion.matcher = matcher = _WatchedMatcher(config.cost_class, config.cost_mask, config.cost_dice)
-    criterion.layer_losses(output, targets)
+    matching = criterion.match(output, targets)
+    scores, indices = (matching.probability, matching.cosine), (matching.seen, matching.candidate)
     wanted = [np.asarray(item.seen_masks), np.asarray(item.region_masks)]
     drawn = output.masks[0].sigmoid().cpu().numpy()
     first = [f"{names[label]}" for label in item.seen_labels]
@@ -98,7 +82,7 @@ def match_image(ctx: StageContext, image_id: str, names: list[str]) -> Matches:
     found: list[Target] = []
     chosen = np.zeros((len(first) + len(labels[1]), *drawn.shape[1:]), np.float32)
     for group, (kind, offset) in enumerate((("seen", 0), ("candidate", criterion.seen_queries))):
-        queries, taken = (side.tolist() for side in matcher.indices[group][0])
+        queries, taken = (side.tolist() for side in indices[group][0])
         by_target = dict(zip(taken, queries, strict=True))
         for number, (name, mask) in enumerate(zip(labels[group], wanted[group], strict=True)):
             short = name.removeprefix("region ") if group else name
@@ -106,7 +90,7 @@ def match_image(ctx: StageContext, image_id: str, names: list[str]) -> Matches:
             if query is None:
                 found.append(Target(short, (kind, name, "none left", "", ""), False))
                 continue
-            score = float(matcher.affinity[group][0, query, number])
+            score = float(scores[group][0, query, number])
             chosen[len(found)] = drawn[offset + query]
             cells = (kind, name, f"{kind} {query}", f"{'cos' if group else 'p'} {score:.2f}")
             found.append(Target(short, (*cells, f"{100 * _iou(drawn[offset + query] > 0.5, mask > 0.5):.0f}"), True))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TextIO
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -18,27 +18,29 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from stages.checkpoint import lines_before
 
 METRICS = "metrics.jsonl"
+MATCHING = "matching.jsonl"
 EVENTS = "events.out.tfevents.train"
 
 
 class MetricLog:
     """The log of a training stage; a context manager.
 
+    `metrics.jsonl` has loss terms, learning rate and gradient norm; `matching.jsonl` how queries were matched, with
+    lists that count for every query; the events have the numbers of both.
+
     Args:
-        out: folder of the stage; `metrics.jsonl` and `events.out.tfevents.train` are written there.
+        out: folder of the stage, where the files are written.
         start: first step of this run; what an interrupted run logged before it is kept, what it logged after is not.
     """
 
     def __init__(self, out: Path, start: int) -> None:
-        kept = lines_before(out / METRICS, start)
-        # beside, then renamed: a kill in between must not lose what was logged before the checkpoint
-        (out / (METRICS + ".tmp")).write_text("".join(kept), encoding="utf-8")
-        (out / (METRICS + ".tmp")).replace(out / METRICS)
-        self._lines = (out / METRICS).open("a", encoding="utf-8")
+        kept = [line for name in (METRICS, MATCHING) for line in lines_before(out / name, start)]
+        self._lines = {name: _reopened(out / name, start) for name in (METRICS, MATCHING)}
         self._events = RecordWriter((out / EVENTS).open("wb"))
         self._events.write(Event(file_version="brain.Event:2", wall_time=0.0).SerializeToString())
-        for line in kept:
-            self._add_event(json.loads(line))
+        # in the order of an undisturbed run, where each step logs its metrics, then its matching
+        for values in sorted(map(json.loads, kept), key=lambda values: values["step"]):
+            self._add_event(values)
 
     def __enter__(self) -> Self:
         return self
@@ -46,17 +48,32 @@ class MetricLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.close()
-        self._events.close()
+        for stream in (*self._lines.values(), self._events):
+            stream.close()
 
-    def add(self, values: Mapping[str, float]) -> None:
-        """Write the numbers of one step, which is among them as `step`."""
-        self._lines.write(json.dumps(values) + "\n")
-        self._lines.flush()
-        self._add_event(values)
+    def add(self, step: int, metrics: Mapping[str, float], matching: Mapping[str, float | list[int]]) -> None:
+        """Write what was measured at one step."""
+        for name, values in ((METRICS, metrics), (MATCHING, matching)):
+            line = {"step": step, **values}
+            self._lines[name].write(json.dumps(line) + "\n")
+            self._lines[name].flush()
+            self._add_event(line)
 
-    def _add_event(self, values: Mapping[str, float]) -> None:
+    def _add_event(self, values: Mapping[str, Any]) -> None:
         step = int(values["step"])
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if tag != "step"]
+        scalars = [
+            Summary.Value(tag=tag, simple_value=value)
+            for tag, value in values.items()
+            if tag != "step" and not isinstance(value, list)
+        ]
         self._events.write(Event(step=step, wall_time=float(step), summary=Summary(value=scalars)).SerializeToString())
         self._events.flush()
+
+
+def _reopened(path: Path, start: int) -> TextIO:
+    """Open a log for appending, with only its lines before `start`."""
+    # beside, then renamed: a kill in between must not lose what was logged before the checkpoint
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(lines_before(path, start)), encoding="utf-8")
+    temporary.replace(path)
+    return path.open("a", encoding="utf-8")

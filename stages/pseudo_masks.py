@@ -7,15 +7,16 @@ read are the seen classes' annotated pixels, which are removed from every region
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.ndimage import uniform_filter
+from scipy.sparse import csr_array
 
-from cache.h5 import Field, ShardWriter
+from cache.h5 import Field, ShardSet, ShardWriter
 from configs.errors import DataError
 from configs.schema import PseudoMasksConfig
 from stages.context import Shard, StageContext
@@ -28,12 +29,14 @@ MAX_REGIONS = 254  # region numbers are uint8, 0 is "no region"
 
 
 def fields(config: Any) -> dict[str, Field]:
-    """Schema of a shard: `labels` (H', W') uint8, 0 is no region, 1..R the regions, H' = scale * h."""
+    """Schema of a shard: `labels` (H', W') uint8, 0 is no region, 1..R the regions, H' = scale * clustered rows."""
     return {"labels": Field("uint8", lead=2, compress=True)}
 
 
-def clustered_field(config: PseudoMasksConfig) -> str:
-    """Name of the cached features that are clustered: `dense`, or the token map of a block."""
+def clustered_field(features: ShardSet, config: PseudoMasksConfig) -> str:
+    """Name of the cached features that are clustered: `stitched` where there is one, else `dense` or a token map."""
+    if "stitched" in features.fields:  # made of the same block: see stages.features
+        return "stitched"
     return "dense" if config.block is None else f"tokens_{config.block}"
 
 
@@ -50,17 +53,22 @@ def window_seeds(dense: NDArray[np.float32], windows: tuple[int, ...]) -> NDArra
     Source: CLIP-ZSS, as recalled.
     """
     height, width, dim = dense.shape
-    integral = np.zeros((height + 1, width + 1, dim), np.float64)
-    integral[1:, 1:] = dense.cumsum(0, dtype=np.float64).cumsum(1)
+    return np.asarray(_unit(_window_matrix(height, width, windows) @ dense.reshape(-1, dim)))
+
+
+@lru_cache(maxsize=64)  # photographs come in a few dozen grids
+def _window_matrix(height: int, width: int, windows: tuple[int, ...]) -> csr_array:
+    """Which cells lie in which window: sums over all windows are one sparse product. (k, h * w), float32."""
+    cells = np.arange(height * width).reshape(height, width)
     boxes: dict[tuple[int, int, int, int], None] = {}
     for size in windows:
-        rows, cols = _starts(height, size), _starts(width, size)
-        for y in rows:
-            for x in cols:
+        for y in _starts(height, size):
+            for x in _starts(width, size):
                 boxes[y, x, min(y + size, height), min(x + size, width)] = None
-    y0, x0, y1, x1 = np.array(list(boxes)).T
-    sums = integral[y1, x1] - integral[y0, x1] - integral[y1, x0] + integral[y0, x0]
-    return _unit(sums).astype(np.float32)
+    members = [cells[y0:y1, x0:x1].ravel() for y0, x0, y1, x1 in boxes]
+    start = np.cumsum([0, *(len(window) for window in members)])
+    columns = np.concatenate(members)
+    return csr_array((np.ones(len(columns), np.float32), columns, start), shape=(len(members), cells.size))
 
 
 def _starts(length: int, size: int) -> list[int]:
@@ -154,7 +162,9 @@ def smoothed(dense: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
     """
     if weight == 0:
         return dense
-    around = uniform_filter(dense, (3, 3, 1), mode="nearest")
+    padded = np.pad(dense, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    down = padded[:-2] + padded[1:-1] + padded[2:]
+    around = (down[:, :-2] + down[:, 1:-1] + down[:, 2:]) / np.float32(9)
     return np.asarray(_unit((1 - weight) * dense + weight * around), np.float32)
 
 
@@ -221,7 +231,7 @@ def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     features = ctx.inputs["features"].shards(shard.split)
     source = open_source(ctx.config.data, ctx.data_root)
     seen = ctx.config.classes.seen_ids
-    field = clustered_field(config)
+    field = clustered_field(features, config)
     for done, image_id in enumerate(shard.ids, 1):
         _, annotated = read_seen_labels(source, image_id, seen)
         dense = features.read(image_id, field).astype(np.float32)

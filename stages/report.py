@@ -30,6 +30,8 @@ PANEL_SIDE = 320
 
 CURVE_POINTS = 1000
 """Most points drawn of a curve; longer logs are thinned evenly."""
+MAP_COLUMNS = 60
+"""Most columns of the map of matched queries; what was logged between them is averaged."""
 
 FULL_SPLITS = {"voc": {"train": 10582, "val": 1449}, "coco_stuff": {"train": 118287, "val": 5000}}
 """Images of the published protocol, by class list. Source: PASCAL VOC 2012 + SBD; COCO-Stuff 164k."""
@@ -94,6 +96,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         "groups": _groups(metrics, rows),
         "rows": rows,
         "curves": _loss_curves(ctx.inputs["train"].file("metrics.jsonl")),
+        "matching": _matching(ctx.inputs["train"].file("matching.jsonl")),
         "sweep": _sweep(metrics.get("extra", {})),
         "examples": examples,
         "summaries": _summaries(ctx.inputs, ("pseudo_masks", "regions")),
@@ -321,6 +324,32 @@ def _loss_curves(path: Path) -> list[dict[str, str]]:
     return drawn
 
 
+def _matching(path: Path) -> dict[str, Any] | None:
+    """Draw how the queries of both groups were matched over training."""
+    records = read_log(path)
+    maps: dict[str, tuple[list[float], npt.NDArray[np.float64]]] = {}
+    for group in ("seen", "candidate"):
+        counted = [record for record in records if f"{group}_queries" in record]
+        if len(counted) < 2:
+            continue
+        counts = np.array([record[f"{group}_queries"] for record in counted], np.float64)
+        counts /= np.array([[record["images"]] for record in counted], np.float64)
+        columns = np.array_split(np.arange(len(counts)), min(len(counts), MAP_COLUMNS))
+        steps = [float(counted[column[0]]["step"]) for column in columns[:-1]] + [float(counted[-1]["step"])]
+        maps[f"{counts.shape[1]} {group} queries"] = (steps, np.stack([counts[c].mean(0) for c in columns]))
+    if not maps:
+        return None
+    plans = {
+        "IoU of matched masks": {"seen_iou": "seen", "candidate_iou": "candidate"},
+        "Class score of the matched": {"seen_score": "seen: probability", "candidate_score": "candidate: cosine"},
+    }
+    drawn = []
+    for title, names in plans.items():
+        lines = {label: line for key, label in names.items() if (line := _series(records, key))[0]}
+        drawn.append({"uri": figures.curves(lines, title=title, xlabel="step", smooth=True), "alt": title})
+    return {"map": figures.query_maps(maps, title="Which queries are matched"), "curves": drawn}
+
+
 def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Return steps and values of the records that have `key`; null is a gap."""
     points = [(float(r["step"]), math.nan if r[key] is None else float(r[key])) for r in records if key in r]
@@ -402,8 +431,8 @@ def _example(ctx: StageContext, source: Any, image_id: str, rows: Sequence[Class
     image = read_image(source.image_path(image_id))
     truth = _signed(read_all_labels(source, image_id, ids), len(ids))
     prediction = _signed(ctx.inputs["evaluate"].shards("val").read(image_id, "labels"), len(ids))
-    field = clustered_field(ctx.config.pseudo_masks)
-    points = ctx.inputs["features"].shards("val").read(image_id, field).astype(np.float32)
+    features = ctx.inputs["features"].shards("val")
+    points = features.read(image_id, clustered_field(features, ctx.config.pseudo_masks)).astype(np.float32)
     regions = np.asarray(cluster(points, ctx.config.pseudo_masks)).astype(np.int32) - 1  # 0 is none -> -1
 
     small = figures.resize_image(image, PANEL_SIDE)

@@ -239,7 +239,8 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
             optimizer.step()
             if step % config.log_every == 0 or step == config.steps - 1:
-                log.add(_metric_values(step, terms, norm, learning_rate(config, step)))
+                matching = criterion.statistics(_float(outputs[-1]), targets)
+                log.add(step, _rounded(terms | {"grad_norm": norm}) | {"lr": learning_rate(config, step)}, matching)
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
                 save_checkpoint(ctx.out, model, optimizer, step + 1)
             ctx.progress(step + 1, config.steps)
@@ -276,6 +277,6 @@ def _diverged(step: int, where: str) -> UserError:
     )
 
 
-def _metric_values(step: int, terms: dict[str, Tensor], norm: Tensor, rate: float) -> dict[str, float]:
-    values: dict[str, float] = {"step": step, "lr": rate, "grad_norm": round(norm.item(), 5)}
-    return values | {name: round(value.item(), 6) for name, value in terms.items()}
+def _rounded(values: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars for the log: the digits after the sixth say nothing and vary between machines."""
+    return {name: round(value.item(), 6) for name, value in values.items()}

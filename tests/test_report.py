@@ -103,6 +103,12 @@ LOG = [
     for step in range(0, 100, 20)
 ]
 
+MATCHING = [
+    {"step": step, "images": 2, "seen_score": 0.5, "seen_iou": step / 100, "seen_queries": [2, 1, 0]}
+    | {"candidate_score": 0.4, "candidate_iou": 0.3, "candidate_queries": [0, 2]}
+    for step in range(0, 100, 20)
+]
+
 
 def make_context(
     tmp_path: Path,
@@ -154,11 +160,12 @@ def make_context(
         (tmp_path / "dataset" / f"{split}.json").write_text(json.dumps({"images": images}))
     lines = [json.dumps(record) + "\n" for record in (LOG if log is None else log)]
     (tmp_path / "train" / "metrics.jsonl").write_text("".join(lines))
+    (tmp_path / "train" / "matching.jsonl").write_text("".join(json.dumps(record) + "\n" for record in MATCHING))
     seen = [entry.id not in classes.unseen_ids for entry in entries]
     write_metrics(tmp_path / "evaluate", confusion, entries, seen, extra)
     fake = ModuleType("stages.pseudo_masks")
     fake.cluster = lambda dense, config: np.array([[1, 1, 2], [0, 3, 3]], np.uint8)  # type: ignore[attr-defined]
-    fake.clustered_field = lambda config: "dense"  # type: ignore[attr-defined]
+    fake.clustered_field = lambda features, config: "dense"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stages.pseudo_masks", fake)
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)

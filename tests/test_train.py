@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,16 +52,35 @@ def test_interrupted_and_resumed_equals_undisturbed(chain: Chain, stop: int) -> 
     assert trained(chain, f"stopped-{stop}") == undisturbed
 
 
+def scalars(line: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name != "step" and not isinstance(value, list)}
+
+
+def test_matching_is_logged_for_every_query(chain: Chain) -> None:
+    lines = [json.loads(line) for line in (chain.whole(train, "logged") / "matching.jsonl").read_text().splitlines()]
+    decoder, batch = chain.config.decoder, chain.config.train.batch
+    for line in lines:
+        assert line["images"] == batch
+        for group, count in (("seen", decoder.seen_queries), ("candidate", decoder.candidate_queries)):
+            if f"{group}_queries" in line:
+                matched = line[f"{group}_queries"]
+                assert len(matched) == count and all(0 <= images <= batch for images in matched) and sum(matched) > 0
+                assert 0 <= line[f"{group}_iou"] <= 1
+    assert any("candidate_queries" in line for line in lines)
+
+
 def test_tensorboard_events_say_what_the_lines_say(chain: Chain) -> None:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     folder = chain.whole(train, "events")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = ("metrics.jsonl", "matching.jsonl")
+    logs = [[json.loads(line) for line in (folder / name).read_text().splitlines()] for name in names]
+    lines = [line for both in zip(*logs, strict=True) for line in both]  # a step's metrics, then its matching
     events = [e for e in EventFileLoader(str(folder / "events.out.tfevents.train")).Load() if e.HasField("summary")]
-    assert [e.step for e in events] == [line["step"] for line in lines] == list(range(6))
+    assert [e.step for e in events] == [line["step"] for line in lines] == [step for step in range(6) for _ in names]
     for event, line in zip(events, lines, strict=True):
         values = {v.tag: v.tensor.float_val[0] for v in event.summary.value}
-        assert values == pytest.approx({name: value for name, value in line.items() if name != "step"}, rel=1e-5)
+        assert values == pytest.approx(scalars(line), rel=1e-5)
 
 
 def test_damaged_checkpoint_restarts(chain: Chain) -> None:
@@ -124,7 +144,7 @@ def test_images_without_targets_train(chain: Chain, tmp_path: Path, kind: str) -
     for image_id in source.ids("train"):
         fill = {"all unannotated": 255, "fully annotated": seen, "no candidates": 0}[kind]
         Image.fromarray(np.full((64, 64), fill, np.uint8)).save(source.mask_path(image_id))
-    more = ("pseudo_masks.min_area=1.0", "pseudo_masks.windows=[2]") if kind == "no candidates" else ()
+    more = ("pseudo_masks.min_area=1.0", "pseudo_masks.windows=[2]", "pseudo_masks.merge=1.0") if kind == "no candidates" else ()
     other = Chain(tmp_path / "other", *more, root=root).to_regions()
     if kind != "all unannotated":
         masks = other.inputs["pseudo_masks"].shards("train")
