@@ -13,18 +13,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from configs.errors import UserError
 from configs.load import is_runtime
 from configs.schema import Config, Section
 from configs.search import opening_comment, override, read_gammas
+from configs.slices import build_slice
 from pipeline import experiments
 from pipeline.experiments import DEFAULT, GAMMAS, STAGE, Clock, Outcome, Request, Setup, say
 from pipeline.graph import Plan
 from pipeline.launch import INTERRUPTED
+from stages.context import StageContext
 
 if TYPE_CHECKING:
+    from stages.comparison import Comparison
     from stages.tables import Run, Table, Variant
 
 PAGE = "ablation.html"
+SLUG = "evaluate"
+EXAMPLES = 8
+"""Most images drawn side by side."""
 
 Runs = Mapping[tuple[str, int], Outcome]
 """What became of each run, by variant and seed."""
@@ -69,7 +76,7 @@ def ablate(request: Request, gammas: Path | None = None) -> int:
         notes=(*_warnings(default), *notes),
         facts=experiments.circumstances(request, default, runs.values()),
     )
-    experiments.write_files(folder, _forms(table, runs))
+    experiments.write_files(folder, _forms(table, runs, _comparisons(configs, runs)))
     print(to_markdown(table))
     print(folder / PAGE)
     return 1 if table.failures else 0
@@ -174,7 +181,32 @@ def _flat(config: Config) -> dict[str, str]:
     return values
 
 
-def _forms(table: Table, runs: Runs) -> dict[str, str]:
+def _comparisons(configs: Mapping[tuple[str, int], Config], runs: Runs) -> list[Comparison]:
+    """Draw what the first seed of every variant predicts that has the default's data and classes.
+
+    Without the artifacts (another process may have removed them by now) there are no pictures; the numbers are at hand.
+    """
+    from stages.comparison import compare
+
+    plans = {name: Plan(configs[name, seed]) for (name, seed), run in runs.items() if seed == 0 and not run.code}
+    default = plans.get(DEFAULT)
+    if default is None:
+        return []
+    chosen: dict[str, str] = {}  # variants with the same key are one picture
+    for name, plan in plans.items():
+        if plan.key("dataset") == default.key("dataset") and plan.config.data.fold == default.config.data.fold:
+            chosen.setdefault(plan.key(SLUG), name)
+    try:
+        shown = {name: plans[name].artifact(SLUG) for name in chosen.values()}
+        inputs = {"dataset": default.artifact("dataset")}
+        config, runtime = build_slice(default.config, ("data",)), default.config.runtime
+        ctx = StageContext(config, inputs, default.store.root, runtime, default.data_root("dataset"))
+        return compare(ctx, shown, EXAMPLES)
+    except UserError:
+        return []
+
+
+def _forms(table: Table, runs: Runs, comparisons: Sequence[Comparison]) -> dict[str, str]:
     """Return the four files of a table. The JSON also holds what each run measured and took."""
     from stages.ablation_page import render_page
     from stages.tables import to_csv, to_json, to_markdown
@@ -188,5 +220,5 @@ def _forms(table: Table, runs: Runs) -> dict[str, str]:
         "table.md": to_markdown(table),
         "table.csv": to_csv(table),
         "table.json": json.dumps({**to_json(table), "runs": measured}, indent=1, ensure_ascii=False) + "\n",
-        PAGE: render_page(table),
+        PAGE: render_page(table, comparisons),
     }

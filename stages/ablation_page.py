@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stages import figures
+from stages.comparison import Comparison
 from stages.report import page_template
 from stages.tables import Section, Table, cells, headings, shown_facts
 
 
-def render_page(table: Table) -> str:
+def render_page(table: Table, comparisons: Sequence[Comparison] = ()) -> str:
     """Return the HTML page of a table; equal tables give equal text.
 
     Args:
         table: as built from the runs; names and messages in it are escaped.
+        comparisons: images as the variants see them.
     """
     page = {
         "table": table,
         "sections": [_section(section) for section in table.sections],
         "facts": shown_facts(table),
+        "comparisons": comparisons,
         "seconds": table.facts.get("seconds"),
     }
     return page_template("ablation.html.j2").render(page)

@@ -682,6 +682,11 @@ def test_nothing_that_does_not_differ_runs_twice(tmp_path, variants, capsys) -> 
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("manifest.json")} == first
     assert (tmp_path / "shapes" / "ablations" / "main" / "table.json").read_bytes() == table
     assert capsys.readouterr().err.splitlines()[-1].endswith("(fresh)")
+    page = (tmp_path / "shapes" / "ablations" / "main" / "ablation.html").read_text()
+    assert [page.count(f'alt="{name} of val_') > 0 for name in ("truth", "default", "no_cls", "single", "twin")] == [
+        *(True, True, True, True),
+        False,  # the same settings as default: drawn once
+    ]
 
 
 def relabel(source: Path, target: Path, ids: Sequence[int]) -> Path:

@@ -144,7 +144,11 @@ def test_images_without_targets_train(chain: Chain, tmp_path: Path, kind: str) -
     for image_id in source.ids("train"):
         fill = {"all unannotated": 255, "fully annotated": seen, "no candidates": 0}[kind]
         Image.fromarray(np.full((64, 64), fill, np.uint8)).save(source.mask_path(image_id))
-    more = ("pseudo_masks.min_area=1.0", "pseudo_masks.windows=[2]", "pseudo_masks.merge=1.0") if kind == "no candidates" else ()
+    more = (
+        ("pseudo_masks.min_area=1.0", "pseudo_masks.windows=[2]", "pseudo_masks.merge=1.0")
+        if kind == "no candidates"
+        else ()
+    )
     other = Chain(tmp_path / "other", *more, root=root).to_regions()
     if kind != "all unannotated":
         masks = other.inputs["pseudo_masks"].shards("train")
