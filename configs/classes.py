@@ -7,19 +7,24 @@ look at the true unseen classes (choice; the practice of zero-shot recognition s
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from configs.errors import ConfigError
-from configs.schema import Section
+from configs.errors import ConfigError, DataError
+from configs.schema import DataConfig, Section
 from configs.strict_yaml import read_mapping
 
 FOLDER = Path(__file__).parent / "classes"
+FILE_ENDINGS = (".yaml", ".yml", ".txt")
+
+_NUMBERED = re.compile(r"(\d{1,5})\s*[:\t]\s*(.+)")
 
 _RawId = Annotated[int, Field(ge=0, le=65535)]
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -103,8 +108,13 @@ class ClassList:
         return () if fold is None else self.seen()[fold::folds]
 
 
+def is_file(name: str) -> bool:
+    """Whether `data.classes` names a file of the user's and not a list in `configs/classes/`."""
+    return name.endswith(FILE_ENDINGS)
+
+
 def load_classes(name: str) -> ClassList:
-    """Read `configs/classes/<name>.yaml`.
+    """Read `configs/classes/<name>.yaml` as it is.
 
     Args:
         name: name of the list, without folder or ending.
@@ -115,11 +125,28 @@ def load_classes(name: str) -> ClassList:
     Raises:
         ConfigError: no such list, or the file breaks a rule (ids or names twice, an unseen id that is no class, ...).
     """
-    known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    if name not in known:
-        raise ConfigError(f"data.classes: no class list {name!r}; expected one of: {', '.join(known)}")
-    label = f"configs/classes/{name}.yaml"
-    values = read_mapping(FOLDER / f"{name}.yaml", label)
+    return classes_of(DataConfig(classes=name))
+
+
+def classes_of(data: DataConfig) -> ClassList:
+    """Read the class list that a config names, with its `unseen`, `ignore` and `first_id` laid over it.
+
+    A list is YAML with `ignore`, `classes` (each `{id, name}`, or a plain name) and `unseen` (ids or names); or plain
+    text with one name a line, or `ID: NAME` on every line. Plain names get the ids `data.first_id`, and so on.
+
+    Args:
+        data: the `data` section.
+
+    Returns:
+        The class list.
+
+    Raises:
+        ConfigError: no such list, or it breaks a rule.
+        DataError: the list is a file below the root, and no root is set.
+    """
+    path, label = _place(data)
+    values = _read_text(path, label) if path.suffix == ".txt" else read_mapping(path, label)
+    values = _with_ids(values, data, label)
     try:
         file = _File.model_validate(values)
     except ValidationError as error:
@@ -128,11 +155,80 @@ def load_classes(name: str) -> ClassList:
         raise ConfigError(f"{label}: {where}: {first['msg']}, got {first['input']!r}; mend the file") from None
     _check(file, label)
     return ClassList(
-        name=name,
+        name=path.stem,
         entries=tuple(ClassEntry(entry.id, entry.name) for entry in file.classes),
         unseen_ids=frozenset(file.unseen),
         ignore=tuple(sorted(set(file.ignore))),
     )
+
+
+def _place(data: DataConfig) -> tuple[Path, str]:
+    """The file of a class list, and how errors name it."""
+    if not is_file(data.classes):
+        known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+        if data.classes not in known:
+            raise ConfigError(
+                f"data.classes: no class list {data.classes!r}; expected one of: {', '.join(known)}, or a .yaml or "
+                ".txt file below data.root"
+            )
+        return FOLDER / f"{data.classes}.yaml", f"configs/classes/{data.classes}.yaml"
+    path = Path(data.classes).expanduser()
+    if not path.is_absolute():
+        if data.root is None:
+            raise DataError("data.root is not set; expected the folder of the data set: --set data.root=PATH")
+        path = data.root / path
+    if not path.is_file():
+        raise ConfigError(
+            f"data.classes: {path}: no such file; expected one class name a line (.txt), or ids and names (.yaml)"
+        )
+    return path, str(path)
+
+
+def _read_text(path: Path, label: str) -> dict[str, Any]:
+    """A text list as the mapping that a YAML list holds."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{label}: cannot be read ({error}); expected UTF-8 text, one class name a line") from None
+    blank = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
+    if blank is not None:
+        raise ConfigError(f"{label}, line {blank}: empty; expected a class name on every line, as its place is its id")
+    matches = [_NUMBERED.fullmatch(line.strip()) for line in lines]
+    if lines and all(matches):
+        return {"classes": [{"id": int(found[1]), "name": found[2]} for found in matches if found]}
+    return {"classes": [line.strip() for line in lines]}
+
+
+def _with_ids(values: Mapping[str, Any], data: DataConfig, label: str) -> dict[str, Any]:
+    """Give plain names their ids, and lay the config's own `unseen` and `ignore` over those of the list."""
+    values = dict(values)
+    if data.ignore is not None or label.endswith(".txt"):
+        values["ignore"] = (255,) if data.ignore is None else data.ignore
+    classes = values.get("classes")
+    if isinstance(classes, list) and classes and all(isinstance(entry, str) for entry in classes):
+        classes = [{"id": data.first_id + place, "name": name} for place, name in enumerate(classes)]
+        # a plain list names background too where it has an id; the config says that it is no class
+        ignored = set(values["ignore"]) if isinstance(values.get("ignore"), list | tuple) else set()
+        classes = values["classes"] = [entry for entry in classes if entry["id"] not in ignored]
+    elif data.first_id:
+        raise ConfigError(f"data.first_id is {data.first_id}, but {label} gives ids itself; leave data.first_id out")
+    unseen = list(data.unseen) or values.get("unseen", [])
+    if not unseen:
+        raise ConfigError(f"{label}: no class is unseen; expected some: --set 'data.unseen=[NAME, NAME]'")
+    if isinstance(unseen, list) and isinstance(classes, list):
+        values["unseen"] = [_id_of(name, classes, label) if isinstance(name, str) else name for name in unseen]
+    return values
+
+
+def _id_of(name: str, classes: Sequence[Any], label: str) -> Any:
+    """The id of an unseen class that is given by its name."""
+    ids = {entry.get("name"): entry.get("id") for entry in classes if isinstance(entry, dict)}
+    if name not in ids:
+        names = [other for other in ids if isinstance(other, str)]
+        close = difflib.get_close_matches(name, names, 1)
+        meant = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(names[:20])}"
+        raise ConfigError(f"{label}: unseen class {name!r} is not in the list; {meant}")
+    return ids[name]
 
 
 def _check(file: _File, label: str) -> None:

@@ -7,6 +7,8 @@ as text, the schema makes it a float. Every complaint is one line that names whe
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -16,12 +18,15 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from configs.classes import load_classes
+from configs.classes import classes_of, is_file
 from configs.errors import ConfigError
 from configs.schema import Config, Section
 from configs.strict_yaml import parse_value, read_mapping
 
 FOLDER = Path(__file__).parent
+YAML_ENDINGS = (".yaml", ".yml")
+
+_NAME = re.compile(r"[A-Za-z0-9]\w*([.\-]\w+)*")
 
 
 def known_datasets() -> list[str]:
@@ -33,7 +38,7 @@ def load_config(dataset: str, set_files: Sequence[Path] = (), overrides: Sequenc
     """Build and check the config of one run.
 
     Args:
-        dataset: name of a file in `configs/`, without ending.
+        dataset: name of a file in `configs/`, without ending; or the path of a YAML file of your own.
         set_files: YAML files laid over it, in this order.
         overrides: `section.key=value`, laid over the files, in this order; the value is YAML.
 
@@ -43,19 +48,43 @@ def load_config(dataset: str, set_files: Sequence[Path] = (), overrides: Sequenc
     Raises:
         ConfigError: unknown data set, unknown key, refused value, or a file that is missing or broken.
     """
-    if dataset not in known_datasets():
-        close = difflib.get_close_matches(dataset, known_datasets(), 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"unknown data set {dataset!r}; expected one of: {', '.join(known_datasets())}{hint}")
-    layers = _Layers(dataset)
-    layers.add(read_mapping(FOLDER / f"{dataset}.yaml", f"configs/{dataset}.yaml"), f"configs/{dataset}.yaml")
+    name, file, label = _locate(dataset)
+    layers = _Layers(name)
+    layers.add(read_mapping(file, label), label, file.parent)
     for path in set_files:
-        layers.add(read_mapping(path, str(path)), str(path))
+        layers.add(read_mapping(path, str(path)), str(path), path.parent)
     for override in overrides:
         layers.add(_override(override), "--set")
     config = layers.resolve()
     _check_classes(config)
     return config
+
+
+def dataset_name(dataset: str) -> str:
+    """Name of a data set given as `--dataset` takes it: the file's name for a path."""
+    return Path(dataset).stem if dataset.endswith(YAML_ENDINGS) else dataset
+
+
+def _locate(dataset: str) -> tuple[str, Path, str]:
+    """Name of a data set, its file, and how errors name that."""
+    known = known_datasets()
+    if not dataset.endswith(YAML_ENDINGS):
+        if dataset not in known:
+            close = difflib.get_close_matches(dataset, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(
+                f"unknown data set {dataset!r}; expected one of: {', '.join(known)}, or a YAML file of your own{hint}"
+            )
+        return dataset, FOLDER / f"{dataset}.yaml", f"configs/{dataset}.yaml"
+    file, name = Path(dataset).expanduser(), dataset_name(dataset)
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{file}: {name!r} cannot name a folder of the cache; use letters, digits, _ and -")
+    if name in known and file.absolute().parent != FOLDER.absolute():
+        raise ConfigError(
+            f"{file}: {name} is the name of a data set in configs/, and names share a folder of the cache; "
+            "rename the file"
+        )
+    return name, file, dataset
 
 
 def describe(config: Config) -> str:
@@ -92,14 +121,26 @@ class _Layers:
         self.values: dict[str, Any] = {"dataset": dataset}
         self.origins: dict[str, str] = {}
 
-    def add(self, layer: Mapping[str, Any], source: str) -> None:
-        """Lay one layer over what is there; unknown keys are errors that name `source`."""
+    def add(self, layer: Mapping[str, Any], source: str, folder: Path | None = None) -> None:
+        """Lay one layer over what is there; unknown keys are errors that name `source`.
+
+        Args:
+            layer: the values.
+            source: how errors name it.
+            folder: what a relative `data.root` in it is relative to; None for the working folder.
+        """
         if layer.get("dataset", self.values["dataset"]) != self.values["dataset"]:
             raise ConfigError(
                 f"{source}: dataset is {layer['dataset']!r} but the run is for {self.values['dataset']!r}; "
                 "the data set is chosen with --dataset"
             )
         self._merge(Config, layer, self.values, "", source)
+        root = layer.get("data", {}).get("root") if isinstance(layer.get("data"), Mapping) else None
+        if isinstance(root, str):
+            # absolute, so that it means the same when the resolved config is read from another place
+            self.values["data"]["root"] = Path(
+                os.path.normpath((folder or Path()).absolute() / Path(root).expanduser())
+            )
 
     def _merge(
         self, model: type[Section], layer: Mapping[str, Any], into: dict[str, Any], prefix: str, source: str
@@ -257,7 +298,9 @@ def _described(name: str, value: Any, field: FieldInfo) -> str:
 
 def _check_classes(config: Config) -> None:
     """The class list exists, and every fold both hides and leaves some seen class."""
-    classes = load_classes(config.data.classes)
+    if is_file(config.data.classes) and config.data.root is None:
+        return  # it lies below the root: whatever reads it will say so
+    classes = classes_of(config.data)
     fold, folds = config.data.fold, config.data.folds
     if fold is None:
         return

@@ -34,14 +34,35 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, which classes, and which of those are seen."""
 
-    layout: Literal["shapes", "voc"] = Field("voc", description="How files lie under the root; `shapes` is rendered.")
-    root: Path | None = Field(
-        None, description="Folder that holds VOCdevkit/ (or VOC2012's parent).", json_schema_extra=RUNTIME
+    layout: Literal["shapes", "voc", "coco_stuff", "folder"] = Field(
+        "voc", description="How files lie under the root: a name of LAYOUTS in stages/datasets; `shapes` is rendered."
     )
-    classes: str = Field("voc", description="Class list: configs/classes/<name>.yaml.")
-    train_split: str = Field("trainaug", description="Name of the training list in ImageSets/Segmentation.")
-    val_split: str = Field("val", description="Name of the validation list.")
-    mask_folder: str = Field("SegmentationClassAug", description="Folder of the index masks.")
+    root: Path | None = Field(
+        None,
+        description="Folder of the raw files; in a YAML file relative to that file, elsewhere to the working folder.",
+        json_schema_extra=RUNTIME,
+    )
+    classes: str = Field(
+        "voc",
+        description="Class list: NAME of configs/classes/NAME.yaml, or a .yaml or .txt file below the root.",
+    )
+    unseen: tuple[str, ...] = Field((), description="Names of the unseen classes; none: those that the list names.")
+    ignore: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = Field(
+        None, description="Mask ids that are no class; null: those that the list names, 255 for a .txt list."
+    )
+    first_id: NonNegative = Field(0, description="Mask id of the first name of a class list without ids.")
+    train_split: str = Field(
+        "trainaug", description="voc: name of the list; folder: list of ids (.txt below the root), or a folder's name."
+    )
+    val_split: str = Field("val", description="The same for validation.")
+    image_folder: str = Field("images", description="folder: where the images are, below the root.")
+    image_suffix: str = Field("", description="folder: end of every image's name, e.g. _rgb.png; none: any picture.")
+    mask_folder: str = Field("SegmentationClassAug", description="Folder of the index masks; unused by coco_stuff.")
+    mask_suffix: str = Field(".png", description="folder: end of every mask's name, in place of the image's ending.")
+    expected_train: Positive | None = Field(
+        None, description="Images of the whole training split; fewer is a subset, and the report says so."
+    )
+    expected_val: Positive | None = Field(None, description="The same for validation.")
     images: tuple[str, ...] = Field(
         (), description="Only these images, of both lists, for a quick trial; none: all. Short form: --images."
     )

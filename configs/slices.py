@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from configs.classes import ClassEntry, ClassList, load_classes
+from configs.classes import ClassEntry, ClassList, classes_of
 from configs.load import is_runtime
 from configs.schema import Config, Section
 
@@ -97,7 +97,7 @@ def build_slice(config: Config, reads: Sequence[str], identities: Mapping[str, s
         section, _, name = path.partition(".")
         key = keys.setdefault(section, {})
         if path in _VIRTUAL:
-            value = _VIRTUAL[path](config, load_classes(config.data.classes))
+            value = _VIRTUAL[path](config, classes_of(config.data))
             parts.setdefault(section, {})[name] = value
             key[name] = _jsonable(value)
         elif path == "clip.identity":

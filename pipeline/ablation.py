@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.errors import UserError
-from configs.load import is_runtime
+from configs.load import dataset_name, is_runtime
 from configs.schema import Config, Section
 from configs.search import opening_comment, override, read_gammas
 from configs.slices import build_slice
@@ -106,7 +106,7 @@ def _measured(configs: Mapping[tuple[str, int], Config], runs: Runs) -> list[Run
 
 
 def _usual_gammas(request: Request, default: Setup) -> Path | None:
-    path = default.config().runtime.artifacts / request.dataset / "tuning" / "gamma" / GAMMAS
+    path = default.config().runtime.artifacts / dataset_name(request.dataset) / "tuning" / "gamma" / GAMMAS
     return path if path.is_file() else None
 
 

@@ -189,6 +189,10 @@ def _main(arguments: list[str]) -> int:
     if options.verb == "config":
         print(describe(config))
         return 0
+    if options.download:
+        from pipeline.acquire import download
+
+        download(config, options.quiet)
     plan = Plan(config)
     if options.verb in names:
         from pipeline.launch import Options, launch
@@ -265,6 +269,8 @@ def _parser(stages: dict[str, str]) -> Parser:
         _add_trial(stage)
         stage.add_argument("--force", action="store_true", help="make this one stage again though it is fresh")
         stage.add_argument("--quiet", action="store_true", help="print the path of the result only")
+        if name == "PrepareDataset":
+            stage.add_argument("--download", action="store_true", help="first download and derive what is missing")
     for name, does in VERBS.items():
         if name in QUESTIONS:
             continue
@@ -397,8 +403,13 @@ def _experiment(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def _add_config_options(parser: argparse.ArgumentParser, files: str = "a YAML file laid over the data set's") -> None:
     add = parser.add_argument
-    parser.set_defaults(images=None)
-    add("--dataset", default="shapes", metavar="NAME", help="configs/NAME.yaml (default: shapes)")
+    parser.set_defaults(images=None, download=False)
+    add(
+        "--dataset",
+        default="shapes",
+        metavar="NAME",
+        help="configs/NAME.yaml, or a YAML file of yours (default: shapes)",
+    )
     add(
         "--set",
         action="extend",

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from cache.refusals import refusals_named
 from configs.errors import ConfigError, UserError
-from configs.load import load_config
+from configs.load import dataset_name, load_config
 from configs.schema import Config
 from pipeline.graph import Plan, Stage, hold_code
 from pipeline.launch import INTERRUPTED, Options, ensure
@@ -73,7 +73,7 @@ class Request:
         if not self.name or Path(self.name).name != self.name:
             raise ConfigError(f"--name {self.name!r}: expected a plain word; a path is given by --out")
         artifacts = load_config(self.dataset, self.base, self.overrides).runtime.artifacts
-        return self.out or artifacts / self.dataset / kind / self.name
+        return self.out or artifacts / dataset_name(self.dataset) / kind / self.name
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,12 @@ class Stage:
 
 
 CLIP = ("clip.model", "clip.weights", "clip.seed", "clip.identity")
-LISTS = ("data.train_split", "data.val_split")
+# what finding the raw files depends on; each layout adds fields of its own, see `stages.datasets.Layout`
+IMAGES = "data.layout"
+MASKS = "data.masks"
+LISTS = "data.lists"
 # read beside a stage's row of the table when it runs CLIP on images itself instead of reading cached features
-ONLINE = (*CLIP, "features.size", "features.resize", "data.layout")
+ONLINE = (*CLIP, "features.size", "features.resize", IMAGES)
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -85,7 +88,7 @@ STAGES: tuple[Stage, ...] = (
         1,
         "stages.prepare",
         "checked lists of images and labels",
-        (*LISTS, "data.mask_folder", "classes.ids"),
+        (LISTS, MASKS, "classes.ids"),
         {"shapes": ()},
     ),
     Stage(
@@ -103,7 +106,7 @@ STAGES: tuple[Stage, ...] = (
         1,
         "stages.features",
         "dense CLIP features of every image",
-        (*CLIP, "features", "data.layout"),
+        (*CLIP, "features", IMAGES),
         {"dataset": ("images.json",)},
         sharded=("train", "val"),
     ),
@@ -113,7 +116,7 @@ STAGES: tuple[Stage, ...] = (
         1,
         "stages.pseudo_masks",
         "pseudo masks of the training images",
-        ("pseudo_masks", "data.mask_folder", "classes.seen_ids"),
+        ("pseudo_masks", MASKS, "classes.seen_ids"),
         {"dataset": ("train.json",), "features": ("train",)},
         sharded=("train",),
     ),
@@ -123,7 +126,7 @@ STAGES: tuple[Stage, ...] = (
         1,
         "stages.regions",
         "a CLIP embedding of every pseudo mask",
-        (*CLIP, "regions", "data.layout"),
+        (*CLIP, "regions", IMAGES),
         {"dataset": ("images.json",), "features": ("train",), "pseudo_masks": ("train",)},
         sharded=("train",),
     ),
@@ -133,7 +136,7 @@ STAGES: tuple[Stage, ...] = (
         1,
         "stages.train",
         "the trained query decoder",
-        ("decoder", "train", "pseudo_masks.merge", "features.decoder_blocks", "data.mask_folder", "classes.seen_ids"),
+        ("decoder", "train", "pseudo_masks.merge", "features.decoder_blocks", MASKS, "classes.seen_ids"),
         {
             "dataset": ("train.json",),
             "text": ("text.safetensors",),
@@ -158,7 +161,7 @@ STAGES: tuple[Stage, ...] = (
             "evaluate",
             "train.matching",
             "features.decoder_blocks",
-            "data.mask_folder",
+            MASKS,
             "data.fold",
             "data.folds",
             "classes.all",
@@ -207,7 +210,7 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
         reads = stage.reads
         if stage.slug == "evaluate" and (config.evaluate.fusion > 0 or not trains):
             # predicted or clustered regions are embedded from pixels
-            reads = (*reads, "data.layout", "regions", "features.variant", *(() if trains else ("pseudo_masks",)))
+            reads = (*reads, IMAGES, "regions", "features.variant", *(() if trains else ("pseudo_masks",)))
             upstream["dataset"] = (*upstream["dataset"], "images.json")
         if not trains:
             upstream.pop("train", None)
@@ -220,8 +223,18 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
             upstream["dataset"] = tuple(dict.fromkeys((*upstream["dataset"], "images.json")))
         if pretrained and "clip.identity" in reads:
             upstream["pretrain"] = ("clip.safetensors",)
-        stages[stage.slug] = replace(stage, reads=reads, upstream=upstream)
+        stages[stage.slug] = replace(stage, reads=_of_layout(reads, config.data.layout), upstream=upstream)
     return stages
+
+
+def _of_layout(reads: Sequence[str], name: str) -> tuple[str, ...]:
+    """Replace IMAGES, MASKS and LISTS by the fields that a layout reads for them."""
+    from stages.datasets import LAYOUTS
+
+    layout = LAYOUTS[name]
+    fields = {IMAGES: layout.images, MASKS: layout.masks, LISTS: layout.lists}
+    groups = [(IMAGES, *(f"data.{field}" for field in fields[path])) if path in fields else (path,) for path in reads]
+    return tuple(dict.fromkeys(path for group in groups for path in group))
 
 
 _held_code: dict[str, dict[str, str]] = {}

@@ -146,7 +146,8 @@ def check_image(source: Source, split: str, image_id: str, ids: ClassIds) -> Che
     image_path, mask_path = source.image_path(image_id), source.mask_path(image_id)
     data = read_bytes(image_path)
     height, width = decode_image(data, image_path).shape[:2]
-    mask = decode_mask(read_bytes(mask_path), mask_path, (height, width), {*ids.all, *ids.ignore})
+    allowed, table = {*ids.all, *ids.ignore}, source.mask_table(mask_path)
+    mask = decode_mask(read_bytes(mask_path), mask_path, (height, width), allowed, table)
     known = ids.seen if split == "train" else ids.all
     labels = seen_labels(mask, known) if split == "train" else all_labels(mask, known)
     counts = np.bincount(labels.ravel(), minlength=len(known))[: len(known)]

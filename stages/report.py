@@ -33,9 +33,6 @@ CURVE_POINTS = 1000
 MAP_COLUMNS = 60
 """Most columns of the map of matched queries; what was logged between them is averaged."""
 
-FULL_SPLITS = {"voc": {"train": 10582, "val": 1449}, "coco_stuff": {"train": 118287, "val": 5000}}
-"""Images of the published protocol, by class list. Source: PASCAL VOC 2012 + SBD; COCO-Stuff 164k."""
-
 UNDEFINED = "\N{EN DASH}"
 """Shown in place of a number that is not defined."""
 
@@ -228,13 +225,11 @@ def _banners(ctx: StageContext, rows: Sequence[ClassRow]) -> list[dict[str, str]
 
 
 def _subset_banner(ctx: StageContext) -> Iterable[dict[str, str]]:
-    full = FULL_SPLITS.get(ctx.config.data.classes)
-    if full is None:
-        return
+    data = ctx.config.data
     parts = [
-        f"{have:,} of {full[split]:,} {word} images"
-        for split, word in (("train", "training"), ("val", "validation"))
-        if (have := len(ctx.inputs["dataset"].json(f"{split}.json")["images"])) != full[split]
+        f"{have:,} of {whole:,} {word} images"
+        for split, word, whole in (("train", "training", data.expected_train), ("val", "validation", data.expected_val))
+        if whole and (have := len(ctx.inputs["dataset"].json(f"{split}.json")["images"])) != whole
     ]
     if parts:
         text = f"This run used {' and '.join(parts)} of the published protocol; do not compare with published numbers."

@@ -265,13 +265,17 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, monkeypatch: pytest.Monke
     assert pages[0] == pages[1]
 
 
+FULL = {"data": {"expected_train": 10582, "expected_val": 1449}}
+
+
 @pytest.mark.parametrize(
     ("settings", "expected", "absent"),
     [
         ({"clip": {"weights": "random"}}, ["Plumbing only", "numbers on this page mean nothing"], ["Tuning run"]),
-        ({}, ["4 of 10,582 training images and 4 of 1,449 validation images"], ["Plumbing", "Embedded"]),
+        (FULL, ["4 of 10,582 training images and 4 of 1,449 validation images"], ["Plumbing", "Embedded"]),
         ({"data": {"fold": 1}}, ["Tuning run. Fold 1 of 3"], ["Plumbing"]),
         ({"data": {"layout": "shapes"}}, ["Embedded data set"], ["Not the full data set"]),
+        ({}, [], ["Not the full data set"]),
     ],
 )
 def test_banners(

@@ -1,15 +1,22 @@
-"""Where images and masks come from: one `Source` a folder layout, all with the same four questions."""
+"""Where images and masks come from: one `Source` a folder layout, all with the same few questions.
+
+A layout is one file here with a class that answers them, a line in `LAYOUTS`, and its name in `data.layout` of
+configs/schema.py; README.md says the rest. Nothing is decoded here, and nothing downloaded: see `stages.acquire`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from configs.errors import DataError
-from stages.datasets.voc import DataSettings, VocSource
+from stages.datasets.coco_stuff import CocoStuffSource
+from stages.datasets.folder import FolderSource
+from stages.datasets.voc import VocSource
 
-__all__ = ["DataSettings", "Source", "open_source"]
+__all__ = ["LAYOUTS", "Layout", "Source", "open_source"]
 
 
 class Source(Protocol):
@@ -27,17 +34,59 @@ class Source(Protocol):
         """The mask file of an id."""
         ...
 
+    def mask_table(self, mask: Path) -> Sequence[int] | None:
+        """The class list's id of each value of a mask file, -1 for values that may not occur; None: the same id."""
+        ...
+
     def fingerprint(self, splits: Sequence[str] = ("train", "val")) -> str:
         """Hex digest that changes when a list changes, or a listed file's name or size."""
         ...
 
+    def stray_masks(self) -> list[Path]:
+        """Mask files that belong to no image file."""
+        ...
 
-def open_source(data: DataSettings, root: Path | None) -> Source:
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of data set lies on disk.
+
+    Args:
+        source: makes the source, from the `data` section or a slice of it, and the root.
+        images: fields of `data` that the way from an id to its image depends on, beside `layout`.
+        masks: the same for masks.
+        lists: the same for the splits.
+    """
+
+    source: Callable[[Any, Path], Source]
+    images: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+
+
+_VOC = Layout(VocSource, masks=("mask_folder",), lists=("train_split", "val_split"))
+_PLACES = ("image_folder", "image_suffix")
+
+LAYOUTS: Mapping[str, Layout] = {
+    # Rendered scenes are written as VOC writes photographs, so that both take the same path from here on.
+    "shapes": _VOC,
+    "voc": _VOC,
+    "coco_stuff": Layout(CocoStuffSource),
+    "folder": Layout(
+        FolderSource,
+        images=_PLACES,
+        masks=(*_PLACES, "mask_folder", "mask_suffix"),
+        lists=(*_PLACES, "train_split", "val_split"),
+    ),
+}
+
+
+def open_source(data: Any, root: Path | None) -> Source:
     """Open the raw files of a data set.
 
     Args:
         data: the `data` section or a slice of it; a field is read only when a question needs it, so a stage that asks
-            for images alone declares `data.layout` alone.
+            for images alone declares what finding images needs (see `Layout`).
         root: folder of the raw files; for `shapes` the output folder of the renderer.
 
     Returns:
@@ -47,6 +96,5 @@ def open_source(data: DataSettings, root: Path | None) -> Source:
         DataError: no root, or a root without the layout.
     """
     if root is None:
-        raise DataError("data.root is not set; expected the folder that holds VOCdevkit/: --set data.root=PATH")
-    # Rendered scenes are written as VOC writes photographs, so that both take the same path from here on.
-    return VocSource(data, root)
+        raise DataError("data.root is not set; expected the folder of the data set: --set data.root=PATH")
+    return LAYOUTS[data.layout].source(data, root)

@@ -70,27 +70,75 @@ def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def read_mask(path: Path, shape: tuple[int, int] | None = None, allowed_ids: Collection[int] | None = None) -> Labels:
+def read_mask(
+    path: Path,
+    shape: tuple[int, int] | None = None,
+    allowed_ids: Collection[int] | None = None,
+    table: Sequence[int] | None = None,
+) -> Labels:
     """Decode an index mask: a PNG whose palette index or grey value is the raw class id.
 
     Args:
         path: the mask file.
         shape: (H, W) of its image, in pixels; None for a mask that PrepareDataset has checked.
-        allowed_ids: raw ids that may occur: classes and ignored ids; None for a mask that PrepareDataset has checked.
+        allowed_ids: ids of the class list that may occur, ignored ones too; None for a mask that PrepareDataset has
+            checked.
+        table: the class list's id of each value of the file, see `Source.mask_table`; None where they are the same.
 
     Returns:
-        (H, W) raw ids, uint8, or uint16 for a 16-bit file.
+        (H, W) ids of the class list, uint8, or uint16 for a 16-bit file.
 
     Raises:
         DataError: absent, truncated, coloured, of another size than the image, or with an id that is not allowed.
     """
-    return decode_mask(read_bytes(path), path, shape, allowed_ids)
+    return decode_mask(read_bytes(path), path, shape, allowed_ids, table)
 
 
 def decode_mask(
-    data: bytes, path: Path, shape: tuple[int, int] | None = None, allowed_ids: Collection[int] | None = None
+    data: bytes,
+    path: Path,
+    shape: tuple[int, int] | None = None,
+    allowed_ids: Collection[int] | None = None,
+    table: Sequence[int] | None = None,
 ) -> Labels:
     """Decode the bytes of a mask; see `read_mask`. `path` is for errors only."""
+    mask = decode_values(data, path, shape)
+    if allowed_ids is not None:
+        allowed = set(allowed_ids)
+        there = [int(value) for value in np.unique(mask)]
+        unknown = [value for value in there if _translated(value, table) not in allowed]
+        if unknown:
+            raise DataError(
+                f"{path}: id {unknown[0]} ({int((mask == unknown[0]).sum())} pixels) is not in the class list; "
+                "mend the mask, or add the id to `classes` or `ignore` of the class list"
+            )
+    return mask if table is None else translate(mask, table)
+
+
+def _translated(value: int, table: Sequence[int] | None) -> int:
+    if table is None:
+        return value
+    return table[value] if value < len(table) else -1
+
+
+def translate(mask: Labels, table: Sequence[int]) -> Labels:
+    """Replace the values of a mask file by the class list's ids; values that may not occur become void, 255.
+
+    Args:
+        mask: (H, W) values of the file.
+        table: the class list's id of each value, as of `Source.mask_table`.
+
+    Returns:
+        (H, W) ids of the same type.
+    """
+    whole = np.full(np.iinfo(mask.dtype).max + 1, IGNORE, dtype=mask.dtype)
+    known = np.asarray(table, dtype=np.int64)
+    whole[: len(known)] = np.where(known < 0, IGNORE, known).astype(mask.dtype)
+    return np.asarray(whole[mask])
+
+
+def decode_values(data: bytes, path: Path, shape: tuple[int, int] | None = None) -> Labels:
+    """Decode the bytes of a mask into the values of the file, (H, W), whatever they mean; see `read_mask`."""
     image = _decode(data, path, "mask")
     mask: Labels
     if image.mode in ("P", "L"):
@@ -104,12 +152,6 @@ def decode_mask(
         raise DataError(
             f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} but its image is {shape[1]}x{shape[0]}{turned}; "
             "replace one of them"
-        )
-    unknown = sorted(set(np.unique(mask).tolist()) - set(allowed_ids)) if allowed_ids is not None else []
-    if unknown:
-        raise DataError(
-            f"{path}: id {unknown[0]} ({int((mask == unknown[0]).sum())} pixels) is not in the class list; "
-            "mend the mask, or add the id to `classes` or `ignore` of the class list"
         )
     return mask
 
@@ -142,7 +184,7 @@ def read_seen_labels(source: Source, image_id: str, seen_ids: Sequence[int]) -> 
     Raises:
         DataError: the mask went missing or was damaged since.
     """
-    labels = seen_labels(read_mask(source.mask_path(image_id)), seen_ids)
+    labels = seen_labels(_checked_mask(source, image_id), seen_ids)
     return labels, labels != np.iinfo(labels.dtype).max
 
 
@@ -160,7 +202,13 @@ def read_all_labels(source: Source, image_id: str, ids: Sequence[int]) -> Labels
     Raises:
         DataError: the mask went missing or was damaged since.
     """
-    return all_labels(read_mask(source.mask_path(image_id)), ids)
+    return all_labels(_checked_mask(source, image_id), ids)
+
+
+def _checked_mask(source: Source, image_id: str) -> Labels:
+    """A mask that PrepareDataset has checked, (H, W) ids of the class list."""
+    path = source.mask_path(image_id)
+    return read_mask(path, table=source.mask_table(path))
 
 
 def all_labels(mask: Labels, ids: Sequence[int]) -> Labels:
