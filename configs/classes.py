@@ -224,9 +224,9 @@ def _id_of(name: str, classes: Sequence[Any], label: str) -> Any:
     """The id of an unseen class that is given by its name."""
     ids = {entry.get("name"): entry.get("id") for entry in classes if isinstance(entry, dict)}
     if name not in ids:
-        names = [other for other in ids if isinstance(other, str)]
-        close = difflib.get_close_matches(name, names, 1)
-        meant = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(names[:20])}"
+        names = {other.lower(): other for other in ids if isinstance(other, str)}
+        close = difflib.get_close_matches(name.lower(), names, 1)
+        meant = f"did you mean {names[close[0]]}?" if close else f"expected one of: {', '.join(names.values())}"
         raise ConfigError(f"{label}: unseen class {name!r} is not in the list; {meant}")
     return ids[name]
 

@@ -38,6 +38,7 @@ VERBS = {
     "plan": "what a stage would run, and why; runs nothing",
     "config": "the resolved config, every value explained",
     "verify": "read every file of the cache and set damaged ones aside",
+    "check-data": "what a data set holds and what is odd about it; needs nothing but the data",
     "inspect": "pictures of what the cache holds about an image",
     "diff": "what tells two artifacts apart: config, code, environment",
     "adopt": "accept the present code for what is in the cache, and run nothing",
@@ -47,6 +48,18 @@ EXPERIMENTS = {
     "ablate": "a table of variants over seeds, against the data set's own config",
     "tune": "settings, or gamma alone, chosen on folds of seen classes",
 }
+CHECK_HELP = """
+Looks at the lists, and at every image and mask: pixels and images of each class, masks of the wrong kind or size, ids
+outside the class list and shifted ids, absent files, images that are in both splits. Draws images beside their masks on
+a contact sheet, and prints its path last. Needs nothing but the data, and makes nothing in the cache.
+"""
+CHECK_EPILOG = """
+exit codes: 0 fine (there may be notes), 2 wrong usage or config, 3 there are problems, or no data
+
+examples:
+  run_pipeline.py check-data --dataset folder --set data.root=/data 'data.unseen=[sofa, train]'
+  run_pipeline.py check-data --dataset /data/mydata.yaml --limit 500 --out sheet.png
+"""
 INSPECT_HELP = """
 Draws what the cache holds about one image, prints the same as text, and the path of the picture last:
 
@@ -127,6 +140,7 @@ examples:
 
 KINDS = ("pseudo_masks", "regions", "features", "matches", "predictions")
 QUESTIONS = {
+    "check-data": (CHECK_HELP, CHECK_EPILOG),
     "inspect": (INSPECT_HELP, INSPECT_EPILOG),
     "diff": (DIFF_HELP, DIFF_EPILOG),
     "adopt": (ADOPT_HELP, ADOPT_EPILOG),
@@ -207,6 +221,12 @@ def _main(arguments: list[str]) -> int:
         lines, well = show.verify(plan)
         print(*lines, sep="\n")
         return 0 if well else 4
+    if options.verb == "check-data":
+        from pipeline.check_data import check
+
+        lines, well = check(plan, options.out, options.limit)
+        print(*lines, sep="\n")
+        return 0 if well else 3
     if options.verb == "inspect":
         from pipeline.inspection import inspect
 
@@ -307,6 +327,9 @@ def _add_questions(verbs: Any) -> None:
     add("--keep", type=int, default=1, metavar="N", help="others to keep of each stage, newest first (default: 1)")
     add("--dry-run", action="store_true", help="show what would go, and remove nothing")
     add("--yes", action="store_true", help="do not ask")
+    add = parsers["check-data"].add_argument
+    add("--out", type=Path, metavar="FILE", help="the PNG to write (default: artifacts/DATASET/check-data/sheet.png)")
+    add("--limit", type=_positive, metavar="N", help="most images of each split, evenly spread (default: all)")
     add = parsers["inspect"].add_argument
     add("kind", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
     add("--image", metavar="ID", help="which image; without it, the gallery of all pseudo masks")

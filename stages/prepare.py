@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from stages.context import StageContext
 from stages.datasets import Source, open_source
 from stages.datasets.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
 from stages.image_ids import refuse_unknown
+from stages.in_order import in_order
 
 SPLITS = ("train", "val")
 BAD_FILES = "bad_files.txt"
@@ -170,25 +168,16 @@ def _labels_digest(labels: Labels) -> str:
 
 
 def _check_all(ctx: StageContext, source: Source, jobs: Sequence[tuple[str, str]]) -> Iterator[Checked | DataError]:
-    """Check in threads (decoding releases the interpreter lock); results come in the order of `jobs`."""
+    """Check every image; results come in the order of `jobs`."""
     ids: ClassIds = ctx.config.classes.ids
-    threads = ctx.runtime.threads or os.cpu_count() or 1
 
-    def check(split: str, image_id: str) -> Checked | DataError:
+    def check(job: tuple[str, str]) -> Checked | DataError:
         try:
-            return check_image(source, split, image_id, ids)
+            return check_image(source, *job, ids)
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(threads) as pool:
-        # A window of jobs, so that memory does not grow with the data set.
-        waiting: deque[Future[Checked | DataError]] = deque()
-        for split, image_id in jobs:
-            if len(waiting) >= 4 * threads:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(check, split, image_id))
-        while waiting:
-            yield waiting.popleft().result()
+    return in_order(check, jobs, ctx.runtime.threads)
 
 
 def _refuse(errors: Sequence[str], listing: Path) -> None:

@@ -86,7 +86,7 @@ def draw_sheet(sheet: Sheet) -> Bytes:
     pictures = [(caption, resize_image(picture, PANEL_SIDE)) for caption, picture in sheet.panels]
     columns = _columns(sheet)
     table = _MARGIN * 2 + (columns[-1] if columns else 0)
-    title = _MARGIN * 2 + int(_font(19, bold=True).getlength(sheet.title))
+    title = _MARGIN * 2 + int(font(19, bold=True).getlength(sheet.title))
     across = _MARGIN * 2 + sum(p.shape[1] for _, p in pictures) + _GAP * (len(pictures) - 1)
     width = max(across, table, title)
     notes = [line for note in sheet.notes for line in _wrapped(note, width - 2 * _MARGIN)]
@@ -94,22 +94,22 @@ def draw_sheet(sheet: Sheet) -> Bytes:
     height = top + 26 + sum(_height(row) for row in sheet.rows) + 20 + 18 * len(notes) + _MARGIN
     canvas = Image.new("RGB", (width, height), _GROUND)
     pen = ImageDraw.Draw(canvas)
-    pen.text((_MARGIN, 16), sheet.title, _INK, _font(19, bold=True))
+    pen.text((_MARGIN, 16), sheet.title, _INK, font(19, bold=True))
     left = _MARGIN
     for caption, picture in pictures:
         canvas.paste(Image.fromarray(picture), (left, 54))
-        pen.text((left, 54 + picture.shape[0] + 6), caption, _SOFT, _font(13))
+        pen.text((left, 54 + picture.shape[0] + 6), caption, _SOFT, font(13))
         left += picture.shape[1] + _GAP
     bottom = _draw_table(canvas, pen, sheet, columns, top)
     for number, note in enumerate(notes):
-        pen.text((_MARGIN, bottom + 14 + 18 * number), note, _SOFT, _font(12))
+        pen.text((_MARGIN, bottom + 14 + 18 * number), note, _SOFT, font(12))
     return np.asarray(canvas)
 
 
 def _draw_table(canvas: Image.Image, pen: ImageDraw.ImageDraw, sheet: Sheet, columns: Sequence[int], top: int) -> int:
     """Draw the table from `top` down and return where it ends."""
     for cell, left in zip(sheet.head, columns, strict=False):
-        pen.text((_MARGIN + left, top), cell, _SOFT, _font(13))
+        pen.text((_MARGIN + left, top), cell, _SOFT, font(13))
     top += 24
     for row in sheet.rows:
         height = _height(row)
@@ -123,7 +123,7 @@ def _draw_table(canvas: Image.Image, pen: ImageDraw.ImageDraw, sheet: Sheet, col
             picture = resize_image(row.thumbnail, height - 6)
             canvas.paste(Image.fromarray(picture), (_MARGIN + 24, top + 3))
         for cell, left in zip(row.cells, columns, strict=False):
-            pen.text((_MARGIN + left, middle), cell, _INK, _font(14), anchor="lm")
+            pen.text((_MARGIN + left, middle), cell, _INK, font(14), anchor="lm")
         top += height
     return top
 
@@ -133,7 +133,7 @@ def _wrapped(note: str, width: int) -> list[str]:
     lines = [""]
     for word in note.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if _font(12).getlength(longer) <= width or not lines[-1]:
+        if font(12).getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(f"  {word}")
@@ -151,7 +151,7 @@ def _columns(sheet: Sheet) -> list[int]:
     edges = [start]
     for column in range(len(sheet.head)):
         cells = [sheet.head[column], *(row.cells[column] for row in sheet.rows)]
-        edges.append(edges[-1] + int(max(_font(14).getlength(cell) for cell in cells)) + 22)
+        edges.append(edges[-1] + int(max(font(14).getlength(cell) for cell in cells)) + 22)
     return edges
 
 
@@ -180,11 +180,12 @@ def numbered(picture: Bytes, labels: npt.NDArray[Any], names: Sequence[str]) -> 
                 min(max(x - 1, border), picture.shape[1] - border),
                 min(max(y - 1, border), picture.shape[0] - border),
             )
-            pen.text(place, name, (255, 255, 255), _font(size, True), "mm", stroke_width=2, stroke_fill=(0, 0, 0))
+            pen.text(place, name, (255, 255, 255), font(size, True), "mm", stroke_width=2, stroke_fill=(0, 0, 0))
     return np.asarray(canvas)
 
 
 @lru_cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Return the font of all sheets, `size` pixels high."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

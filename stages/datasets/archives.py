@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import stat
 import tarfile
@@ -44,10 +45,17 @@ def members(archive: Path, progress: Progress) -> Iterator[Member]:
         The files, links too; folders are left out.
 
     Raises:
-        DataError: the archive is damaged, or a name leads out of the folder that it is unpacked into.
+        DataError: a name leads out of the folder that it is unpacked into. A damaged archive raises what its library
+            raises, here or when a member is read: see `damage_named`.
     """
+    return _zip_members(archive, progress) if archive.suffix == ".zip" else _tar_members(archive, progress)
+
+
+@contextlib.contextmanager
+def damage_named(archive: Path) -> Iterator[None]:
+    """Turn what the libraries raise for a damaged archive into a DataError that names it."""
     try:
-        yield from _zip_members(archive, progress) if archive.suffix == ".zip" else _tar_members(archive, progress)
+        yield
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{archive}: the archive is damaged ({reason}); remove it and run again") from None
@@ -69,23 +77,28 @@ def unpack(archive: Path, folder: Path, place: Callable[[str], str | None], prog
         DataError: the archive is damaged, or a wanted member is a link or leads out of the folder.
     """
     count = 0
-    for member in members(archive, progress):
-        target = place(member.name)
-        if target is None:
-            continue
-        if not member.plain:
-            raise DataError(f"{archive}: {member.name} is a link or a device; expected plain files: not unpacked")
-        _refuse_outside(archive, target)
-        count += 1
-        path = folder / target
-        if path.is_file() and path.stat().st_size == member.size:
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with member.open() as source, temporary.open("wb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
-        temporary.replace(path)
+    with damage_named(archive):
+        for member in members(archive, progress):
+            target = place(member.name)
+            if target is None:
+                continue
+            if not member.plain:
+                raise DataError(f"{archive}: {member.name} is a link or a device; expected plain files: not unpacked")
+            _refuse_outside(archive, target)
+            _write(member, folder / target)
+            count += 1
     return count
+
+
+def _write(member: Member, path: Path) -> None:
+    """Unpack one file in one step, unless it is there."""
+    if path.is_file() and path.stat().st_size == member.size:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with member.open() as source, temporary.open("wb") as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
+    temporary.replace(path)
 
 
 def _tar_members(archive: Path, progress: Progress) -> Iterator[Member]:

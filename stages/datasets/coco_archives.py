@@ -64,9 +64,10 @@ def _unpack(archive: Path, folder: Path, split: str, ending: str, expected: int 
     with phase(f"unpacking {split} of {archive.name}", "MB") as progress:
         count = unpack(archive, partial, place, progress)
     if count != expected if expected is not None else not count:
+        wanted = "some" if expected is None else f"{expected:,}"
         field = "expected_train" if split == "train2017" else "expected_val"
         raise DataError(
-            f"{archive}: {count:,} files {split}/*{ending}; expected {expected or 'some'}: this is not the original "
+            f"{archive}: {count:,} files {split}/*{ending}; expected {wanted}: this is not the original "
             f"archive. To go on with it: --set data.{field}={count}"
         )
     partial.rename(folder / split)

@@ -92,8 +92,9 @@ class FolderSource:
                 f"{path}: no such list; expected one image id a line. Add it, or name another list or a folder of "
                 f"images: --set data.{split}_split=NAME"
             ) from None
-        # lists of nested folders name paths; ids have dots for slashes
-        return parse_list(text.replace("\\", "/").replace("/", "."), path)
+        # lists of nested folders name paths, and ids have dots for slashes; a path that climbs is refused as it is
+        lines = [line if ".." in line else line.replace("/", ".") for line in text.splitlines()]
+        return parse_list("\n".join(lines), path)
 
     def _in_folder(self, split: str, name: str) -> list[str]:
         folder = self._images / name

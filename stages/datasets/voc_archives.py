@@ -22,7 +22,7 @@ from PIL import Image
 from configs.errors import DataError
 from configs.schema import DataConfig
 from stages.context import Progress
-from stages.datasets.archives import members, unpack
+from stages.datasets.archives import damage_named, members, unpack
 from stages.datasets.download import Archive, Phase, fetch
 from stages.datasets.listing import parse_list, read_text
 from stages.datasets.voc import AUG_LIST, AUG_MASKS
@@ -106,7 +106,7 @@ def _derive(base: Path, archive: Path, data: DataConfig, phase: Phase) -> None:
     """Make the mask folder and the list, whichever is missing."""
     train, val = (parse_list(read_text(path), path) for path in (_list(base, "train"), _list(base, "val")))
     partial = None if (base / AUG_MASKS).is_dir() else base / f"{AUG_MASKS}.partial"
-    with phase(f"converting the masks of {archive.name}", "MB") as progress:
+    with phase(f"converting the masks of {archive.name}", "MB") as progress, damage_named(archive):
         texts = _convert(archive, base / "SegmentationClass", partial, progress)
     for name in ("train.txt", "val.txt"):
         if name not in texts:
