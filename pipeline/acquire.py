@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 from configs.schema import Config
 from pipeline.progress import Board
@@ -22,12 +23,21 @@ def download(config: Config, quiet: bool) -> None:
     """
     from stages.acquire import acquire
 
-    @contextlib.contextmanager
-    def phase(name: str, unit: str) -> Iterator[Progress]:
-        board = Board([name], [unit], quiet=quiet)
-        board.start(name)
-        yield board.counter(name)
-        board.end(name)
-
     Board(quiet=quiet).say(f"{config.dataset}: what is missing goes to {config.data.root} (data.root)")
-    acquire(config.data, phase)
+    acquire(config.data, partial(_phase, quiet))
+
+
+@contextlib.contextmanager
+def _phase(quiet: bool, name: str, unit: str) -> Iterator[Progress]:
+    """Show the progress of one piece of work; what an earlier run had done does not count as speed."""
+    board, before = Board([name], [unit], quiet=quiet), -1
+
+    def count(done: int, total: int) -> None:
+        nonlocal before
+        if before < 0:
+            before = done
+            board.start(name, total, before)
+        board.counter(name)(max(0, done - before), total)
+
+    yield count
+    board.end(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.classes import classes_of
+from configs.errors import DataError
 from pipeline.graph import Plan
 from pipeline.progress import Board
 
@@ -30,6 +31,8 @@ def check(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[str], b
 
     config = plan.config
     root = plan.folder("shapes") if "shapes" in plan.stages else config.data.root
+    if "shapes" in plan.stages and not plan.folder("shapes").is_dir():
+        raise DataError(f"{config.dataset} is not rendered yet: run RenderShapes first")
     board = Board([NAME], ["images"])
     board.start(NAME)
     found = check_data(config.data, classes_of(config.data), root, board.counter(NAME), limit, config.runtime.threads)

@@ -332,12 +332,19 @@ def _about_duplicates(classes: ClassList, ids: Ids, looks: Sequence[Look]) -> It
         if look.sha256:
             by_file.setdefault(look.sha256, {}).setdefault(look.image_id, look.split)
     groups = [group for group in by_file.values() if len(group) > 1]
-    across = [" = ".join(group) for group in groups if len(set(group.values())) > 1]
-    within = [" = ".join(group) for group in groups if len(set(group.values())) == 1]
+    across = [_equal(group) for group in groups if len(set(group.values())) > 1]
+    within = [_equal(group) for group in groups if len(set(group.values())) == 1]
     if across:
         yield Finding(f"{len(across)} training images are validation images too: {_some(across)}; remove one", True)
     if within:
         yield Finding(f"{len(within)} images are several times in one split: {_some(within)}", False)
+
+
+def _equal(group: Mapping[str, str]) -> str:
+    """Images of one content, one of each split first."""
+    first = {split: image_id for image_id, split in reversed(list(group.items()))}
+    names = list(dict.fromkeys([*(first[split] for split in SPLITS if split in first), *group]))
+    return " = ".join(names[:3]) + (f" = {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _about_orientation(classes: ClassList, ids: Ids, looks: Sequence[Look]) -> Iterable[Finding]:

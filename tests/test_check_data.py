@@ -191,6 +191,14 @@ def test_the_sheet_shows_as_many_classes_as_it_can(tmp_path: Path) -> None:
     assert {look.image_id for look in chosen} >= {"train.z", "val.v"} and len(chosen) == 3
 
 
+def test_rendered_scenes_are_looked_at_once_there_are_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--artifacts", str(tmp_path), "--set", "shapes.train_scenes=6", "shapes.val_scenes=3"]
+    assert main(["check-data", *options]) == 3
+    assert "run RenderShapes first" in capsys.readouterr().err
+    assert main(["RenderShapes", *options]) == 0 and main(["check-data", *options]) == 0
+    assert "train: 6 images" in capsys.readouterr().out
+
+
 def test_photographs_are_fine(voc_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["check-data", "--dataset", "voc", "--artifacts", str(tmp_path), "--set", f"data.root={voc_mini}"]
     assert main(command) == 0

@@ -146,6 +146,17 @@ def _strays(root: Path, data: object) -> list[Path]:
     return open_source(data, root).stray_masks()
 
 
+def test_fingerprint_follows_images_and_maps(tmp_path: Path) -> None:
+    data, root = load_config("coco_stuff").data, tree(tmp_path, converted=False)
+    seen = [open_source(data, root).fingerprint()]
+    for name in ("images/val2017/000000000139.jpg", "annotations/train2017/000000000009.png"):
+        with (root / name).open("ab") as file:
+            file.write(b"x")
+        seen.append(open_source(data, root).fingerprint())
+    (root / "annotations/train2017/000000000009.png").unlink()
+    assert len({*seen, open_source(data, root).fingerprint()}) == 4
+
+
 def test_folds_hide_seen_classes_only(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", converted=False)
     hidden: set[int] = set()

@@ -19,6 +19,7 @@ from configs.errors import ConfigError, DataError
 from configs.load import load_config
 from configs.schema import DataConfig
 from pipeline.cli import main
+from pipeline.experiments import Request
 from pipeline.graph import Plan
 from stages.datasets import LAYOUTS, Source, open_source
 from stages.datasets.images import read_image, read_mask
@@ -238,6 +239,12 @@ def test_paths_of_configs_are_checked(tmp_path: Path) -> None:
     assert "no such file" in refusal(lambda: load_config(str(tmp_path / "none.yaml")), ConfigError)
     (tmp_path / "x.yaml").write_text("data: {rot: 1}\n")
     assert "unknown key data.rot" in refusal(lambda: load_config(str(tmp_path / "x.yaml")), ConfigError)
+
+
+def test_experiments_on_a_config_of_ones_own_have_its_name(tmp_path: Path) -> None:
+    (tmp_path / "rooms.yaml").write_text(f"data: {{layout: folder}}\nruntime: {{artifacts: {tmp_path / 'cache'}}}\n")
+    request = Request(dataset=str(tmp_path / "rooms.yaml"))
+    assert request.folder("ablation") == tmp_path / "cache/rooms/ablation/main"
 
 
 def test_shipped_data_go_below_the_checkout() -> None:

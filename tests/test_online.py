@@ -501,7 +501,6 @@ def test_stages_read_images_only_if_asked_to(overrides, train_online, evaluate_o
         assert ("images.json" in stages[slug].upstream["dataset"]) is is_online
         values = plan.slice(slug).key_values()
         assert ("size" in values["features"]) is is_online
-        assert ("layout" in values["data"]) is is_online
     # beyond its inputs, training on cached features does not depend on the weights of CLIP
     assert ("clip" in plan.slice("train").key_values()) is train_online
 
