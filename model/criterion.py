@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from configs.schema import DecoderConfig, TrainConfig
 from model.matcher import Indices, SplitMatcher
+from model.parallel import Group
 from model.query_decoder import QueryOutput
 
 
@@ -85,7 +86,9 @@ def mask_losses(masks: Tensor, targets: Tensor, valid: Tensor, normaliser: Tenso
     return bce.sum() / normaliser, dice.sum() / normaliser
 
 
-def nce_loss(predicted: Tensor, target: Tensor, temperature: float, alike: float) -> Tensor:
+def nce_loss(
+    predicted: Tensor, target: Tensor, temperature: float, alike: float, pool: Tensor | None = None, first: int = 0
+) -> Tensor:
     """InfoNCE of matched queries to region embeddings; the negatives are the other regions of the batch.
 
     Regions more alike than `alike` (lambda of the merging) are not negatives of each other: they show the same thing.
@@ -95,14 +98,18 @@ def nce_loss(predicted: Tensor, target: Tensor, temperature: float, alike: float
         target: unit length. Shape: (M, D).
         temperature: of the softmax.
         alike: cosine similarity above which two regions count as the same.
+        pool: the targets of all processes, if several train together. Shape: (N, D), N >= M.
+        first: row of `pool` where `target` begins.
 
     Returns:
         Sum over the M rows.
     """
-    logits = predicted @ target.T / temperature
-    same = (target @ target.T > alike) & ~torch.eye(len(target), dtype=torch.bool, device=target.device)
-    logits = logits.masked_fill(same, -torch.inf)
-    return F.cross_entropy(logits, torch.arange(len(target), device=target.device), reduction="sum")
+    pool = target if pool is None else pool
+    own = torch.arange(first, first + len(target), device=target.device)
+    same = target @ pool.T > alike
+    same[torch.arange(len(target), device=target.device), own] = False
+    logits = (predicted @ pool.T / temperature).masked_fill(same, -torch.inf)
+    return F.cross_entropy(logits, own, reduction="sum")
 
 
 class SplitCriterion(nn.Module):
@@ -113,10 +120,14 @@ class SplitCriterion(nn.Module):
         decoder: group sizes and temperature.
         text: text embeddings of the seen classes, unit length. Shape: (C, D).
         alike: cosine similarity above which regions are not negatives of each other.
+        group: the processes that share a batch; terms are then this process's part of the whole batch's.
     """
 
-    def __init__(self, train: TrainConfig, decoder: DecoderConfig, text: Tensor, alike: float) -> None:
+    def __init__(
+        self, train: TrainConfig, decoder: DecoderConfig, text: Tensor, alike: float, group: Group | None = None
+    ) -> None:
         super().__init__()
+        self.group = group or Group()
         self.config, self.temperature, self.alike = train, decoder.temperature, alike
         # single matching (baseline): one group of all queries, matched to the annotated classes only
         single = train.matching == "single"
@@ -212,7 +223,7 @@ class SplitCriterion(nn.Module):
         weight = torch.where(label == nothing, self.config.no_object, 1.0)
         entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
         # clamped: with no_object 0 and no target at all, the sum of weights is 0
-        terms = {"seen_class": (entropy * weight.flatten()).sum() / weight.sum().clamp(min=1)}
+        terms = {"seen_class": (entropy * weight.flatten()).sum() / self.group.sum(weight.sum()).clamp(min=1)}
         normaliser = self._normaliser(len(rows), logits)
         terms["seen_mask"], terms["seen_dice"] = mask_losses(
             gather_matched(masks, indices, 0),
@@ -228,6 +239,8 @@ class SplitCriterion(nn.Module):
         normaliser = self._normaliser(len(batch), masks)
         predicted = gather_matched(embeddings, indices, 0)
         wanted = gather_matched(targets.region_embeddings, indices, 1)
+        pool, first = self.group.gather_rows(wanted)
+        nce = nce_loss(predicted, wanted, self.config.nce_temperature, self.alike, pool, first)
         mask, dice = mask_losses(
             gather_matched(masks, indices, 0),
             gather_matched(targets.region_masks, indices, 1),
@@ -236,12 +249,11 @@ class SplitCriterion(nn.Module):
         )
         return {
             "candidate_cosine": (1 - (predicted * wanted).sum(1)).sum() / normaliser,
-            "candidate_nce": nce_loss(predicted, wanted, self.config.nce_temperature, self.alike) / normaliser,
+            "candidate_nce": nce / normaliser,
             "candidate_mask": mask,
             "candidate_dice": dice,
         }
 
-    @staticmethod
-    def _normaliser(count: int, like: Tensor) -> Tensor:
-        """Matched targets of a group, at least 1."""
-        return like.new_tensor(float(max(1, count)))
+    def _normaliser(self, count: int, like: Tensor) -> Tensor:
+        """Matched targets of a query group in the whole batch, at least 1."""
+        return self.group.sum(like.new_tensor(float(count))).clamp(min=1)

@@ -60,11 +60,11 @@ class AugmentedImages:
         self.crop = self.clip.patch * max(1, round(self.size / self.clip.patch))
         self.threads = ctx.runtime.threads or len(sched_getaffinity(0))
 
-    def items(self, ids: Sequence[str], step: int) -> list[Arrays]:
-        """Return the items of one step, in the order of `ids`."""
+    def items(self, ids: Sequence[str], step: int, positions: Sequence[int]) -> list[Arrays]:
+        """Return the items of one step, in the order of `ids`; `positions` are their places in the whole batch."""
         cached = [(self.masks.read(i, "labels"), self.regions.read(i, "embeddings")) for i in ids]
         with ThreadPoolExecutor(self.threads) as pool:  # for the images only: HDF5 files are read by one thread
-            return list(pool.map(self._item, ids, [step] * len(ids), range(len(ids)), *zip(*cached, strict=True)))
+            return list(pool.map(self._item, ids, [step] * len(ids), positions, *zip(*cached, strict=True)))
 
     def _item(
         self, image_id: str, step: int, index: int, masks: NDArray[np.uint8], embeddings: NDArray[np.float16]

@@ -6,6 +6,7 @@ an interrupted run that resumes from its checkpoint ends with the bytes of an un
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from configs.errors import DataError, UserError
+from configs.errors import ConfigError, DataError, UserError
 from configs.schema import DecoderConfig, TrainConfig
 from model.criterion import SplitCriterion, Targets
+from model.parallel import Group
 from model.query_decoder import QueryDecoder
 from stages.checkpoint import resume, save_checkpoint
 from stages.context import StageContext
@@ -133,14 +135,15 @@ def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return _PERMUTATIONS[key]
 
 
-def load_batch(data: TrainingSet, config: TrainConfig, step: int) -> list[Item]:
-    """Read, and mirror at random, the items of one step; online they are augmented in more ways."""
-    ids = batch_ids(data.ids, config, step)
+def load_batch(data: TrainingSet, config: TrainConfig, step: int, group: Group) -> list[Item]:
+    """Read, and mirror at random, this process's items of one step; online they are augmented in more ways."""
+    positions = group.part(range(config.batch))
+    ids = group.part(batch_ids(data.ids, config, step))
     if data.online:
-        return [Item(*arrays) for arrays in data.online.items(ids, step)]
-    flips = np.random.default_rng([config.seed, 2, step]).random(config.batch) < 0.5
-    items = [data.item(image_id) for image_id in ids]
-    return [item.flipped() if flip and config.flip else item for item, flip in zip(items, flips, strict=True)]
+        return [Item(*arrays) for arrays in data.online.items(ids, step, positions)]
+    flips = np.random.default_rng([config.seed, 2, step]).random(config.batch) < 0.5  # one draw for all processes
+    items = [(data.item(image_id), flips[position]) for image_id, position in zip(ids, positions, strict=True)]
+    return [item.flipped() if flip and config.flip else item for item, flip in items]
 
 
 def collate(items: list[Item], upsample: int, device: str) -> tuple[list[Tensor], Tensor, Targets]:
@@ -199,54 +202,81 @@ def build_decoder(config: DecoderConfig, width: int, maps: int, dim: int, blocks
         return QueryDecoder(config, width, maps, dim, blocks)
 
 
-def prefetch(data: TrainingSet, config: TrainConfig, start: int) -> Iterator[list[Item]]:
+def prefetch(data: TrainingSet, config: TrainConfig, start: int, group: Group) -> Iterator[list[Item]]:
     """Items of the steps from `start` on, read two steps ahead in a thread."""
     with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(load_batch, data, config, s) for s in range(start, min(start + 2, config.steps))]
+        ahead = [pool.submit(load_batch, data, config, s, group) for s in range(start, min(start + 2, config.steps))]
         for step in range(start, config.steps):
             items = ahead.pop(0).result()
             if step + 2 < config.steps:
-                ahead.append(pool.submit(load_batch, data, config, step + 2))
+                ahead.append(pool.submit(load_batch, data, config, step + 2, group))
             yield items
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
-    """Train from the last checkpoint, or from the start; write `weights.safetensors` and the log (see MetricLog)."""
+    """Train from the last checkpoint, or from the start; write `weights.safetensors` and the log (see MetricLog).
+
+    Processes that torch.distributed has joined share every batch; the first of them alone writes.
+    """
     config: TrainConfig = ctx.config.train
-    device = device_of(ctx)
+    group, device = Group(), device_of(ctx)
+    if config.batch % group.size:
+        raise ConfigError(f"train.batch {config.batch} cannot be shared evenly by {group.size} processes")
     data = TrainingSet(ctx)
     text = load_file(ctx.inputs["text"].file("text.safetensors"))["seen"]
     first = data.item(data.ids[0])
     width, blocks = first.tokens[0].shape[-1], ctx.config.features.decoder_blocks
     model = build_decoder(ctx.config.decoder, width, len(blocks), text.shape[1], max(blocks), config.seed).to(device)
     tower = token_tower(ctx) if data.online else None
-    criterion = SplitCriterion(config, ctx.config.decoder, text, ctx.config.pseudo_masks.merge).to(device)
+    criterion = SplitCriterion(config, ctx.config.decoder, text, ctx.config.pseudo_masks.merge, group).to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr)
-    start = resume(ctx.out, model, optimizer, device)
-    with MetricLog(ctx.out, start) as log:
-        for step, items in enumerate(prefetch(data, config, start), start):
+    start = _resume(ctx, model, optimizer, device, group)
+    writes = group.rank == 0
+    with MetricLog(ctx.out, start) if writes else contextlib.nullcontext() as log:
+        for step, items in enumerate(prefetch(data, config, start, group), start):
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 outputs = model(tower(tokens[0], valid, model.prompts) if tower else tokens, valid)
             if not torch.isfinite(outputs[-1].masks).all():
                 raise _diverged(step, "the predictions")
             terms = criterion([_float(output) for output in outputs], targets)
-            _check_finite(terms, step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
+            whole = _over_all(terms, group)
+            _check_finite(whole, step)
+            rate = learning_rate(config, step)
+            for parameter_group in optimizer.param_groups:
+                parameter_group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
+            group.sum_gradients(model.parameters())
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
             optimizer.step()
-            if step % config.log_every == 0 or step == config.steps - 1:
-                matching = criterion.statistics(_float(outputs[-1]), targets)
-                log.add(step, _rounded(terms | {"grad_norm": norm}) | {"lr": learning_rate(config, step)}, matching)
-            if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
+            if log and (step % config.log_every == 0 or step == config.steps - 1):
+                metrics = _rounded(whole | {"grad_norm": norm}) | {"lr": rate}
+                log.add(step, metrics, criterion.statistics(_float(outputs[-1]), targets))
+            if writes and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
                 save_checkpoint(ctx.out, model, optimizer, step + 1)
             ctx.progress(step + 1, config.steps)
-    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, ctx.out / WEIGHTS)
+    if writes:
+        save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, ctx.out / WEIGHTS)
     parameters = sum(p.numel() for p in model.parameters())
     return {"steps": config.steps, "trainable_parameters": parameters, "images": len(data.ids)}
+
+
+def _resume(ctx: StageContext, model: QueryDecoder, optimizer: torch.optim.Optimizer, device: str, group: Group) -> int:
+    """Return the step to go on from; the first process reads the checkpoint and hands it to the others."""
+    start = resume(ctx.out, model, optimizer, device) if group.rank == 0 else 0
+    start = int(group.from_first(start))
+    if start and group.size > 1:
+        states = group.from_first((model.state_dict(), optimizer.state_dict()) if group.rank == 0 else None)
+        model.load_state_dict(states[0])
+        optimizer.load_state_dict(states[1])
+    return start
+
+
+def _over_all(terms: dict[str, Tensor], group: Group) -> dict[str, Tensor]:
+    """Loss terms of the whole batch, from the parts of all processes."""
+    total = group.sum(torch.stack(list(terms.values())))
+    return dict(zip(terms, total, strict=True))
 
 
 def _parameter_groups(model: QueryDecoder, config: TrainConfig) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from configs.errors import ConfigError
 from configs.load import load_config
 from configs.schema import ClipConfig
 from model.clip import FrozenClip
+from model.parallel import Group
 from model.token_tower import TokenTower, join_patches, split_patches
 from pipeline.graph import Plan, stages_of
 from stages import evaluate, train
@@ -242,7 +243,7 @@ def test_unaugmented_and_unprompted_equals_the_cache(base: Chain, tmp_path: Path
     ctx = context(chain)
     data = TrainingSet(ctx)
     cached = TrainingSet(context(base))
-    items = load_batch(data, chain.config.train, 1)
+    items = load_batch(data, chain.config.train, 1, Group())
     patches, valid, targets = collate(items, 2, "cpu")
     maps = TokenTower(frozen_clip(ctx), chain.config.features.decoder_blocks)(patches[0], valid)
     for row, image_id in enumerate(train.batch_ids(data.ids, chain.config.train, 1)):
@@ -272,9 +273,9 @@ def test_items_depend_on_seed_step_and_index_alone(base: Chain, tmp_path: Path) 
     first, second, third, _ = base.inputs["features"].shards("train").ids
 
     def patches(ids: list[str], step: int) -> np.ndarray:
-        return data.items(ids, step)[1][0][0]
+        return data.items(ids, step, range(len(ids)))[1][0][0]
 
-    again = TrainingSet(ctx).online.items([first, second], 4)[1]
+    again = TrainingSet(ctx).online.items([first, second], 4, range(2))[1]
     for got, want in zip(data.items([first, second], 4)[1], again, strict=True):
         assert np.array_equal(got, want)
     data.threads = 1
@@ -286,7 +287,7 @@ def test_items_depend_on_seed_step_and_index_alone(base: Chain, tmp_path: Path) 
 def test_padding_is_invalid_and_never_a_target(base: Chain, tmp_path: Path) -> None:
     chain = online(base, tmp_path, "train.scale_range=[0.5, 1.0]", "train.batch=4")
     data = TrainingSet(context(chain))
-    items = load_batch(data, chain.config.train, 0)
+    items = load_batch(data, chain.config.train, 0, Group())
     sizes = [item.tokens[0].shape[:2] for item in items]
     assert len(set(sizes)) > 1  # otherwise this test would prove nothing
     _, valid, targets = collate(items, 2, "cpu")
