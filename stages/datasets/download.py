@@ -1,7 +1,7 @@
 """Downloads one archive: with progress, going on where an interrupted download stopped, checked by its MD5.
 
-Our own few lines on urllib, because neither torchvision's downloader nor pooch goes on with half a file; torchvision's
-functions compute the checksums, and its constants name VOC's and SBD's archives.
+Our own few lines on urllib, because torchvision's downloader does not go on with half a file; its functions compute the
+checksums, and its constants name VOC's and SBD's archives.
 """
 
 from __future__ import annotations
