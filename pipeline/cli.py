@@ -68,6 +68,8 @@ Draws what the cache holds about one image, prints the same as text, and the pat
   features      dense features as colours, and the nearest seen class of every token
   matches       which query of each group took which target, with the trained weights
   predictions   truth and prediction of a validation image, and the IoU of each class in it
+  quality       numbers, no picture, no --image: how well clusters cover annotated seen classes, and how often CLIP
+                names them right; pseudo_masks and regions can be tuned by it without a look at unseen classes
 
 Without --image, pseudo_masks makes one HTML page of all images, to filter by class, area and number of regions and to
 sort by quality. Artifacts are shown as they are, stale or not; the text says which.
@@ -138,7 +140,7 @@ examples:
 """
 
 
-KINDS = ("pseudo_masks", "regions", "features", "matches", "predictions")
+KINDS = ("pseudo_masks", "regions", "features", "matches", "predictions", "quality")
 QUESTIONS = {
     "check-data": (CHECK_HELP, CHECK_EPILOG),
     "inspect": (INSPECT_HELP, INSPECT_EPILOG),
@@ -334,7 +336,13 @@ def _add_questions(verbs: Any) -> None:
     add("kind", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
     add("--image", metavar="ID", help="which image; without it, the gallery of all pseudo masks")
     add("--out", type=Path, metavar="FILE", help="the PNG or HTML to write (default: artifacts/DATASET/inspect/)")
-    add("--limit", type=_positive, default=1000, metavar="N", help="most images in the gallery (default: 1000)")
+    add(
+        "--limit",
+        type=_positive,
+        default=1000,
+        metavar="N",
+        help="most images in the gallery or behind the quality (default: 1000)",
+    )
 
 
 def _add_experiments(verbs: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cache.store import Artifact
 from configs.errors import ConfigError, CorruptError, DataError
 from configs.slices import build_slice
 from pipeline.graph import Plan
+from pipeline.progress import Board
 from pipeline.show import described
 from stages.context import StageContext
 
@@ -20,15 +22,17 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "features": ("features", "dataset"),
     "matches": ("train", "regions", "pseudo_masks", "features", "text", "dataset"),
     "predictions": ("evaluate", "dataset"),
+    "quality": ("features", "text", "dataset"),
 }
 MORE: Mapping[str, tuple[str, ...]] = {
     "pseudo_masks": ("regions", "text"),
     "features": ("text",),
     "predictions": ("train", "features"),
+    "quality": ("pretrain",),
 }
 READS = (
     *("data", "features", "pseudo_masks", "regions", "decoder", "train"),
-    *("clip.model", "classes.seen", "classes.seen_ids"),
+    *("clip.model", "clip.weights", "clip.seed", "classes.seen", "classes.seen_ids"),
 )
 
 
@@ -40,12 +44,14 @@ def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit
         kind: see NEEDS.
         image_id: which image; None for the gallery.
         out: the file to write; None for a place in the cache's folder.
-        limit: most images of a gallery.
+        limit: most images of a gallery, or to measure the quality on.
 
     Raises:
         ConfigError: there is no gallery of this kind.
         DataError: an artifact or the image is not there.
     """
+    if kind == "quality":
+        return _quality(plan, image_id, limit)
     if image_id is None and kind != "pseudo_masks":
         raise ConfigError(f"inspect {kind} needs --image ID: only pseudo_masks has a gallery")
     ctx, states = _context(plan, kind)
@@ -57,6 +63,20 @@ def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit
     from stages.inspect import inspect_image
 
     return [*inspect_image(ctx, kind, image_id, states, path), "", str(path)]
+
+
+def _quality(plan: Plan, image_id: str | None, limit: int) -> list[str]:
+    """Measure clusters and region embeddings by seen annotation; there is no picture of it."""
+    if image_id is not None:
+        raise ConfigError("inspect quality takes no --image: it is a mean over training images, see --limit")
+    ctx, _ = _context(plan, "quality")
+    from stages.quality import measure
+
+    board = Board(["quality"], ["images"])
+    board.start("quality")
+    result = measure(replace(ctx, progress=board.counter("quality")), limit)
+    board.end("quality")
+    return result.lines(plan.config.regions.method)
 
 
 def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
