@@ -102,6 +102,11 @@ class ClipConfig(Section):
         "result) or `random` (plumbing only: results mean nothing).",
         json_schema_extra=IDENTITY,
     )
+    quick_gelu: bool | Literal["auto"] = Field(
+        "auto",
+        description="Activation that the weights were trained with: auto knows tags, OpenAI's files and architectures "
+        "with one activation only, and asks otherwise.",
+    )
     seed: NonNegative = Field(0, description="Seed of `weights: random`.", json_schema_extra=IDENTITY)
 
 

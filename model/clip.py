@@ -1,18 +1,19 @@
 """The frozen CLIP: image and text embeddings, dense features, token maps and region embeddings.
 
-The only file that imports open_clip. The visual tower's blocks are called one by one, because dense features replace
-the attention of the last block; the CLS output at the native size equals open_clip's `encode_image` (tested to 1e-5).
-
-Sources: dense `value` features after MaskCLIP, `qq` and `kk` after ClearCLIP and NACLIP; masked CLS attention is a
-choice.
+The only file that imports open_clip. How an image becomes tokens and tokens become embeddings is in `model.towers`; the
+image embedding at the native size equals open_clip's `encode_image` (tested to 1e-5).
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib.util
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,16 +24,22 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
 from numpy.typing import NDArray
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
 from PIL import Image
 from torch import Tensor, nn
 
 from configs.errors import ConfigError, DataError
 from configs.schema import ClipConfig
-from model.weights import REPOSITORY, weights_file
+from model.checkpoint_file import Checkpoint, read_checkpoint
+from model.towers import Tower, open_tower
+from model.weights import REPOSITORY, is_tag, weights_file, weights_identity
 
 CONFIGS = REPOSITORY / "configs" / "clip"
+SCALES = (1.0, 1000.0)
+"""Logit scales outside of this come from no trained CLIP: OpenAI's end at 100, SigLIP's near 117 (choice)."""
 
 
 @dataclass(frozen=True)
@@ -63,31 +70,160 @@ def create_open_clip(clip: ClipConfig, weights: Path | None = None) -> Any:
         weights: file to load instead of what `clip.weights` names (the PretrainClip artifact).
 
     Raises:
-        ConfigError: unknown architecture or tag.
-        DataError: weights missing, or made for another architecture.
+        ConfigError: unknown architecture or tag, or an activation that the weights were not trained with.
+        DataError: weights missing, damaged, incomplete, or made for another architecture.
     """
     if weights is None:
         check_weights(clip)
-        if clip.weights == "random":
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(clip.seed)
-                return _create(clip.model, None)
     register_models()
-    source: Path | str = weights or weights_file(clip) or clip.weights
-    tag = {} if isinstance(source, Path) else open_clip.get_pretrained_cfg(clip.model, source) or {}
+    path = weights or weights_file(clip)
+    if path is not None:
+        return _from_file(clip, path)
+    if clip.weights == "random":
+        return _random(clip)
     try:
-        # OpenAI's weights were trained with QuickGELU; with another activation they silently lose accuracy
-        return _create(clip.model, str(source), bool(tag.get("quick_gelu")))
+        model = _create(clip.model, clip.weights, _wants_quick(clip))
     except Exception as error:
         first = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        if isinstance(source, Path):
-            raise DataError(
-                f"CLIP weights {source} cannot be loaded into {clip.model} ({first}): "
-                "give a readable weights file that was saved from this architecture"
-            ) from error
         raise DataError(
-            f"CLIP weights {clip.model}/{source} could not be fetched ({first}): {_remedy(clip)}"
+            f"CLIP weights {clip.model}/{clip.weights} could not be fetched ({first}): {_remedy(clip)}"
         ) from error
+    _check_values(model.state_dict(), f"{clip.model}/{clip.weights}")
+    return model
+
+
+def _random(clip: ClipConfig) -> Any:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(clip.seed)
+            return _create(clip.model, None, _wants_quick(clip))
+    except ConfigError:
+        raise
+    except Exception as error:  # e.g. a text tower whose config is on a hub only
+        first = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise DataError(f"clip.model {clip.model} cannot be built on this machine ({first}); choose another") from error
+
+
+def _from_file(clip: ClipConfig, path: Path) -> Any:
+    """Build the architecture and fill it from a local file that fits it, tensor by tensor."""
+    checkpoint = read_checkpoint(path)
+    published = _published(path)
+    if published is not None and published[0].removesuffix("-quickgelu") != clip.model.removesuffix("-quickgelu"):
+        raise DataError(
+            f"CLIP weights {path} are those of {published[0]}/{published[1]}, not of {clip.model}: "
+            f"--set clip.model={published[0]}"
+        )
+    quick = _wants_quick(clip, checkpoint, published, path)
+    model = _create(clip.model, None, quick, _preprocessing(clip.model, published))
+    state = convert_state_dict(model, dict(checkpoint.tensors))
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    wanted = model.state_dict()
+    for name in ("logit_scale", "logit_bias"):  # stored as a number by some, as a list of one by others
+        if name in state and name in wanted and state[name].numel() == 1:
+            state[name] = state[name].reshape(wanted[name].shape)
+    _check_fits(state, wanted, path, clip.model)
+    _check_values(state, str(path))
+    model.load_state_dict(state)
+    return model
+
+
+def _check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Refuse a file that lacks a tower, or whose tensors are not those of the architecture.
+
+    Nothing is resized on the way: weights for another image size are another architecture.
+    """
+    start = f"CLIP weights {path} do not fit {name}"
+    remedy = "give clip.model the architecture that they were saved from"
+    for tower, has in (("image", lambda n: n.startswith("visual.")), ("text", lambda n: not n.startswith("visual."))):
+        if not any(has(key) and key not in ("logit_scale", "logit_bias") for key in state):
+            raise DataError(f"{start}: they hold no {tower} tower; give a file with both towers of one training")
+    for key, tensor in wanted.items():
+        if key not in state:
+            raise DataError(f"{start}: {key} is missing; {remedy}")
+        if state[key].shape != tensor.shape:
+            sizes = [" x ".join(map(str, shape)) or "one number" for shape in (state[key].shape, tensor.shape)]
+            raise DataError(f"{start}: {key} is {sizes[0]}, not {sizes[1]}; {remedy}")
+    if stray := sorted(set(state) - set(wanted)):
+        raise DataError(f"{start}: {stray[0]} is not of this architecture; {remedy}")
+
+
+def _check_values(state: Mapping[str, Tensor], label: str) -> None:
+    """Refuse weights with a value that is not finite, or with a logit scale that no training ends at."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DataError(
+                f"CLIP weights {label} are damaged: {name} has values that are not finite; fetch them again"
+            )
+    scale = float(state["logit_scale"].float().exp().max())
+    if not SCALES[0] <= scale <= SCALES[1]:
+        raise DataError(
+            f"CLIP weights {label} have a logit scale of {scale:.4g}, expected {SCALES[0]:g} to {SCALES[1]:g}: "
+            "the towers were not trained together, or the file is damaged; give another"
+        )
+
+
+def _wants_quick(
+    clip: ClipConfig,
+    checkpoint: Checkpoint | None = None,
+    published: tuple[str, str] | None = None,
+    path: Path | None = None,
+) -> bool:
+    """Whether the activation is QuickGELU; with another one than in training CLIP silently loses accuracy.
+
+    Known are tags, files that are published ones byte for byte, and OpenAI's format. An architecture that is published
+    with one activation only, or is not published at all, has the one of its config. Otherwise the config must say it.
+
+    Raises:
+        ConfigError: it is not known, or the config contradicts what is known.
+    """
+    own = bool((open_clip.get_model_config(clip.model) or {}).get("quick_gelu"))
+    asked = None if clip.quick_gelu == "auto" else clip.quick_gelu
+    tag = (clip.model, clip.weights) if is_tag(clip) and path is None else published
+    known: bool | None = None
+    if tag is not None:
+        known = bool((open_clip.get_pretrained_cfg(*tag) or {}).get("quick_gelu"))
+    elif checkpoint is not None and checkpoint.openai:
+        known = True
+    elif clip.weights in ("random", "pretrain", "bundled") or own:
+        known = asked if asked is not None else own
+    for value, says in (
+        (asked, f"clip.quick_gelu={str(clip.quick_gelu).lower()}"),
+        (own or None, f"clip.model={clip.model}"),
+    ):
+        if value is not None and known is not None and value != known:
+            words = "with" if known else "without"
+            raise ConfigError(f"{says} contradicts the weights, which were trained {words} QuickGELU: leave it at auto")
+    if known is not None or asked is not None:
+        return bool(known if known is not None else asked)
+    kinds = {
+        bool((open_clip.get_pretrained_cfg(clip.model, name) or {}).get("quick_gelu"))
+        for name in open_clip.list_pretrained_tags_by_model(clip.model)
+    }
+    if len(kinds) < 2:
+        return kinds.pop() if kinds else own
+    raise ConfigError(
+        f"CLIP weights {path} do not say which activation they were trained with, and {clip.model} is published with "
+        "both: --set clip.quick_gelu=true for OpenAI's, MetaCLIP's and DFN's, false for LAION's and DataComp's"
+    )
+
+
+def _published(path: Path) -> tuple[str, str] | None:
+    """Architecture and tag of a file that was published under its digest, as OpenAI's were; None for any other."""
+    digest = weights_identity(ClipConfig(weights=str(path.absolute()))).removeprefix("sha256:")
+    for name, tag in open_clip.list_pretrained():
+        url = str((open_clip.get_pretrained_cfg(name, tag) or {}).get("url") or "")
+        if "openaipublic" in url and url.split("/")[-2] == digest:
+            return name, tag
+    return None
+
+
+def _preprocessing(name: str, published: tuple[str, str] | None) -> dict[str, Any]:
+    """Mean and deviation of the pixels: those of the tag, or those that all tags of an architecture share."""
+    tags = [published[1]] if published else open_clip.list_pretrained_tags_by_model(name)
+    found = [open_clip.get_pretrained_cfg(published[0] if published else name, tag) or {} for tag in tags]
+    values = [{key: tuple(cfg[key]) for key in ("mean", "std") if key in cfg} for cfg in found]
+    return values[0] if values and all(value == values[0] for value in values) else {}
 
 
 def check_weights(clip: ClipConfig) -> None:
@@ -104,7 +240,7 @@ def check_weights(clip: ClipConfig) -> None:
             "list them with python -c 'import open_clip; print(open_clip.list_models())'"
         )
     if clip.weights in ("random", "pretrain") or weights_file(clip) is not None:
-        return
+        return _check_tokenizer(clip.model)
     tags = open_clip.list_pretrained_tags_by_model(clip.model)
     if clip.weights not in tags:
         raise ConfigError(
@@ -112,19 +248,36 @@ def check_weights(clip: ClipConfig) -> None:
             f"give a path, or one of {', '.join(tags) or 'no tags'}"
         )
     _check_available(clip)
+    _check_tokenizer(clip.model)
 
 
-def _create(name: str, pretrained: str | None, quick_gelu: bool = False) -> Any:
+def _create(name: str, pretrained: str | None, quick_gelu: bool, pixels: dict[str, Any] | None = None) -> Any:
+    """Make a model; `pixels` are the mean and deviation to normalise by, if not the usual ones."""
+    if pretrained is None and pixels is None:
+        pixels = _preprocessing(name, None)
+    with _quiet():
+        model = open_clip.create_model(
+            name,
+            pretrained=pretrained,
+            force_quick_gelu=quick_gelu,
+            force_preprocess_cfg=pixels or None,
+            pretrained_text=False,
+        )
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence open_clip: it warns of random weights and of every retry; our banner and our error say it better."""
     loggers = [logging.getLogger(), logging.getLogger("huggingface_hub")]
     levels = [logger.level for logger in loggers]
-    for logger in loggers:  # they warn of random weights and of every retry; our banner and our error say it better
+    for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        model = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=quick_gelu)
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-    return model.eval()
 
 
 def _check_available(clip: ClipConfig) -> None:
@@ -134,18 +287,50 @@ def _check_available(clip: ClipConfig) -> None:
         DataError: names the file and how to get it.
     """
     repository, names = _hub_files(clip)
-    endpoint = urlsplit(ENDPOINT)
-    hidden = bool(getproxies())  # a proxy resolves names for us
-    if not repository or hidden or any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
+    if not repository or _cached(repository, names) or _hub_answers():
         return
+    raise DataError(
+        f"CLIP weights {names[0]} of {clip.model}/{clip.weights} are not on this machine, and the network is not "
+        f"reachable: {_remedy(clip)}"
+    )
+
+
+def _check_tokenizer(name: str) -> None:
+    """Refuse an architecture whose tokenizer is a file that is neither here nor to be fetched, as SigLIP's.
+
+    Raises:
+        DataError: names what is missing and how to get it.
+    """
+    text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+    repository = str(text.get("hf_tokenizer_name") or "")
+    if not repository:
+        return
+    if importlib.util.find_spec("transformers") is None:
+        raise DataError(f"the tokenizer of {name} needs two more packages: pip install transformers sentencepiece")
+    if not _cached(repository, ["tokenizer.json", "tokenizer_config.json", "spiece.model"]) and not _hub_answers():
+        folder = f"models--{repository.replace('/', '--')}"
+        raise DataError(
+            f"the tokenizer of {name} is not on this machine, and the network is not reachable: on a connected machine "
+            f"run `hf download {repository}`, and copy the folder {folder} to {HF_HUB_CACHE}"
+        )
+
+
+def _cached(repository: str, names: Sequence[str]) -> bool:
+    """Whether one of some files of a Hugging Face repository is in the local cache."""
+    return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
+
+
+def _hub_answers() -> bool:
+    """Whether the hub is reachable, as far as five seconds can tell."""
+    if getproxies():  # a proxy resolves names for us
+        return True
+    endpoint = urlsplit(ENDPOINT)
     try:
         port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
         socket.create_connection((endpoint.hostname or "", port), timeout=5).close()
     except OSError:
-        raise DataError(
-            f"CLIP weights {names[0]} of {clip.model}/{clip.weights} are not on this machine, and the network is not "
-            f"reachable: {_remedy(clip)}"
-        ) from None
+        return False
+    return True
 
 
 def _hub_files(clip: ClipConfig) -> tuple[str, list[str]]:
@@ -156,13 +341,15 @@ def _hub_files(clip: ClipConfig) -> tuple[str, list[str]]:
 
 
 def _remedy(clip: ClipConfig) -> str:
-    """How to use a pretrained tag's file offline; the architecture must keep the activation it was trained with."""
+    """Which file a pretrained tag needs and how it is used offline, with the activation that it was trained with."""
     cfg = open_clip.get_pretrained_cfg(clip.model, clip.weights) or {}
     repository, names = _hub_files(clip)
     source = f"{names[0]} from the Hugging Face repository {repository}" if repository else str(cfg.get("url"))
-    quick = cfg.get("quick_gelu") and not clip.model.endswith("-quickgelu")
-    model = f"clip.model={clip.model}-quickgelu " if quick else ""
-    return f"download {source} on a connected machine, then pass --set {model}clip.weights=PATH"
+    quick = "true" if cfg.get("quick_gelu") else "false"
+    return (
+        f"download {source} on a connected machine, put it into any folder here, and pass "
+        f"--set clip.weights=PATH clip.quick_gelu={quick}"
+    )
 
 
 class FrozenClip(nn.Module):
@@ -174,33 +361,45 @@ class FrozenClip(nn.Module):
         weights: file to load instead of what `clip.weights` names.
 
     Raises:
-        ConfigError: the architecture is unknown or its visual tower is not a plain ViT.
+        ConfigError: the architecture is unknown or its visual tower is of no supported kind, see `model.towers`.
+        DataError: weights missing or unfit, see `create_open_clip`.
     """
 
     def __init__(self, clip: ClipConfig, device: str = "cpu", weights: Path | None = None) -> None:
         super().__init__()
-        # open_clip's towers are duck-typed: their attributes are checked below, not by the type checker
+        # open_clip's towers are duck-typed: their attributes are checked in `model.towers`, not by the type checker
         self.model: Any = create_open_clip(clip, weights).float().requires_grad_(False)
-        self.tokenizer: Any = open_clip.get_tokenizer(clip.model)
-        visual = self.model.visual
-        if not hasattr(visual, "transformer") or getattr(visual, "attn_pool", None) is not None:
-            raise ConfigError(
-                f"clip.model {clip.model!r} has no plain ViT tower: choose a ViT without attention pooling"
-            )
-        self.visual: Any = visual
-        self.patch: int = visual.patch_size[0]
-        self.native: int = visual.image_size[0]
-        self.width: int = visual.conv1.out_channels
-        self.depth: int = len(visual.transformer.resblocks)
-        self.dim: int = visual.proj.shape[1]
-        self.mean: tuple[float, ...] = tuple(visual.preprocess_cfg["mean"])
-        self.std: tuple[float, ...] = tuple(visual.preprocess_cfg["std"])
+        self.name = clip.model
+        self.visual: Any = self.model.visual
+        self.tower: Tower = open_tower(self.visual, clip.model)
+        self.patch, self.native, self.width = self.tower.patch, self.tower.native, self.tower.width
+        self.depth, self.dim = self.tower.depth, self.tower.dim
+        self.mean: tuple[float, ...] = tuple(self.visual.preprocess_cfg["mean"])
+        self.std: tuple[float, ...] = tuple(self.visual.preprocess_cfg["std"])
         self.to(device)
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.visual.proj.device
+        return self.model.logit_scale.device
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Turns texts into token ids.
+
+        Raises:
+            DataError: it is a file that is not on this machine (SigLIP).
+        """
+        _check_tokenizer(self.name)
+        return open_clip.get_tokenizer(self.name)
+
+    def fingerprint(self) -> str:
+        """Digest of all weights as float32: equal for equal weights, whatever file they came from. 64 hex digits."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.float().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     # -- images ---------------------------------------------------------------------------------------------------
 
@@ -229,35 +428,13 @@ class FrozenClip(nn.Module):
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Positional table for a token grid, resized bicubically when it is not the native one. (1 + h*w, width)."""
-        table = self.visual.positional_embedding
-        native = self.visual.grid_size
-        if tuple(grid) == tuple(native):
-            return table
-        square = table[1:].reshape(1, *native, -1).permute(0, 3, 1, 2)
-        resized = F.interpolate(square, size=grid, mode="bicubic", align_corners=False)
-        return torch.cat([table[:1], resized.flatten(2)[0].T])
-
-    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Patch and CLS tokens before the first block. (B, 1 + h*w, width)."""
-        x = self.visual.conv1(images)
-        grid = (x.shape[2], x.shape[3])
-        x = x.flatten(2).transpose(1, 2)
-        cls = self.visual.class_embedding.expand(len(x), 1, -1)
-        return self.visual.ln_pre(torch.cat([cls, x], 1) + self._positions(grid)), grid
-
-    def _project(self, x: Tensor) -> Tensor:
-        """`ln_post` and projection into CLIP space."""
-        return self.visual.ln_post(x) @ self.visual.proj
-
     @torch.inference_mode()
     def encode_image(self, images: Tensor) -> Tensor:
-        """CLS embedding of preprocessed images of any size. (B, 3, H, W) -> (B, D), not normalised."""
-        x, _ = self._embed(images.to(self.device))
-        for block in self.visual.transformer.resblocks:
-            x = block(x)
-        return self._project(x[:, 0])
+        """Image embedding of preprocessed images of any size. (B, 3, H, W) -> (B, D), not normalised."""
+        x, _ = self.tower.embed(images.to(self.device))
+        for index in range(self.depth):
+            x = self.tower.block(index, x)
+        return self.tower.pool(x)
 
     @torch.inference_mode()
     def dense(self, images: Tensor, variant: str = "value", decoder_blocks: Sequence[int] = ()) -> DenseOutput:
@@ -271,41 +448,28 @@ class FrozenClip(nn.Module):
         Returns:
             Everything in float32 on `self.device`.
 
-        Source: paper (cluster dense CLIP features); variants are choices, see module docstring.
-        """
-        blocks = self.visual.transformer.resblocks
-        x, grid = self._embed(images.to(self.device))
-        outputs: list[Tensor] = []
-        last_input = x
-        for layer in blocks:
-            last_input = x
-            x = layer(x)
-            outputs.append(x)
-        tokens = {index: _to_grid(outputs[index - 1][:, 1:], grid) for index in decoder_blocks}
-        if variant == "last":
-            flat = self._project(x[:, 1:])
-        else:
-            flat = self._project(self._self_attention(blocks[-1], last_input, variant)[:, 1:])
-        return DenseOutput(self._project(x[:, 0]), F.normalize(_to_grid(flat, grid), dim=-1), tokens)
+        Raises:
+            ConfigError: the tower has no such variant.
 
-    @staticmethod
-    def _self_attention(layer: Any, x: Tensor, variant: str) -> Tensor:
-        """Last block without residual and MLP: values, or values mixed by q-q or k-k attention. (B, N, width)."""
-        attention = layer.attn
-        q, k, v = F.linear(layer.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
-        if variant != "value":
-            heads = attention.num_heads
-            source = {"qq": q, "kk": k}[variant]
-            split = [t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (source, v)]  # (B, heads, N, width/heads)
-            v = F.scaled_dot_product_attention(split[0], split[0], split[1]).transpose(1, 2).flatten(2)
-        return attention.out_proj(v)
+        Source: paper (cluster dense CLIP features); variants are choices, see `model.towers`.
+        """
+        x, grid = self.tower.embed(images.to(self.device))
+        outputs: list[Tensor] = []
+        before = x
+        for index in range(self.depth):
+            before = x
+            x = self.tower.block(index, x)
+            outputs.append(x)
+        tokens = {index: outputs[index - 1][:, self.tower.prefix :].unflatten(1, grid) for index in decoder_blocks}
+        flat = self.tower.dense(before, x, variant)
+        return DenseOutput(self.tower.pool(x), F.normalize(flat.unflatten(1, grid), dim=-1), tokens)
 
     @torch.inference_mode()
     def encode_regions(self, images: Tensor, regions: Sequence[Tensor], blocks: int) -> list[Tensor]:
-        """CLS embedding of each region by masked attention: one image forward, then a CLS copy for each region.
+        """Embedding of each region by masked attention: one image forward, then a look at each region alone.
 
-        In the last `blocks` blocks every region's CLS token attends to the region's patches and to itself only; the
-        patches go on as in the plain forward pass.
+        The patches go on as in the plain forward pass; what looks at them, and from which block on, is the tower's
+        (see `Tower.regions`).
 
         Args:
             images: Shape: (B, 3, H, W).
@@ -315,43 +479,21 @@ class FrozenClip(nn.Module):
         Returns:
             Embeddings, not normalised. Shapes: (R_i, D).
 
+        Raises:
+            ConfigError: the tower has fewer blocks.
+
         Source: choice.
         """
-        layers = self.visual.transformer.resblocks
-        if not 1 <= blocks <= len(layers):
-            raise ConfigError(f"regions.blocks {blocks} does not fit this tower: expected 1 to {len(layers)}")
-        x, _ = self._embed(images.to(self.device))
-        for layer in layers[: len(layers) - blocks]:
-            x = layer(x)
+        x, grid = self.tower.embed(images.to(self.device))
         count = max((len(region) for region in regions), default=0)
-        if count == 0:
-            return [x.new_zeros(0, self.dim) for _ in regions]
-        patches = x.shape[1] - 1
-        allowed = torch.zeros(len(x), count, patches, dtype=torch.bool, device=x.device)
+        allowed = torch.zeros(len(x), count, grid[0] * grid[1], dtype=torch.bool, device=x.device)
         for index, region in enumerate(regions):
             allowed[index, : len(region)] = region.to(x.device)
-        own = torch.eye(count, dtype=torch.bool, device=x.device).expand(len(x), -1, -1)
-        mask = torch.cat([own, allowed], 2)[:, None]  # (B, 1, R, R + N)
-        cls = x[:, :1].expand(-1, count, -1)
-        for layer in layers[len(layers) - blocks :]:
-            cls_next = self._region_block(layer, cls, x[:, 1:], mask)
-            x = layer(x)
-            cls = cls_next
-        embedded = self._project(cls)
+            allowed[index, len(region) :] = True  # rows of no region: anything but empty
+        if count == 0:
+            return [x.new_zeros(0, self.dim) for _ in regions]
+        embedded = self.tower.regions(x, allowed, blocks)
         return [embedded[index, : len(region)] for index, region in enumerate(regions)]
-
-    @staticmethod
-    def _region_block(layer: Any, cls: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
-        """One block for the region CLS tokens alone. (B, R, width) -> (B, R, width)."""
-        attention = layer.attn
-        weight, bias = attention.in_proj_weight, attention.in_proj_bias
-        width = cls.shape[-1]
-        q = F.linear(layer.ln_1(cls), weight[:width], bias[:width])
-        k, v = F.linear(layer.ln_1(torch.cat([cls, patches], 1)), weight[width:], bias[width:]).chunk(2, -1)
-        q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-        cls = cls + layer.ls_1(attention.out_proj(mixed))
-        return cls + layer.ls_2(layer.mlp(layer.ln_2(cls)))
 
     # -- text -----------------------------------------------------------------------------------------------------
 
@@ -373,7 +515,3 @@ class FrozenClip(nn.Module):
         ]
         mean = F.normalize(torch.cat(embedded), dim=-1).unflatten(0, (len(names), len(templates))).mean(1)
         return F.normalize(mean, dim=-1).cpu()
-
-
-def _to_grid(flat: Tensor, grid: tuple[int, int]) -> Tensor:
-    return flat.unflatten(1, grid)

@@ -4,7 +4,8 @@ The same numbers as `FrozenClip.dense(...).tokens` (tested), but differentiable 
 batch of images of different grids: padding is hidden from attention, and every image has the positions of its own grid,
 so that what an image gives does not depend on its neighbours.
 
-Deep visual prompts: learnt tokens after CLS enter every block and are dropped after it. CLIP itself never changes.
+Deep visual prompts: learnt tokens (after CLS, where there is one) enter every block and are dropped after it. CLIP
+itself never changes.
 
 Source: choice. Prompts after VPT (deep) and ZegCLIP, which uses 10.
 """
@@ -12,7 +13,6 @@ Source: choice. Prompts after VPT (deep) and ZegCLIP, which uses 10.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -64,42 +64,21 @@ class TokenTower:
         height, width = valid.shape[1:]
         sides = torch.stack([valid[:, :, 0].sum(1), valid[:, 0].sum(1)], 1).tolist()
         grids = [(int(rows), int(cols)) for rows, cols in sides]
-        x = self._embed(patches, grids)
+        tower, first = self.clip.tower, self.clip.tower.prefix
+        mean, std = (patches.new_tensor(values)[:, None, None] for values in (self.clip.mean, self.clip.std))
+        x, _ = tower.embed((join_patches(patches, self.clip.patch) / 255 - mean) / std, grids)
         count = 0 if prompts is None else prompts.shape[1]
         mask = None
         if any(grid != (height, width) for grid in grids):
-            mask = F.pad(valid.flatten(1), (1 + count, 0), value=True)[:, None, None]  # (B, 1, 1, 1 + n + N)
+            mask = F.pad(valid.flatten(1), (first + count, 0), value=True)[:, None, None]  # (B, 1, 1, prefix + n + N)
         outputs: dict[int, Tensor] = {}
-        for index, layer in enumerate(self.clip.visual.transformer.resblocks[: max(self.blocks)], 1):
+        for index in range(max(self.blocks)):
             if prompts is not None:
-                entering = prompts[index - 1].expand(len(x), -1, -1).to(x.dtype)
-                x = torch.cat([x[:, :1], entering, x[:, 1:]], 1)
-            x = self._block(layer, x, mask)
+                entering = prompts[index].expand(len(x), -1, -1).to(x.dtype)
+                x = torch.cat([x[:, :first], entering, x[:, first:]], 1)
+            x = tower.masked_block(index, x, mask)
             if count:
-                x = torch.cat([x[:, :1], x[:, 1 + count :]], 1)
-            if index in self.blocks:
-                outputs[index] = x[:, 1:].unflatten(1, (height, width)).float()
-        return [outputs[index] for index in self.blocks]
-
-    def _embed(self, patches: Tensor, grids: list[tuple[int, int]]) -> Tensor:
-        """CLS and patch tokens before the first block, with the positions of each image's grid. (B, 1 + N, width)."""
-        visual = self.clip.visual
-        mean, std = (patches.new_tensor(values)[:, None, None] for values in (self.clip.mean, self.clip.std))
-        x = visual.conv1((join_patches(patches, self.clip.patch) / 255 - mean) / std)
-        tables = {grid: self.clip._positions(grid) for grid in dict.fromkeys(grids)}
-        positions = x.new_zeros(len(x), *x.shape[2:], x.shape[1], dtype=torch.float32)
-        for row, (height, width) in enumerate(grids):
-            positions[row, :height, :width] = tables[height, width][1:].unflatten(0, (height, width))
-        cls = visual.class_embedding + tables[grids[0]][0]  # every table has the same row for CLS
-        x = x.flatten(2).transpose(1, 2) + positions.flatten(1, 2)
-        return visual.ln_pre(torch.cat([cls.expand(len(x), 1, -1), x], 1))
-
-    @staticmethod
-    def _block(layer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-        """One block in which nothing attends to padding. (B, N, width) -> (B, N, width)."""
-        attention = layer.attn
-        projected = F.linear(layer.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
-        q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in projected)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-        x = x + layer.ls_1(attention.out_proj(mixed))
-        return x + layer.ls_2(layer.mlp(layer.ln_2(x)))
+                x = torch.cat([x[:, :first], x[:, first + count :]], 1)
+            if index + 1 in self.blocks:
+                outputs[index + 1] = x[:, first:].unflatten(1, (height, width)).float()
+        return [outputs[block] for block in self.blocks]

@@ -23,7 +23,7 @@ def device_of(ctx: StageContext) -> str:
 
 def frozen_clip(ctx: StageContext) -> FrozenClip:
     """Return the CLIP that `ctx.config.clip` names; a stage given the `pretrain` artifact loads that one."""
-    clip = ClipConfig(model=ctx.config.clip.model, weights=ctx.config.clip.weights, seed=ctx.config.clip.seed)
+    clip = ClipConfig(**{name: getattr(ctx.config.clip, name) for name in ClipConfig.model_fields})
     trained = ctx.inputs["pretrain"].file("clip.safetensors") if "pretrain" in ctx.inputs else None
     return _load(clip, device_of(ctx), trained)
 

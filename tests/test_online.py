@@ -109,7 +109,7 @@ def test_prompts_enter_every_block_and_leave_it(clip: FrozenClip) -> None:
     alone, patches, valid = images(clip, (4, 6))
     prompts = torch.randn(3, 5, clip.width, generator=torch.manual_seed(0))
     maps = TokenTower(clip, (1, 3))(patches, valid, prompts)
-    x, outputs = clip._embed(alone[0])[0], {}
+    x, outputs = clip.tower.embed(alone[0])[0], {}
     for index in range(3):
         kept = x if index == 0 else torch.cat([x[:, :1], x[:, 6:]], 1)  # CLS and patches: the prompts are replaced
         x = torch.cat([kept[:, :1], prompts[index][None], kept[:, 1:]], 1)
