@@ -87,6 +87,19 @@ def _locate(dataset: str) -> tuple[str, Path, str]:
     return name, file, dataset
 
 
+def restore(values: Mapping[str, Any]) -> Config:
+    """Build a config from values that were once those of a config, e.g. in an exported file.
+
+    Raises:
+        ConfigError: a key or value that this version does not know; says which.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {_expected(first)}") from None
+
+
 def describe(config: Config) -> str:
     """The config as YAML, each value explained; a file of this text is a valid `--set-file`.
 

@@ -371,6 +371,7 @@ class FrozenClip(nn.Module):
         self.model: Any = create_open_clip(clip, weights).float().requires_grad_(False)
         self.name = clip.model
         self.visual: Any = self.model.visual
+        self.quick_gelu = any(type(module).__name__ == "QuickGELU" for module in self.model.modules())
         self.tower: Tower = open_tower(self.visual, clip.model)
         self.patch, self.native, self.width = self.tower.patch, self.tower.native, self.tower.width
         self.depth, self.dim = self.tower.depth, self.tower.dim

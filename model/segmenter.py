@@ -71,3 +71,27 @@ def label_map(scores: Tensor, seen: Tensor, gamma: float, height: int, width: in
     """
     full = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)[0]
     return (full - gamma * seen[:, None, None].to(full.dtype)).argmax(0)
+
+
+def label_map_of_any_size(scores: Tensor, seen: Tensor, gamma: float, height: int, width: int) -> Tensor:
+    """As `label_map`, but class by class: memory for three maps of the image, however many classes there are.
+
+    Args:
+        scores: class scores of one image. Shape: (C, H', W').
+        seen: which classes are seen. Shape: (C,), bool.
+        gamma: subtracted from seen classes' scores.
+        height: of the image, pixels.
+        width: of the image, pixels.
+
+    Returns:
+        Index of the class at each pixel. Shape: (height, width), uint8; at most 255 classes.
+    """
+    best = scores.new_full((height, width), -torch.inf)
+    labels = torch.zeros((height, width), dtype=torch.uint8, device=scores.device)
+    for index in range(len(scores)):
+        full = F.interpolate(scores[None, index : index + 1], (height, width), mode="bilinear", align_corners=False)
+        full = full[0, 0] - gamma if seen[index] else full[0, 0]
+        better = full > best
+        labels[better] = index
+        best = torch.where(better, full, best)
+    return labels

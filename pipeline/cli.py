@@ -60,6 +60,33 @@ examples:
   run_pipeline.py check-data --dataset folder --set data.root=/data 'data.unseen=[sofa, train]'
   run_pipeline.py check-data --dataset /data/mydata.yaml --limit 500 --out sheet.png
 """
+USES = {
+    "predict": "label your own images with any class names, by a trained run",
+    "export": "write a trained decoder and its config to one file",
+}
+PREDICT_HELP = """
+Labels every pixel of an image, or of all images in a folder and below, with one of the given class names: any names,
+whether in training or not. Writes for each image NAME.overlay.png with a legend, NAME.index.png (pixel values are
+places in the list of names) and NAME.areas.json. Images whose results are there already, of the same run and names,
+are kept; so an interrupted command goes on where it stopped. Needs a trained, fresh run of the config, or --decoder.
+"""
+PREDICT_EPILOG = """
+exit codes: 0 all images are labelled, 2 wrong usage, names or config, 3 no trained run, no image, or some image could
+not be read (the others are labelled)
+
+examples:
+  run_pipeline.py predict --dataset voc --image photos/ --classes "dog, sofa, traffic cone" --out labelled/
+  run_pipeline.py predict --decoder decoder.safetensors --image street.jpg --classes names.txt --out labelled/
+"""
+EXPORT_HELP = """
+Writes the trained decoder of a config to one safetensors file, with the settings that inference needs. CLIP's weights
+are not in it: which they are is recorded as a digest, and checked when the file is loaded.
+"""
+EXPORT_EPILOG = """
+exit codes: 0 written, 2 wrong usage or config, 3 no trained run, or weights missing
+
+example: run_pipeline.py export --dataset voc --out decoder.safetensors
+"""
 INSPECT_HELP = """
 Draws what the cache holds about one image, prints the same as text, and the path of the picture last:
 
@@ -194,7 +221,7 @@ def _main(arguments: list[str]) -> int:
     from pipeline.graph import STAGES
 
     names = [stage.name for stage in STAGES]
-    _check_verb(arguments, [*names, *VERBS, *EXPERIMENTS])
+    _check_verb(arguments, [*names, *VERBS, *USES, *EXPERIMENTS])
     options = _parser({stage.name: stage.makes for stage in STAGES}).parse_args(arguments)
     if options.verb in EXPERIMENTS:
         return _experiment(options, arguments)
@@ -215,6 +242,8 @@ def _main(arguments: list[str]) -> int:
 
         how = Options(options.force, options.debug, options.quiet)
         return launch(plan, plan.named(options.verb), how)
+    if options.verb in USES:
+        return _use(plan, options)
     if options.verb in ("diff", "adopt", "gc"):
         return _upkeep(plan, options)
     from pipeline import show
@@ -242,6 +271,33 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
+def _use(plan: Plan, options: argparse.Namespace) -> int:
+    """Run `predict` or `export`."""
+    from pipeline.prediction import predict, segmenter_of
+    from pipeline.task import use_threads
+
+    use_threads(plan, alone=True)
+    given = ["--dataset", options.dataset]
+    given += ["--set-file", *map(str, options.set_file)] if options.set_file else []
+    given += ["--set", *options.set] if options.set else []
+    if options.verb == "export":
+        segmenter_of(plan, given).save(options.out)
+        print(options.out)
+        return 0
+    if options.decoder is None:
+        segmenter = segmenter_of(plan, given)
+    else:
+        from stages.segment import Segmenter
+
+        if options.set_file or any(not value.startswith("clip.weights=") for value in options.set):
+            raise ConfigError("--decoder brings its own settings: leave out all but --set clip.weights=PATH")
+        weights = [value.removeprefix("clip.weights=") for value in options.set if value.startswith("clip.weights=")]
+        segmenter = Segmenter.load(options.decoder, "".join(weights[-1:]), plan.config.runtime.device)
+    lines, code = predict(segmenter, options.image, options.classes, options.out, options.quiet)
+    print(*lines, sep="\n")
+    return code
+
+
 def _upkeep(plan: Plan, options: argparse.Namespace) -> int:
     """Run `diff`, `adopt` or `gc`."""
     from configs.load import load_config
@@ -266,7 +322,7 @@ def _check_verb(arguments: list[str], verbs: list[str]) -> None:
         raise ConfigError(f"no stage given: expected one of {', '.join(verbs)}")
     of_stages = arguments[0] in ("plan", "adopt")
     words = arguments[1:2] if of_stages else arguments[:1]
-    known = [verb for verb in verbs if verb not in {**VERBS, **EXPERIMENTS}] if of_stages else verbs
+    known = [verb for verb in verbs if verb not in {**VERBS, **USES, **EXPERIMENTS}] if of_stages else verbs
     for word in words:
         if word in known or word.startswith("-"):
             continue
@@ -305,6 +361,7 @@ def _parser(stages: dict[str, str]) -> Parser:
         if name != "config":
             _add_trial(verb)
     _add_questions(verbs)
+    _add_uses(verbs)
     _add_experiments(verbs)
     return parser
 
@@ -343,6 +400,30 @@ def _add_questions(verbs: Any) -> None:
         metavar="N",
         help="most images in the gallery or behind the quality (default: 1000)",
     )
+
+
+def _add_uses(verbs: Any) -> None:
+    """Add the verbs that put a trained run to use."""
+    texts = {"predict": (PREDICT_HELP, PREDICT_EPILOG), "export": (EXPORT_HELP, EXPORT_EPILOG)}
+    for name, does in USES.items():
+        description, epilog = texts[name]
+        verb = verbs.add_parser(
+            name,
+            help=does,
+            description=description.strip(),
+            epilog=epilog.strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_config_options(verb)
+        if name == "export":
+            verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+            continue
+        add = verb.add_argument
+        add("--image", type=Path, required=True, metavar="PATH", help="an image, or a folder of images")
+        add("--classes", required=True, metavar="NAMES", help="names with commas between, or a .txt file, one a line")
+        add("--out", type=Path, required=True, metavar="DIR", help="folder of the results; made if needed")
+        add("--decoder", type=Path, metavar="FILE", help="an exported decoder, instead of the run of the config")
+        add("--quiet", action="store_true", help="show no progress")
 
 
 def _add_experiments(verbs: Any) -> None:

@@ -116,31 +116,34 @@ def _shares(labels: NDArray[Any], values: NDArray[Any], size: tuple[int, int]) -
     return resize_share((labels[None] == values[:, None, None]).astype(np.float32), *size)
 
 
-class ImageScores:
-    """Class scores of validation images straight from their pixels: the whole image, or sliding windows.
+class PixelScores:
+    """Class scores of any image straight from its pixels: the whole image, or sliding windows.
 
     Args:
-        ctx: the stage.
+        config: reads `evaluate` and `features`.
+        tower: of the frozen CLIP.
         score: from token maps (n, h, w, width) and their pixels to class scores (n, C, h', w').
         prompts: the trained prompts, or None. Shape: (blocks, n, width).
+        batch: windows scored at once.
     """
 
-    def __init__(self, ctx: StageContext, score: DecoderPredictor, prompts: Tensor | None = None) -> None:
-        self.score, self.prompts = score, prompts
-        self.config, self.features = ctx.config.evaluate, ctx.config.features
-        self.source = open_source(ctx.config.data, ctx.data_root)
-        self.tower = token_tower(ctx)
-        # as everywhere: on the CPU the bytes of a result do not depend on what shares its batch
-        self.batch = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
+    def __init__(
+        self, config: Any, tower: TokenTower, score: DecoderPredictor, prompts: Tensor | None, batch: int
+    ) -> None:
+        self.config, self.features = config.evaluate, config.features
+        self.tower, self.score, self.prompts, self.batch = tower, score, prompts, batch
 
     @torch.inference_mode()
-    def __call__(self, image_id: str) -> Tensor:
+    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
         """Return the scores of one image at the mask grid, or at the resized image's pixels for several windows.
 
-        Shape: (C, H', W').
+        Args:
+            image: RGB. Shape: (H, W, 3), uint8.
+
+        Returns:
+            Shape: (C, H', W').
         """
         clip, config = self.tower.clip, self.config
-        image = read_image(self.source.image_path(image_id))
         sides = (self.features.size, self.features.resize)
         if config.mode == "slide" and config.short_side is not None:
             sides = (config.short_side, "short")
@@ -160,3 +163,17 @@ class ImageScores:
 
         # a window that was rounded down to whole patches must not leave gaps
         return slide_scores(size, window, min(config.stride, side), self.batch, score)
+
+
+class ImageScores:
+    """Class scores of validation images straight from their pixels, see `PixelScores`."""
+
+    def __init__(self, ctx: StageContext, score: DecoderPredictor, prompts: Tensor | None = None) -> None:
+        self.source = open_source(ctx.config.data, ctx.data_root)
+        # as everywhere: on the CPU the bytes of a result do not depend on what shares its batch
+        batch = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
+        self.pixels = PixelScores(ctx.config, token_tower(ctx), score, prompts, batch)
+
+    def __call__(self, image_id: str) -> Tensor:
+        """Return the scores of one image. Shape: (C, H', W')."""
+        return self.pixels(read_image(self.source.image_path(image_id)))
