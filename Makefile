@@ -27,6 +27,8 @@ demo: $(RUN_STAMP)
 	@$(BIN)/python run_pipeline.py Report --dataset shapes --workers $(WORKERS) $(ARGS)
 
 test: lint
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	    echo "make: no Chromium here: the test that opens the pages in a browser is left out (apt-get install chromium)"
 	@$(BIN)/python -m pytest
 
 lint: $(DEV_STAMP)

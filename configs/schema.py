@@ -305,6 +305,10 @@ class ReportConfig(Section):
     """What the page shows."""
 
     examples: NonNegative = Field(12, description="Validation images in the grid.")
+    worst: NonNegative = Field(12, description="Validation images with the lowest mean IoU, in a grid of their own.")
+    quality_images: NonNegative = Field(
+        300, description="Training images, evenly spread, on which pseudo masks are compared with the truth; 0: none."
+    )
 
 
 class RuntimeConfig(Section):

@@ -7,6 +7,7 @@ fields a stage may declare virtual paths:
     classes.seen_ids   raw ids of the seen classes that the fold leaves; all that training may know of the classes
     classes.seen       the same with names
     classes.all        the whole list, unseen names too: for evaluation and for pages, never for training
+    classes.published  results of other methods on this class list, for pages
     clip.identity      which weights CLIP has, whatever they are called (supplied by the pipeline)
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 
 from configs.classes import ClassEntry, ClassList, classes_of
 from configs.load import is_runtime
+from configs.published import load_published
 from configs.schema import Config, Section
 
 
@@ -155,11 +157,16 @@ def _all(config: Config, classes: ClassList) -> ClassList:
     return classes
 
 
+def _published(config: Config, classes: ClassList) -> Any:
+    return load_published(config.data.classes)
+
+
 _VIRTUAL: dict[str, Callable[[Config, ClassList], Any]] = {
     "classes.ids": _class_ids,
     "classes.seen_ids": _seen_ids,
     "classes.seen": _seen,
     "classes.all": _all,
+    "classes.published": _published,
 }
 
 
@@ -174,6 +181,8 @@ def _jsonable(value: Any) -> Any:
         }
     if isinstance(value, ClassIds):
         return {"all": list(value.all), "seen": list(value.seen), "ignore": list(value.ignore)}
+    if isinstance(value, Section):
+        return value.model_dump(mode="json")
     if isinstance(value, ClassEntry):
         return {"id": value.id, "name": value.name}
     if isinstance(value, tuple):

@@ -160,6 +160,7 @@ STAGES: tuple[Stage, ...] = (
             "decoder",
             "evaluate",
             "train.matching",
+            "features.size",
             "features.decoder_blocks",
             MASKS,
             "data.fold",
@@ -175,7 +176,7 @@ STAGES: tuple[Stage, ...] = (
         1,
         "stages.report",
         "one HTML page with numbers and pictures",
-        ("report", "pseudo_masks", "data", "clip.weights", "classes.all"),
+        ("report", "pseudo_masks", "data", "clip.weights", "classes.all", "classes.published"),
         {
             "dataset": ("train.json", "val.json"),
             "text": ("text.safetensors",),

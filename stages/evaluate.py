@@ -25,11 +25,12 @@ from configs.schema import evaluates_images
 from model.clip import FrozenClip
 from model.query_decoder import QueryDecoder
 from model.segmenter import label_map
+from stages.complexity import complexity
 from stages.context import StageContext
 from stages.datasets import Source, open_source
 from stages.datasets.images import IGNORE, read_all_labels, read_image
 from stages.frozen import device_of, frozen_clip
-from stages.metrics import ConfusionMatrix, Scores, scores, write_metrics
+from stages.metrics import ConfusionMatrix, Scores, image_scores, scores, write_metrics, write_per_image
 from stages.online import ImageScores
 from stages.predictors import DecoderPredictor, dense_scores, region_scores
 from stages.pseudo_masks import clustered_field
@@ -94,7 +95,7 @@ def training_free(
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
-    """Write `metrics.json`, `per_class.csv`, `confusion.npy` and the predictions `val-00000.h5`."""
+    """Write `metrics.json`, `per_class.csv`, `per_image.csv`, `confusion.npy` and the predictions `val-00000.h5`."""
     config, device = ctx.config, device_of(ctx)
     entries, seen = evaluated_classes(config)
     text = frozen_clip(ctx).encode_classes([entry.name for entry in entries], config.text.templates).to(device)
@@ -104,18 +105,27 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     gammas = sorted({config.evaluate.gamma, *config.evaluate.gamma_sweep})
     confusions = {gamma: ConfusionMatrix(len(entries)) for gamma in gammas}
     seen_tensor = torch.from_numpy(seen).to(device)
+    images: list[tuple[str, float, float]] = []
     with ShardWriter(ctx.out / "val-00000.h5", KIND, {"labels": Field("uint8", lead=2, compress=True)}) as writer:
         for done, image_id in enumerate(features.ids, 1):
             truth = read_all_labels(source, image_id, [entry.id for entry in entries])
             votes = score(image_id)
             for gamma in gammas:
                 labels = label_map(votes, seen_tensor, gamma, *truth.shape).to(torch.uint8).cpu().numpy()
-                confusions[gamma].update(truth, labels, IGNORE)
+                counted = ConfusionMatrix(len(entries))
+                counted.update(truth, labels, IGNORE)
+                confusions[gamma].merge(counted)
                 if gamma == config.evaluate.gamma:
                     writer.add(image_id, labels=labels)
+                    images.append((image_id, *image_scores(counted.counts)))
             ctx.progress(done, len(features.ids))
     sweep = [{"gamma": gamma, **_percent(scores(confusions[gamma], seen))} for gamma in gammas]
-    extra = {"gamma": config.evaluate.gamma, "gamma_sweep": sweep}
+    write_per_image(ctx.out / "per_image.csv", images)
+    side = config.features.size
+    if config.evaluate.mode == "slide":
+        side = min(config.evaluate.window, config.evaluate.short_side or side)
+    cost = complexity(config, frozen_clip(ctx), side) if config.evaluate.predictor == "decoder" else None
+    extra = {"gamma": config.evaluate.gamma, "gamma_sweep": sweep, "complexity": cost}
     result = write_metrics(ctx.out, confusions[config.evaluate.gamma], entries, seen, extra)
     return {name: value for name, value in _percent(result).items() if math.isfinite(value)}
 

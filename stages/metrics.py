@@ -187,6 +187,21 @@ def scores(
     )
 
 
+def image_scores(counts: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Return the pixel accuracy of one image and the mean IoU of the classes that its truth shows.
+
+    Args:
+        counts: the image's own confusion matrix. Shape: (C, C).
+
+    Returns:
+        Both as fractions, NaN for an image without a labelled pixel.
+    """
+    correct, truth = np.diagonal(counts), counts.sum(axis=1)
+    iou = _ratio(correct, truth + counts.sum(axis=0) - correct)
+    accuracy = _ratio(correct.sum(keepdims=True), truth.sum(keepdims=True))
+    return float(accuracy[0]), _mean(iou[truth > 0])
+
+
 def harmonic_mean(seen: float, unseen: float) -> float:
     """Return 2SU / (S + U): NaN when either is NaN, 0 when both are 0."""
     total = seen + unseen
@@ -266,6 +281,14 @@ def write_metrics(
     _write_per_class(out / "per_class.csv", confusion, classes, groups, result)
     np.save(out / "confusion.npy", confusion.counts)
     return result
+
+
+def write_per_image(path: Path, images: Sequence[tuple[str, float, float]]) -> None:
+    """Write id, pAcc and mIoU of images, given as of `image_scores`; in percent, `nan` where undefined."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "pAcc", "mIoU"])
+        writer.writerows((image_id, f"{100 * accuracy:.4f}", f"{100 * iou:.4f}") for image_id, accuracy, iou in images)
 
 
 def _write_per_class(

@@ -23,7 +23,9 @@ import numpy.typing as npt
 from cache.store import Artifact
 from configs.errors import CorruptError
 from stages import figures
+from stages import report_analysis as analysis
 from stages.context import StageContext
+from stages.datasets import open_source
 
 PANEL_SIDE = 320
 """Longer side of an example picture, pixels (choice: sharp on a phone, about 25 kB each)."""
@@ -84,10 +86,15 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     evaluate = ctx.inputs["evaluate"]
     metrics = evaluate.json("metrics.json")
     rows = read_per_class(evaluate.file("per_class.csv"))
-    examples = _examples(ctx, rows)
+    unseen = [row.id for row in rows if row.group == "unseen"]
+    images = ctx.inputs["dataset"].json("val.json")["images"]
+    examples = _examples(ctx, rows, choose_examples(images, unseen, ctx.config.report.examples))
+    worst = analysis.worst_images(evaluate.file("per_image.csv"), ctx.config.report.worst)
+    banners = _banners(ctx, rows)
+    source = open_source(ctx.config.data, ctx.data_root)
     page = {
         "dataset": evaluate.manifest.get("dataset") or ctx.config.data.classes,
-        "banners": _banners(ctx, rows),
+        "banners": banners,
         "facts": _facts(ctx, metrics, rows),
         "headline": _headline(metrics),
         "groups": _groups(metrics, rows),
@@ -95,7 +102,15 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         "curves": _loss_curves(ctx.inputs["train"].file("metrics.jsonl")),
         "matching": _matching(ctx.inputs["train"].file("matching.jsonl")),
         "sweep": _sweep(metrics.get("extra", {})),
+        "published": analysis.published(ctx, metrics, any(banner["kind"] in ("red", "amber") for banner in banners)),
+        "confused": analysis.unseen_confusion(np.load(evaluate.file("confusion.npy"), allow_pickle=False), rows),
         "examples": examples,
+        "worst": [
+            {**example, "iou": iou}
+            for example, (_, iou) in zip(_examples(ctx, rows, [name for name, _ in worst]), worst, strict=True)
+        ],
+        "quality": analysis.mask_quality(ctx, rows, source),
+        "cost": analysis.cost(metrics),
         "summaries": _summaries(ctx.inputs, ("pseudo_masks", "regions")),
         "stages": _stages(ctx.inputs),
         "versions": _versions(ctx.inputs),
@@ -402,12 +417,8 @@ def choose_examples(images: Sequence[Mapping[str, Any]], unseen: Iterable[int], 
     return [str(entry["id"]) for index, entry in enumerate(entries) if index not in free]
 
 
-def _examples(ctx: StageContext, rows: Sequence[ClassRow]) -> list[dict[str, Any]]:
-    from stages.datasets import open_source
-
-    unseen = [row.id for row in rows if row.group == "unseen"]
-    images = ctx.inputs["dataset"].json("val.json")["images"]
-    chosen = choose_examples(images, unseen, ctx.config.report.examples)
+def _examples(ctx: StageContext, rows: Sequence[ClassRow], chosen: Sequence[str]) -> list[dict[str, Any]]:
+    """Draw validation images, in the given order."""
     source = open_source(ctx.config.data, ctx.data_root)
     examples = []
     for done, image_id in enumerate(chosen):

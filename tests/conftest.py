@@ -103,3 +103,17 @@ def voc_mini() -> Path:
     if not root:
         pytest.skip(f"{PHOTOS} is not set: it names a folder with VOCdevkit/VOC2012 photographs")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Command-line options of a run of a few steps, evaluated, in a cache of its own: `--artifacts DIR --set ...`."""
+    from handmade import TINY
+
+    from pipeline import cli
+
+    # bundled weights instead of random ones: an export of these names a file
+    settings = [*(value for value in TINY if not value.startswith("clip.weights")), "evaluate.fusion=0"]
+    options = ["--artifacts", str(tmp_path_factory.mktemp("cache")), "--set", *settings]
+    assert cli.main(["Evaluate", *options, "--quiet"]) == 0
+    return options

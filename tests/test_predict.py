@@ -25,15 +25,12 @@ NAMES = ["red striped", "plain", "traffic cone"]
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few steps in a cache of its own."""
-    folder = tmp_path_factory.mktemp("cache")
-    assert cli.main(["Evaluate", "--artifacts", str(folder), "--quiet", "--set", *settings()]) == 0
-    return folder
+def artifacts(tiny_run: list[str]) -> Path:
+    """The cache of a run of a few steps."""
+    return Path(tiny_run[1])
 
 
 def settings(*more: str) -> list[str]:
-    # bundled weights: random ones would make every export name a seed instead of a file
     return [*(value for value in TINY if not value.startswith("clip.weights")), "evaluate.fusion=0", *more]
 
 
@@ -51,6 +48,12 @@ def exported(artifacts: Path) -> Path:
     path = artifacts / "out" / "decoder.safetensors"
     assert cli.main(["export", *arguments(artifacts), "--out", str(path)]) == 0
     return path
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter) -> None:
+    """Spares a test that calls `predict` several times the loading; others take the whole way."""
+    monkeypatch.setattr("pipeline.prediction.segmenter_of", lambda plan, arguments=(): segmenter)
 
 
 def picture(*shape: int, seed: int = 0) -> np.ndarray:
@@ -178,7 +181,9 @@ def test_predict_writes_three_files_an_image(artifacts: Path, tmp_path: Path, ca
     assert sum(entry["share"] for entry in areas["classes"]) == pytest.approx(1)
 
 
-def test_what_is_labelled_is_kept_until_something_changes(artifacts: Path, tmp_path: Path, capsys) -> None:
+def test_what_is_labelled_is_kept_until_something_changes(
+    artifacts: Path, loaded: None, tmp_path: Path, capsys
+) -> None:
     folder, out = tmp_path / "photos", tmp_path / "photos" / "out"  # results below the photographs are no photographs
     folder.mkdir()
     for name in ("a.png", "b.png"):
@@ -198,7 +203,7 @@ def test_what_is_labelled_is_kept_until_something_changes(artifacts: Path, tmp_p
     assert capsys.readouterr().out.startswith("2 labelled\n")
 
 
-def test_unreadable_images_are_named_and_the_others_done(artifacts: Path, tmp_path: Path, capsys) -> None:
+def test_unreadable_images_are_named_and_the_others_done(artifacts: Path, loaded: None, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.fromarray(picture(20, 20)).save(folder / "good.png")
@@ -212,7 +217,7 @@ def test_unreadable_images_are_named_and_the_others_done(artifacts: Path, tmp_pa
     assert not list((tmp_path / "out").rglob("*bad*")) and not list((tmp_path / "out").rglob("*.tmp"))
 
 
-def test_hostile_names_are_harmless(artifacts: Path, tmp_path: Path, capsys) -> None:
+def test_hostile_names_are_harmless(artifacts: Path, loaded: None, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     names = [b"-rf.png", b"a\nb.png", b"\xff\xfe.png", b"..png", b"$(touch x).png", ("x" * 250).encode() + b".png"]

@@ -23,9 +23,11 @@ from configs.errors import CorruptError
 from configs.schema import Config
 from configs.slices import build_slice
 from stages.context import StageContext
-from stages.metrics import ConfusionMatrix, write_metrics
+from stages.mask_quality import best_ious
+from stages.metrics import ConfusionMatrix, image_scores, write_metrics, write_per_image
 from stages.report import (
     UNDEFINED,
+    ClassRow,
     choose_examples,
     format_duration,
     format_number,
@@ -34,8 +36,9 @@ from stages.report import (
     read_per_class,
     run,
 )
+from stages.report_analysis import published, unseen_confusion, worst_images
 
-READS = ("report", "pseudo_masks", "data", "clip.weights")
+READS = ("report", "pseudo_masks", "data", "clip.weights", "classes.published")
 IDS = ("img_0", "img_1", "img_2", "img_3")
 SIZE = (24, 36)
 
@@ -65,7 +68,7 @@ class FakeArtifact:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def shards(self, split: str) -> FakeShards:
-        assert split == "val"
+        assert split == ("train" if self.slug == "pseudo_masks" else "val")
         assert self._shards is not None
         return self._shards
 
@@ -120,7 +123,7 @@ def make_context(
     extra: dict[str, Any] | None = None,
 ) -> StageContext:
     """Make every upstream artifact of a tiny run on the VOC class list."""
-    config = config or Config.model_validate({"dataset": "voc", "report": {"examples": 3}})
+    config = config or Config.model_validate({"dataset": "voc", "report": {"examples": 3, "worst": 1}})
     classes = load_classes(config.data.classes)
     write_data(tmp_path / "data", classes)
     entries = [ClassEntry(e.id, (names or {}).get(e.id, e.name)) for e in classes.entries]
@@ -135,6 +138,9 @@ def make_context(
         labels[:, 30:] = 1
         confusion.update(truth, labels, 255)
         predictions[image_id, "labels"] = labels
+    # one region covers the left half of every image, another a strip at the right
+    halves = np.array([[1, 1, 1, 0, 0, 2]] * 4, np.uint8)
+    regions = {(image_id, "labels"): halves for image_id in IDS}
     dense = {(image_id, "dense"): np.ones((4, 6, 8), np.float16) for image_id in IDS}
     images = [
         {"id": image_id, "labels_sha256": "0", "classes": [classes.ids[n], classes.unseen_entries[n].id]}
@@ -144,7 +150,10 @@ def make_context(
         "dataset": FakeArtifact("dataset", tmp_path / "dataset", manifest("PrepareDataset", 1)),
         "features": FakeArtifact("features", tmp_path / "features", manifest("ExtractFeatures", 2), FakeShards(dense)),
         "pseudo_masks": FakeArtifact(
-            "pseudo_masks", tmp_path / "masks", manifest("ClusterPseudoMasks", 3, summary={"regions_per_image": 6.25})
+            "pseudo_masks",
+            tmp_path / "masks",
+            manifest("ClusterPseudoMasks", 3, summary={"regions_per_image": 6.25}),
+            FakeShards(regions),
         ),
         "train": FakeArtifact(
             "train", tmp_path / "train", manifest("TrainDecoder", 4, versions={"numpy": "2.0", "torch": "2.9"})
@@ -163,6 +172,8 @@ def make_context(
     (tmp_path / "train" / "matching.jsonl").write_text("".join(json.dumps(record) + "\n" for record in MATCHING))
     seen = [entry.id not in classes.unseen_ids for entry in entries]
     write_metrics(tmp_path / "evaluate", confusion, entries, seen, extra)
+    ious = [(image_id, 0.5, 0.1 * (place + 1)) for place, image_id in enumerate(IDS)]
+    write_per_image(tmp_path / "evaluate" / "per_image.csv", [*ious, ("without labels", math.nan, math.nan)])
     fake = ModuleType("stages.pseudo_masks")
     fake.cluster = lambda dense, config: np.array([[1, 1, 2], [0, 3, 3]], np.uint8)  # type: ignore[attr-defined]
     fake.clustered_field = lambda features, config: "dense"  # type: ignore[attr-defined]
@@ -285,7 +296,7 @@ def test_banners(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = Config.model_validate({"report": {"examples": 1}, **settings})
+    config = Config.model_validate({"report": {"examples": 1, "worst": 0}, **settings})
     text = page_of(make_context(tmp_path, monkeypatch, config=config)).text
     assert all(phrase in text for phrase in expected)
     assert not any(phrase in text for phrase in absent)
@@ -364,13 +375,15 @@ def test_one_gamma_is_no_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_summary_that_only_counts_work_makes_no_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ctx = make_context(tmp_path, monkeypatch)
+    config = Config.model_validate({"dataset": "voc", "report": {"examples": 0, "quality_images": 0}})
+    ctx = make_context(tmp_path, monkeypatch, config=config)
     ctx.inputs["pseudo_masks"].manifest["summary"] = {"images": 4, "shards": 1}  # type: ignore[index]
     assert not any(attrs.get("id") == "quality" for attrs in page_of(ctx).of("section"))
 
 
 def test_examples_have_four_pictures_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = page_of(make_context(tmp_path, monkeypatch))
+    config = Config.model_validate({"dataset": "voc", "report": {"examples": 3, "worst": 0}})
+    page = page_of(make_context(tmp_path, monkeypatch, config=config))
     shown = [alt for alt in alts(page) if " of img_" in alt]
     assert len(shown) == 3 * 4
     assert [alt.split(" of ")[0] for alt in shown[:4]] == ["image", "pseudo mask", "truth", "prediction"]
@@ -509,3 +522,119 @@ def test_slice_reads_are_enough_and_needed(tmp_path: Path, monkeypatch: pytest.M
     )
     with pytest.raises(AttributeError):
         run(short)
+
+
+# ---- the closer look ----
+
+
+def test_published_rows_stand_beside_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = make_context(tmp_path, monkeypatch)
+    page = page_of(ctx)
+    own = ctx.inputs["evaluate"].json("metrics.json")
+    assert "ZegCLIP CVPR 2023 94.6 91.9 77.8 84.3 read" in page.text
+    assert "DeOP ICCV 2023 \N{EN DASH} 88.2 74.6 80.8 recalled" in page.text
+    assert f"this run {own['pAcc']:.1f} {own['mIoU_seen']:.1f}" in page.text
+    assert "does not compare: see the banner" in page.text  # four images are not the data set
+
+
+@pytest.mark.parametrize("settings", [{"data": {"fold": 1}}, {"data": {"classes": "shapes", "layout": "shapes"}}])
+def test_no_published_rows_where_they_do_not_compare(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config.model_validate({"report": {"examples": 1, "worst": 0}, **settings})
+    assert published(make_context(tmp_path, monkeypatch, config=config), {}, False) is None
+
+
+def test_published_files_are_those_of_the_protocol() -> None:
+    """hIoU follows from the means, so a slip of a digit in any row is found."""
+    from configs.published import load_published
+
+    assert [row.method for row in load_published("voc")] == [row.method for row in load_published("coco_stuff")]
+    for name in ("voc", "coco_stuff"):
+        for row in load_published(name):
+            harmonic = 2 * row.mIoU_seen * row.mIoU_unseen / (row.mIoU_seen + row.mIoU_unseen)
+            assert row.hIoU == pytest.approx(harmonic, abs=0.16), row
+    assert {row.method: row.source for row in load_published("voc")} == {
+        "ZegFormer": "recalled",
+        "zsseg": "recalled",
+        "DeOP": "recalled",
+        "ZegCLIP": "read",
+        "CLIP-RC": "read",
+        "Cascade-CLIP": "read",
+        "TagCLIP": "recalled",
+    }
+    assert load_published("no such list") == () and load_published("../voc") == load_published("voc")
+
+
+def test_unseen_classes_are_followed_to_what_they_are_taken_for() -> None:
+    groups = ("seen", "unseen", "seen", "unseen", "unseen")
+    rows = [ClassRow(n, f"c{n}", group, 0, 0, 0, 0, "#000000") for n, group in enumerate(groups)]
+    counts = np.array([[5, 5, 0, 0, 0], [60, 20, 0, 15, 5], [0, 0, 9, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 7]])
+    first, second = unseen_confusion(counts, rows)
+    assert first["row"].name == "c1" and first["right"] == 20
+    assert [(other["row"].name, other["share"]) for other in first["others"]] == [("c0", 60), ("c3", 15), ("c4", 5)]
+    assert second["right"] == 100 and second["others"] == [] and first["rest"] == 0
+
+
+def test_worst_images_come_first_and_have_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.model_validate({"dataset": "voc", "report": {"examples": 0, "worst": 2}})
+    ctx = make_context(tmp_path, monkeypatch, config=config)
+    assert worst_images(ctx.inputs["evaluate"].file("per_image.csv"), 2) == [("img_0", 10.0), ("img_1", 20.0)]
+    page = page_of(ctx)
+    assert "img_0 · mean IoU 10.0" in page.text and "img_1 · mean IoU 20.0" in page.text
+    assert [alt for alt in alts(page) if alt.startswith("prediction")] == ["prediction of img_0", "prediction of img_1"]
+
+
+def test_image_scores_are_of_the_classes_that_the_truth_shows() -> None:
+    counts = np.array([[6, 2, 0], [0, 4, 0], [0, 0, 0]])  # class 2 occurs nowhere
+    accuracy, iou = image_scores(counts)
+    assert accuracy == 10 / 12 and iou == pytest.approx((6 / 8 + 4 / 6) / 2)
+    assert image_scores(np.array([[0, 3], [0, 0]]))[1] == 0  # class 1 is wrong, but not in the truth
+    assert all(math.isnan(value) for value in image_scores(np.zeros((2, 2), np.int64)))
+
+
+def test_best_iou_is_that_of_the_best_region() -> None:
+    labels = np.array([[3, 3, 3, 9], [3, 7, 7, 9]])
+    regions = np.array([[1, 1, 2, 0], [1, 2, 2, 0]])
+    assert best_ious(labels, regions, [3, 7, 9, 4]) == {3: 3 / 4, 7: 2 / 3, 9: 0.0}
+    assert best_ious(labels, np.zeros_like(regions), [3]) == {3: 0.0}
+
+
+def test_mask_quality_is_measured_on_unseen_classes_of_training_images(tmp_path, monkeypatch) -> None:
+    page = page_of(make_context(tmp_path, monkeypatch))
+    # the unseen class of each image covers columns 20 to 36 of its upper two thirds; region 2 the last sixth of columns
+    assert "unseen class images best IoU found pottedplant 1" in page.text
+    assert "Looked up in the truth of 4 training images (of 4, evenly spread)" in page.text
+    config = Config.model_validate({"dataset": "voc", "report": {"examples": 0, "quality_images": 0}})
+    assert "Looked up" not in page_of(make_context(tmp_path / "without", monkeypatch, config=config)).text
+
+
+def test_mask_quality_is_known_to_the_report_alone() -> None:
+    """Nothing may flow back from labels of unseen classes in training images."""
+    root = Path(__file__).parent.parent
+    users = {
+        path.relative_to(root).as_posix()
+        for room in ("cache", "configs", "model", "pipeline", "stages", "benchmarks")
+        for path in (root / room).rglob("*.py")
+        if "mask_quality" in path.read_text(encoding="utf-8") and path.name != "mask_quality.py"
+    }
+    assert users == {"stages/report_analysis.py", "stages/report.py"}
+    importers = [
+        path.name for path in (root / "stages").rglob("*.py") if "report_analysis" in path.read_text(encoding="utf-8")
+    ]
+    assert importers == ["report.py"]
+
+
+def test_size_and_work_are_shown_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {
+        "side": 512,
+        "trained_parameters": 1234567,
+        "frozen_image_parameters": 5,
+        "frozen_text_parameters": 6,
+        "tower_flops": 123_456_789_012,
+        "decoder_flops": 7,
+        "crop_flops": 8,
+    }
+    page = page_of(make_context(tmp_path, monkeypatch, extra={"complexity": counted}))
+    assert "Trained parameters (decoder and prompts) 1,234,567" in page.text
+    assert "Image tower for 512 x 512 pixels 123.457 GFLOPs (123,456,789,012)" in page.text
