@@ -280,6 +280,7 @@ def _use(plan: Plan, options: argparse.Namespace) -> int:
     given = ["--dataset", options.dataset]
     given += ["--set-file", *map(str, options.set_file)] if options.set_file else []
     given += ["--set", *options.set] if options.set else []
+    given += ["--images", ",".join(options.images)] if options.images else []
     if options.verb == "export":
         segmenter_of(plan, given).save(options.out)
         print(options.out)
@@ -415,6 +416,7 @@ def _add_uses(verbs: Any) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _add_config_options(verb)
+        _add_trial(verb)
         if name == "export":
             verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
             continue

@@ -145,7 +145,9 @@ def _with_legend(
     columns = max(1, min(len(entries), int((width - 2 * margin) // need)))
     rows = -(-len(entries) // columns)
     cell = (width - 2 * margin) // columns
-    canvas = Image.new("RGB", (width, picture.shape[0] + rows * line + 2 * margin), (255, 255, 255))
+    strange = any(not prediction.seen[place] for place, _ in entries)
+    height = picture.shape[0] + (rows + strange) * line + 2 * margin
+    canvas = Image.new("RGB", (width, height), (255, 255, 255))
     canvas.paste(Image.fromarray(picture), ((width - picture.shape[1]) // 2, 0))
     pen = ImageDraw.Draw(canvas)
     for number, (place, share) in enumerate(entries):
@@ -159,6 +161,8 @@ def _with_legend(
         name = _shortened(labels[place], lambda part: text.getlength(part) <= room)  # noqa: B023
         pen.text((left + swatch + 8, middle), name, (31, 38, 48), text, anchor="lm")
         pen.text((left + swatch + 8 + text.getlength(f"{name}   "), middle), share, (91, 100, 112), text, anchor="lm")
+    if strange:
+        pen.text((margin, height - margin - line // 2), "hatched: not in training", (91, 100, 112), font(12), "lm")
     return np.asarray(canvas)
 
 
