@@ -472,3 +472,52 @@ def test_prompts_are_embedded_as_open_clip_does(templates: list[str]) -> None:
     names = ["dog", "traffic cone", "pottedplant"]
     expected = open_clip.build_zero_shot_classifier(clip.model, clip.tokenizer, names, templates)
     assert torch.allclose(clip.encode_classes(names, templates), expected.T, atol=1e-5)
+
+
+# ---- through the stages ----
+
+
+@pytest.mark.parametrize("method", ["crop", "attention"])
+def test_siglip_goes_through_every_stage(tmp_path: Path, method: str) -> None:
+    """Features, pseudo masks, regions, online training with prompts, and evaluation with fusion."""
+    from handmade import Chain
+
+    from stages import evaluate, train
+
+    chain = Chain(
+        tmp_path,
+        *(
+            "clip.model=tiny-map",
+            "features.decoder_blocks=[1, 3]",
+            "pseudo_masks.block=null",
+            f"regions.method={method}",
+        ),
+        *("train.features=online", "decoder.prompts=2", "train.steps=2", "evaluate.fusion=0.5"),
+        *("evaluate.fusion_floor=0", f"evaluate.fusion_method={method}", "features.shifts=1"),
+    ).to_regions()
+    chain.whole(train, "train")
+    folder = chain.whole(evaluate, "evaluate")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["images"] == 2 and 0 <= metrics["pAcc"] <= 100
+    state = load_file(tmp_path / "train" / "weights.safetensors")
+    assert state["prompts"].shape == (3, 2, 48) and all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_an_openai_archive_goes_through_the_stages(tmp_path: Path, tiny: dict[str, torch.Tensor]) -> None:
+    """An OpenAI-format file with random weights, as `clip.weights`: known by its bytes, with QuickGELU."""
+    from handmade import Chain
+
+    from pipeline.graph import Plan
+
+    save_archive(tmp_path / "ViT-tiny.pt", tiny)
+    settings = ("clip.model=tiny-clip", f"clip.weights={tmp_path}/ViT-tiny.pt", "features.decoder_blocks=[1, 2]")
+    chain = Chain(tmp_path / "run", *settings, "features.shifts=1").to_regions()
+    shards = chain.inputs["features"].shards("train")
+    image = chain.root / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{shards.ids[0]}.jpg"
+    from stages.datasets.images import read_image
+
+    clip = from_file(tmp_path / "ViT-tiny.pt", quick_gelu=True)
+    expected = clip.dense(clip.preprocess(read_image(image), 64, 64)[None]).cls[0]
+    got = torch.from_numpy(shards.read(shards.ids[0], "cls")).float()
+    assert torch.allclose(got, expected, atol=2e-3)
+    assert Plan(chain.config).slice("features").clip.identity.startswith("sha256:")
