@@ -64,13 +64,31 @@ class TokenTower:
         height, width = valid.shape[1:]
         sides = torch.stack([valid[:, :, 0].sum(1), valid[:, 0].sum(1)], 1).tolist()
         grids = [(int(rows), int(cols)) for rows, cols in sides]
-        tower, first = self.clip.tower, self.clip.tower.prefix
+        first = self.clip.tower.prefix
         mean, std = (patches.new_tensor(values)[:, None, None] for values in (self.clip.mean, self.clip.std))
-        x, _ = tower.embed((join_patches(patches, self.clip.patch) / 255 - mean) / std, grids)
+        x, grid = self.clip.tower.embed((join_patches(patches, self.clip.patch) / 255 - mean) / std, grids)
         count = 0 if prompts is None else prompts.shape[1]
         mask = None
         if any(grid != (height, width) for grid in grids):
             mask = F.pad(valid.flatten(1), (first + count, 0), value=True)[:, None, None]  # (B, 1, 1, prefix + n + N)
+        return self.through_blocks(x, grid, mask, prompts)
+
+    def through_blocks(
+        self, x: Tensor, grid: tuple[int, int], mask: Tensor | None, prompts: Tensor | None
+    ) -> list[Tensor]:
+        """Run the blocks.
+
+        Args:
+            x: tokens before the first block. Shape: (B, prefix + h * w, width).
+            grid: h and w.
+            mask: what may be attended to, or None for everything. Shape: (B, 1, 1, prefix + n + h * w), bool.
+            prompts: as for calling. Shape: (blocks, n, width).
+
+        Returns:
+            As for calling.
+        """
+        tower, first = self.clip.tower, self.clip.tower.prefix
+        count = 0 if prompts is None else prompts.shape[1]
         outputs: dict[int, Tensor] = {}
         for index in range(max(self.blocks)):
             if prompts is not None:
@@ -80,5 +98,5 @@ class TokenTower:
             if count:
                 x = torch.cat([x[:, :first], x[:, first + count :]], 1)
             if index + 1 in self.blocks:
-                outputs[index + 1] = x[:, first:].unflatten(1, (height, width)).float()
+                outputs[index + 1] = x[:, first:].unflatten(1, grid).float()
         return [outputs[block] for block in self.blocks]

@@ -1,6 +1,7 @@
-"""What inference costs: parameters and floating-point operations, counted by torch on a real forward pass.
+"""What inference costs: parameters and floating-point operations, counted by torch on a forward pass.
 
-An addition and a multiplication are two operations. Source: `torch.utils.flop_counter`, which counts matrix products,
+The visual tower's pass is made with tensors that have shapes and no values, so that counting takes little time. An
+addition and a multiplication are two operations. Source: `torch.utils.flop_counter`, which counts matrix products,
 convolutions and attention, and nothing else; the same is customary in the literature.
 """
 
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,28 +47,34 @@ def complexity(config: Any, clip: FrozenClip, side: int) -> dict[str, int]:
     decoder.eval().requires_grad_(False).to(clip.device)
     tower = TokenTower(clip, blocks)
     cells = max(1, round(side / clip.patch))
-    patches = torch.zeros(1, cells, cells, 3 * clip.patch**2, device=clip.device)
     valid = torch.ones(1, cells, cells, dtype=torch.bool, device=clip.device)
     maps = [torch.zeros(1, cells, cells, clip.width, device=clip.device) for _ in blocks]
-    crop = torch.zeros(1, 3, clip.native, clip.native, device=clip.device)
     image_parameters = _parameters(clip.visual)
     return {
         "side": cells * clip.patch,
         "trained_parameters": _parameters(decoder),
         "frozen_image_parameters": image_parameters,
         "frozen_text_parameters": _parameters(clip.model) - image_parameters,
-        "tower_flops": count_flops(lambda: tower(patches, valid, decoder.prompts)),
+        "tower_flops": count_flops(lambda: _tower(tower, cells * clip.patch, decoder.prompts)),
         "decoder_flops": count_flops(lambda: decoder(maps, valid)),
-        "crop_flops": count_flops(lambda: _crop(clip, crop)),
+        "crop_flops": count_flops(lambda: _crop(clip)),
     }
 
 
-def _crop(clip: FrozenClip, images: torch.Tensor) -> None:
-    """The image embedding, block by block in plain products: torch's fused encoder layer escapes the counter."""
-    x, _ = clip.tower.embed(images)
-    for index in range(clip.depth):
-        x = clip.tower.masked_block(index, x, None)
-    clip.tower.pool(x)
+def _tower(tower: TokenTower, side: int, prompts: torch.Tensor | None) -> None:
+    """The visual tower on one image, without values."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x, grid = tower.clip.tower.embed(torch.zeros(1, 3, side, side, device=tower.clip.device))
+        tower.through_blocks(x, grid, None, prompts)
+
+
+def _crop(clip: FrozenClip) -> None:
+    """The embedding of one crop, without values, in plain products: torch's fused layer escapes the counter."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x, _ = clip.tower.embed(torch.zeros(1, 3, clip.native, clip.native, device=clip.device))
+        for index in range(clip.depth):
+            x = clip.tower.masked_block(index, x, None)
+        clip.tower.pool(x)
 
 
 def _parameters(module: nn.Module) -> int:

@@ -126,3 +126,13 @@ def test_real_photographs_run_through_every_stage(
     assert run(tmp_path, VocTree(tmp_path / "few"), "Report", "features.size=128") == 0
     page = Path(capsys.readouterr().out.splitlines()[-1]).read_text()
     assert "Not the full data set" in page and "sheep" in page
+    photos, out = few / "JPEGImages", tmp_path / "labelled"
+    names = ["--image", str(photos), "--classes", "dog, sofa, traffic cone", "--out", str(out)]
+    settings = [*TINY, f"data.root={tmp_path / 'few'}", "features.size=128"]
+    cache = ["--artifacts", str(tmp_path / "cache"), "--quiet", "--set", *settings]
+    assert main(["predict", "--dataset", "voc", *names, *cache]) == 0
+    count = len(list(photos.iterdir()))
+    assert capsys.readouterr().out.splitlines()[0] == f"{count} labelled"
+    for path in photos.iterdir():
+        with Image.open(path) as image, Image.open(out / f"{path.name}.index.png") as labels:
+            assert labels.size == image.size and set(np.unique(labels)) <= {0, 1, 2}

@@ -58,7 +58,12 @@ def test_report_with_everything_and_long_names_is_sound(
 ) -> None:
     """All sections, published results among them, and names without a place to break."""
     config = Config.model_validate(
-        {"dataset": "voc", "clip": {"weights": "random"}, "report": {"examples": 2, "worst": 1}}
+        {
+            "dataset": "voc",
+            "clip": {"weights": "random"},
+            "data": {"expected_train": 10582, "expected_val": 1449},
+            "report": {"examples": 2, "worst": 1},
+        }
     )
     sweep = [{"gamma": g / 10, "pAcc": 5.0, "mIoU_seen": 4.0, "mIoU_unseen": 3.0, "hIoU": 3.4} for g in range(3)]
     sizes = ("side", "trained_parameters", "frozen_image_parameters", "frozen_text_parameters", "tower_flops")

@@ -528,13 +528,16 @@ def test_slice_reads_are_enough_and_needed(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_published_rows_stand_beside_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ctx = make_context(tmp_path, monkeypatch)
+    config = Config.model_validate({"dataset": "voc", "report": {"examples": 0, "worst": 0}, **FULL})
+    ctx = make_context(tmp_path, monkeypatch, config=config)
     page = page_of(ctx)
     own = ctx.inputs["evaluate"].json("metrics.json")
     assert "ZegCLIP CVPR 2023 94.6 91.9 77.8 84.3 read" in page.text
     assert "DeOP ICCV 2023 \N{EN DASH} 88.2 74.6 80.8 recalled" in page.text
     assert f"this run {own['pAcc']:.1f} {own['mIoU_seen']:.1f}" in page.text
     assert "does not compare: see the banner" in page.text  # four images are not the data set
+    unchecked = published(make_context(tmp_path / "unchecked", monkeypatch), own, False)
+    assert "not checked" in unchecked["rows"][-1]["note"]
 
 
 @pytest.mark.parametrize("settings", [{"data": {"fold": 1}}, {"data": {"classes": "shapes", "layout": "shapes"}}])
