@@ -279,7 +279,7 @@ def test_overlay_has_a_legend_of_what_is_there() -> None:
     colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
     drawn = draw_overlay(np.full((40, 40, 3), 128, np.uint8), prediction, colours)
     legend = drawn[480:]
-    assert drawn.shape[1] == 480 and 60 <= len(legend) <= 100
+    assert drawn.shape[1] == 480 and 60 <= len(legend) <= 130
     assert (legend == [200, 0, 0]).all(2).any() and (legend == [0, 0, 200]).all(2).any()
     assert not (legend == [0, 200, 0]).all(2).any()
 
