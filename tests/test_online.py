@@ -441,7 +441,7 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
         return maps[1][..., :3].permute(0, 3, 1, 2)
 
     scores = ImageScores(ctx, score)
-    scores.batch = batch
+    scores.pixels.batch = batch
     image_id = base.inputs["features"].shards("val").ids[0]
     got = scores(image_id)
     image = read_image(open_source(chain.config.data, base.root).image_path(image_id))
@@ -461,7 +461,7 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
 def test_on_the_cpu_a_window_shares_its_forward_with_nothing(base: Chain, tmp_path: Path) -> None:
     chain = chain_on(base, tmp_path, "evaluate.mode=slide", "runtime.batch=8", "runtime.device=cpu")
     chain.slice = Plan(chain.config).slice("evaluate")
-    assert ImageScores(context(chain), lambda maps, pixels: maps[0]).batch == 1
+    assert ImageScores(context(chain), lambda maps, pixels: maps[0]).pixels.batch == 1
 
 
 # ---- config and graph ----
@@ -501,7 +501,7 @@ def test_stages_read_images_only_if_asked_to(overrides, train_online, evaluate_o
     for slug, is_online in (("train", train_online), ("evaluate", evaluate_online)):
         assert ("images.json" in stages[slug].upstream["dataset"]) is is_online
         values = plan.slice(slug).key_values()
-        assert ("size" in values["features"]) is is_online
+        assert ("resize" in values["features"]) is is_online
     # beyond its inputs, training on cached features does not depend on the weights of CLIP
     assert ("clip" in plan.slice("train").key_values()) is train_online
 
