@@ -276,7 +276,7 @@ def test_items_depend_on_seed_step_and_index_alone(base: Chain, tmp_path: Path) 
         return data.items(ids, step, range(len(ids)))[1][0][0]
 
     again = TrainingSet(ctx).online.items([first, second], 4, range(2))[1]
-    for got, want in zip(data.items([first, second], 4)[1], again, strict=True):
+    for got, want in zip(data.items([first, second], 4, range(2))[1], again, strict=True):
         assert np.array_equal(got, want)
     data.threads = 1
     assert np.array_equal(patches([third, second], 4), again[0][0])  # neighbours and threads do not matter
