@@ -281,7 +281,8 @@ def test_items_depend_on_seed_step_and_index_alone(base: Chain, tmp_path: Path) 
     data.threads = 1
     assert np.array_equal(patches([third, second], 4), again[0][0])  # neighbours and threads do not matter
     assert not np.array_equal(patches([first, second], 5), again[0][0])
-    assert not np.array_equal(data.items([second], 4)[0][0][0], again[0][0])
+    assert not np.array_equal(data.items([second], 4, range(1))[0][0][0], again[0][0])  # another place in the batch
+    assert np.array_equal(data.items([second], 4, [1])[0][0][0], again[0][0])  # the second process of two
 
 
 def test_padding_is_invalid_and_never_a_target(base: Chain, tmp_path: Path) -> None:
