@@ -1,0 +1,62 @@
+"""How well cached pseudo masks cover and name *unseen* objects of training images: an analysis, never a way to tune.
+
+    PYTHONPATH=. python benchmarks/pseudo_masks.py [--dataset shapes] [--artifacts DIR] [--set KEY=VALUE ...]
+
+An object is an unseen class in an image that covers at least `pseudo_masks.min_area` of it. Its pseudo mask is the one
+with the highest IoU; that is named right if its cached CLS embedding is nearest to the object's class among all names,
+seen and unseen. Needs EmbedRegions to be fresh. To choose settings use `inspect quality`, which sees no unseen label.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from configs.classes import load_classes
+from configs.load import load_config
+from model.clip import FrozenClip
+from pipeline.graph import Plan
+from stages.datasets import open_source
+from stages.datasets.images import read_all_labels
+from stages.quality import best_overlap
+
+
+def main() -> None:
+    """Print the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="shapes")
+    parser.add_argument("--artifacts", type=Path)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    overrides = [f"runtime.artifacts={options.artifacts}"] if options.artifacts else []
+    config = load_config(options.dataset, overrides=[*overrides, *options.set])
+    plan = Plan(config)
+    if not plan.state("regions").fresh:
+        raise SystemExit(f"EmbedRegions is not fresh: run_pipeline.py EmbedRegions --dataset {options.dataset} first")
+    entries = load_classes(config.data.classes)
+    ids = [entry.id for entry in entries.entries]
+    unseen = [index for index, entry in enumerate(entries.entries) if entry.id in entries.unseen_ids]
+    text = FrozenClip(config.clip).encode_classes([e.name for e in entries.entries], config.text.templates).numpy()
+    source = open_source(config.data, plan.data_root("dataset"))
+    masks, regions = plan.artifact("pseudo_masks").shards("train"), plan.artifact("regions").shards("train")
+    overlaps: list[float] = []
+    right: list[bool] = []
+    for image_id in masks.ids:
+        truth, labels = read_all_labels(source, image_id, ids), masks.read(image_id, "labels")
+        embeddings = regions.read(image_id, "embeddings").astype(np.float32)
+        for index in unseen:
+            wanted = truth == index
+            if wanted.mean() < max(config.pseudo_masks.min_area, 1e-9):
+                continue
+            region, iou = best_overlap(labels, wanted)
+            overlaps.append(iou)
+            right.append(bool(region) and int((text @ embeddings[region - 1]).argmax()) == index)
+    print(f"{len(overlaps)} unseen objects in {len(masks.ids)} training images of {options.dataset}")
+    print(f"mean IoU of the best pseudo mask  {np.mean(overlaps):.3f}")
+    print(f"named right by its CLS embedding  {100 * np.mean(right):.1f} %")
+
+
+if __name__ == "__main__":
+    main()
