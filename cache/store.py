@@ -422,6 +422,11 @@ class Build:
         entry = _read_json(path.with_name(f"{path.name}{DONE}"))
         return isinstance(entry, dict) and _size(path) == entry.get("bytes")
 
+    def seconds(self, split: str, index: int) -> float:
+        """Return how long a finished shard took."""
+        path = self.shard_file(split, index)
+        return float(_read_json(path.with_name(f"{path.name}{DONE}"))["seconds"])
+
     def finish(self, split: str, index: int, seconds: float) -> None:
         """Record a shard as finished, after it was renamed into place.
 

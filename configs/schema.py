@@ -11,6 +11,7 @@ Sources: "paper" is arXiv 2505.05023; "choice" is ours, because the paper's text
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -319,6 +320,11 @@ class RuntimeConfig(Section):
         "auto", description="auto: cuda when there.", json_schema_extra=RUNTIME
     )
     workers: Positive = Field(1, description="Processes for sharded stages.", json_schema_extra=RUNTIME)
+    scheduler: str | None = Field(
+        None,
+        description="HOST:PORT of a luigid that several machines share; null: this process schedules for itself.",
+        json_schema_extra=RUNTIME,
+    )
     threads: NonNegative = Field(
         0,
         description="CPU threads a process; 0: cores / workers, all cores for training (its last bits depend on them).",
@@ -331,6 +337,13 @@ class RuntimeConfig(Section):
         description="Memory for decoded training items, in MB; beyond it they are read again.",
         json_schema_extra=RUNTIME,
     )
+
+    @field_validator("scheduler")
+    @classmethod
+    def _is_address(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"[^\s/:]+:\d{1,5}", address):
+            raise ValueError(f"{address!r} is no address: expected HOST:PORT, e.g. node1:8082")
+        return address
 
 
 class Config(Section):

@@ -542,6 +542,7 @@ def _add_config_options(parser: argparse.ArgumentParser, files: str = "a YAML fi
         help=files,
     )
     add("--workers", type=int, metavar="N", help="processes that work at the same time (runtime.workers)")
+    add("--scheduler", metavar="HOST:PORT", help="a luigid to share the work with other machines (runtime.scheduler)")
     add("--artifacts", metavar="DIR", help="folder of the cache (runtime.artifacts)")
     add("--device", choices=("auto", "cpu", "cuda"), help="where CLIP and the decoder run (runtime.device)")
     add("--debug", action="store_true", help="print tracebacks, and luigi's log")
@@ -549,6 +550,7 @@ def _add_config_options(parser: argparse.ArgumentParser, files: str = "a YAML fi
 
 def _runtime_overrides(options: argparse.Namespace) -> list[str]:
     """Return the options that are short forms of config values, as overrides. JSON is YAML, so any path survives."""
-    given = {"workers": options.workers, "artifacts": options.artifacts, "device": options.device}
+    names = ("workers", "scheduler", "artifacts", "device")
+    given = {name: getattr(options, name) for name in names}
     overrides = [f"runtime.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
     return overrides if options.images is None else [*overrides, f"data.images={json.dumps(options.images)}"]

@@ -260,7 +260,8 @@ class Plan:
     Args:
         config: the resolved config.
         force: slug of the stage to make again though fresh; "" for none.
-        token: a name of this run; an artifact that carries it has been made again already.
+        token: digest of the manifest that is to be superseded, so that all processes that were started to do so agree,
+            and stop when one has done it.
         table: the stages, if not the usual ones.
     """
 
@@ -330,9 +331,28 @@ class Plan:
         for upstream, files in stage.upstream.items():
             for name in files or ("",):
                 inputs[f"{upstream}/{name}".rstrip("/")] = self._content(upstream, name)
+        return replace(self._address(slug), config=self.slice(slug).key_values(), code=self.code(slug), inputs=inputs)
+
+    def code(self, slug: str) -> dict[str, str]:
+        """Return the fingerprints of a stage's code, by file."""
         if slug not in self._code:
-            self._code[slug] = _held_code.get(stage.module) or module_closure(stage.module)
-        return replace(self._address(slug), config=self.slice(slug).key_values(), code=self._code[slug], inputs=inputs)
+            module = self.stages[slug].module
+            self._code[slug] = _held_code.get(module) or module_closure(module)
+        return self._code[slug]
+
+    def work(self, slug: str) -> str:
+        """Return a digest that is the same in two processes if either may do this stage for the other.
+
+        It is over the cache's folder, and the keys, code and shards of the stage and of everything upstream.
+        """
+        closure = self.closure(slug)
+        parts = {
+            "cache": str(self.store.root.resolve()),
+            "shard_size": self.config.runtime.shard_size,
+            "force": self.token if self.force in [stage.slug for stage in closure] else "",
+            "stages": {stage.slug: [self.key(stage.slug), self.code(stage.slug)] for stage in closure},
+        }
+        return digest(parts)
 
     def folder(self, slug: str) -> Path:
         """Return the folder of a stage's artifact, there or not."""
@@ -346,11 +366,19 @@ class Plan:
         """
         return self.store.find(self._address(slug))
 
+    def superseding(self, slug: str) -> Plan:
+        """Return this plan with a stage to be made again in place of the artifact that is there now."""
+        try:
+            token = str(self.artifact(slug).manifest["digest"])
+        except CorruptError:
+            token = "none"
+        return Plan(self.config, slug, token, list(self.stages.values()))
+
     def own_state(self, slug: str) -> State:
         """Say how a stage's artifact stands against its present inputs, whether these are fresh or not."""
         state = self.store.state(self.recipe(slug))
-        made_before = state.artifact is not None and state.artifact.manifest["force"] != self.token
-        if slug == self.force and state.fresh and made_before:
+        superseded = state.artifact is not None and state.artifact.manifest["digest"] == self.token
+        if slug == self.force and state.fresh and superseded:
             return replace(state, name="stale", reasons=("--force",))
         return state
 

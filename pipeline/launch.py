@@ -11,12 +11,12 @@ import json
 import logging
 import multiprocessing
 import os
-import secrets
 import shutil
 import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,8 @@ SETTINGS = {
         "cache_task_completion": "false",
         "no_install_shutdown_handler": "true",
     },
-    "scheduler": {"retry_count": "1", "stable_done_cooldown_secs": "0"},
+    # no worker of an own scheduler is ever dead: after the machine slept, the clock alone would say so
+    "scheduler": {"retry_count": "1", "stable_done_cooldown_secs": "0", "worker_disconnect_delay": "1000000000"},
 }
 
 
@@ -79,7 +80,7 @@ def launch(plan: Plan, stage: Stage, options: Options) -> int:
         UserError: the raw files or weights that decide about keys are not there; nothing was run.
     """
     if options.force:
-        plan = Plan(plan.config, stage.slug, secrets.token_hex(8), list(plan.stages.values()))
+        plan = plan.superseding(stage.slug)
     before = plan.states([stage.slug])
     code = 0 if before[stage.slug].fresh else _run(plan, stage, before, options)
     if code:
@@ -149,13 +150,13 @@ def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:
 
 
 def _build(plan: Plan, stage: Stage, board: Board, failures: Path, options: Options) -> None:
-    """Hand the wanted task to luigi. Only here is luigi imported: a fresh result needs none of it."""
+    """Hand tasks to luigi until the wanted one is done. Imports luigi only here: a fresh result needs none of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import luigi
         import luigi.configuration
 
-        from pipeline import task
+        from pipeline import sharing, task
     importlib.import_module("pipeline.tasks")
     settings = luigi.configuration.get_config()
     for section, values in SETTINGS.items():
@@ -164,6 +165,7 @@ def _build(plan: Plan, stage: Stage, board: Board, failures: Path, options: Opti
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.CRITICAL)
     for name in ("luigi", "luigi-interface", "luigi.scheduler"):
         logging.getLogger(name).setLevel(logging.DEBUG if options.debug else logging.CRITICAL)
+    scheduler = sharing.scheduler_of(plan.config.runtime)
 
     session = task.Session(board, failures, plan.force, plan.token)
     task.begin(session)
@@ -174,7 +176,33 @@ def _build(plan: Plan, stage: Stage, board: Board, failures: Path, options: Opti
     config = plan.config.model_dump_json()
     # luigi starts workers with the default method, and only fork lets them share this session
     multiprocessing.set_start_method("fork", force=True)
-    luigi.build([task.make_task(plan, stage.slug, config)], local_scheduler=True, workers=workers)
+    ready, waited = _ready(plan, stage), False
+    while ready and not task.failed():
+        with sharing.loss_named(plan.config.runtime):
+            luigi.build([task.make_task(plan, slug, config) for slug in ready], workers=workers, **scheduler)
+        before, ready = ready, _ready(plan, stage)
+        if ready == before:
+            if not plan.config.runtime.scheduler:
+                return
+            if not waited:
+                board.say(f"waiting for what another process makes (scheduler {plan.config.runtime.scheduler})")
+            waited = True
+            time.sleep(sharing.PAUSE_SECONDS)
+
+
+def _ready(plan: Plan, stage: Stage) -> list[str]:
+    """Return the slugs of stages that are not fresh and whose tasks are known.
+
+    The shards of a stage are known when all that it reads is fresh; what comes after it waits as well.
+    """
+    states = plan.states([stage.slug])
+    unknown: set[str] = set()
+    for slug in states:
+        upstream = plan.stages[slug].upstream
+        waits = plan.stages[slug].sharded and not all(states[up].fresh for up in upstream)
+        if waits or unknown.intersection(upstream):
+            unknown.add(slug)
+    return [slug for slug, state in states.items() if not state.fresh and slug not in unknown]
 
 
 def _preload(plan: Plan, stage: Stage) -> None:

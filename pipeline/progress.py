@@ -56,6 +56,11 @@ class Board:
         done = f", {before} done before" if before else ""
         self._print(f"{name}: {total} {self._units[name]}{done}" if total else f"{name}: started", lasting=True)
 
+    def started(self, name: str) -> bool:
+        """Return whether a stage has begun, in whichever process."""
+        memory = self._memory.get(name)
+        return memory is None or memory[STARTED] != 0
+
     def counter(self, name: str, slot: int = 0) -> Callable[[int, int], None]:
         """Return a progress callback `(done, total)` for one shard, or for an unsharded stage."""
         memory = self._memory.get(name)

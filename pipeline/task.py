@@ -3,6 +3,9 @@
 luigi decides the order and forks the workers; whether something is to be done is asked of the cache alone. `complete()`
 changes nothing. A task asks again before it works, because an upstream that was rebuilt with identical bytes makes it
 fresh, and because another process may have been faster.
+
+A task's id holds `work`, a digest of the cache, keys, code and shards: at a scheduler that several processes share, two
+tasks with one id may be done by either process. Config is no part of the id, for its runtime settings may differ.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class Session:
         board: where progress is shown.
         failures: folder in which a failing task leaves a record; None to leave none.
         force: slug of the stage to make again.
-        token: name of this run.
+        token: digest of the manifest that it supersedes.
         pid: process that started the run; any other is a worker.
     """
 
@@ -82,6 +85,7 @@ class StageTask(luigi.Task):
 
     dataset = luigi.Parameter()
     key = luigi.Parameter()
+    work = luigi.Parameter()
     config = luigi.Parameter(significant=False)
 
     by_name: ClassVar[dict[str, type[StageTask]]] = {}
@@ -100,46 +104,39 @@ class StageTask(luigi.Task):
         """This task's row of the table."""
         return self.plan.named(type(self).__name__)
 
-    def requires(self) -> list[StageTask]:
-        """The upstream stages."""
-        return [make_task(self.plan, slug, self.config) for slug in self.stage.upstream]
+    def requires(self) -> list[luigi.Task]:
+        """The upstream stages and, of a sharded stage, the shards: known because all upstream is fresh (see launch)."""
+        with recorded(self.stage.name):
+            upstream = [make_task(self.plan, slug, self.config) for slug in self.stage.upstream]
+            shards = self.plan.shards(self.stage.slug)
+            return [*upstream, *(self._shard_task(shard, len(shards) - slot) for slot, shard in enumerate(shards))]
 
     def complete(self) -> bool:
         """Whether the artifact and everything upstream are fresh."""
-        return self.plan.state(self.stage.slug).fresh
+        with recorded(self.stage.name):
+            return self.plan.state(self.stage.slug).fresh
 
-    def run(self) -> Iterator[Any]:
-        """Make the artifact unless it is fresh; a sharded stage yields its shards first."""
+    def run(self) -> None:
+        """Make the artifact unless it is fresh; the shards of a sharded stage are there already."""
         with recorded(self.stage.name):
             _settle_into_process()
-            if self._fresh():
-                return
-            if self.stage.sharded:
-                yield self._shard_tasks()
-                self._make(self._commit_shards)
-            else:
-                self._make(self._run_whole)
+            self._make(self._commit_shards if self.stage.sharded else self._run_whole)
 
     def _fresh(self) -> bool:
         self.plan.store.recover(self.plan.recipe(self.stage.slug))
         return self.plan.own_state(self.stage.slug).fresh
 
-    def _shard_tasks(self) -> list[ShardTask]:
-        slug, shards = self.stage.slug, self.plan.shards(self.stage.slug)
-        build = open_build(self.plan, slug)
-        before = sum(len(shard.ids) for shard in shards if build.done(shard.split, shard.index))
-        _session.board.start(self.stage.name, sum(len(shard.ids) for shard in shards), before, len(shards))
-        return [
-            ShardTask(
-                dataset=self.dataset,
-                stage=self.stage.name,
-                key=self.key,
-                split=shard.split,
-                index=shard.index,
-                config=self.config,
-            )
-            for shard in shards
-        ]
+    def _shard_task(self, shard: Shard, priority: int) -> ShardTask:
+        return ShardTask(
+            dataset=self.dataset,
+            stage=self.stage.name,
+            key=self.key,
+            work=self.work,
+            split=shard.split,
+            index=shard.index,
+            priority=priority,
+            config=self.config,
+        )
 
     def _make(self, work: Callable[[Build], None]) -> None:
         """Do the work that commits the build, under its lock, unless another process was faster."""
@@ -159,7 +156,9 @@ class StageTask(luigi.Task):
         if missing := [shard for shard in shards if not build.done(shard.split, shard.index)]:
             raise UserError(f"{len(missing)} shards vanished from {build.path}: run it again")
         summary = {"images": sum(len(shard.ids) for shard in shards), "shards": len(shards)}
-        build.commit(_session.board.seconds(self.stage.name), summary, summary["images"])
+        # without a shard of its own, this process has no time of its own either
+        seconds = _session.board.seconds(self.stage.name) or sum(build.seconds(s.split, s.index) for s in shards)
+        build.commit(seconds, summary, summary["images"])
 
     def _run_whole(self, build: Build) -> None:
         if not self.stage.resumes:
@@ -182,8 +181,10 @@ class ShardTask(luigi.Task):
     dataset = luigi.Parameter()
     stage = luigi.Parameter()
     key = luigi.Parameter()
+    work = luigi.Parameter()
     split = luigi.Parameter()
     index = luigi.IntParameter()
+    priority = luigi.IntParameter(significant=False)  # luigi takes the largest first
     config = luigi.Parameter(significant=False)
 
     @property
@@ -203,12 +204,13 @@ class ShardTask(luigi.Task):
         if build.done(self.split, self.index):
             # a build of other code or other shards would be thrown away, with this shard
             return self.plan.store.goes_on(recipe, self.plan.shard_plan(self.slug), force_of(self.plan, self.slug))
-        return self.plan.store.folder(recipe).is_dir() and self.plan.state(self.slug).fresh
+        return self.plan.own_state(self.slug).fresh and self.plan.state(self.slug).fresh
 
     def run(self) -> None:
         """Make the shard unless it is finished."""
         with recorded(self.stage):
             _settle_into_process()
+            self.plan.store.recover(self.plan.recipe(self.slug))
             if self.complete():
                 return
             if failed():
@@ -217,11 +219,19 @@ class ShardTask(luigi.Task):
             with build.lock_shard(self.split, self.index) as held:
                 if held and not build.done(self.split, self.index):
                     self._make(build)
+            if not self.complete():
+                raise UserError(
+                    f"{build.path} was begun anew by a process with other code or another runtime.shard_size: "
+                    "run this again when that has ended"
+                )
 
     def _make(self, build: Build) -> None:
         shards = self.plan.shards(self.slug)
         slot = next(n for n, s in enumerate(shards) if (s.split, s.index) == (self.split, self.index))
         shard = shards[slot]
+        if not _session.board.started(self.stage):
+            before = sum(len(s.ids) for s in shards if build.done(s.split, s.index))
+            _session.board.start(self.stage, sum(len(s.ids) for s in shards), before, len(shards))
         module = load_stage(self.plan, self.plan.stages[self.slug], alone=False)
         ctx = context(self.plan, self.slug, build, _session.board.counter(self.stage, slot))
         started = time.monotonic()
@@ -241,11 +251,12 @@ def make_task(plan: Plan, slug: str, config: str) -> StageTask:
         slug: the stage.
         config: the config as JSON.
     """
-    return StageTask.by_name[plan.stages[slug].name](dataset=plan.config.dataset, key=plan.key(slug), config=config)
+    task = StageTask.by_name[plan.stages[slug].name]
+    return task(dataset=plan.config.dataset, key=plan.key(slug), work=plan.work(slug), config=config)
 
 
 def force_of(plan: Plan, slug: str) -> str:
-    """Return the token of this run if it makes the stage again by force, else ""."""
+    """Return the token of a plan if it makes the stage again by force, else ""."""
     return plan.token if plan.force == slug else ""
 
 

@@ -24,6 +24,7 @@ SETTINGS = {
     "runtime.shard_size": "7",
     "runtime.batch": "5",
     "runtime.cache_mb": "1",
+    "runtime.scheduler": "node1:8082",
     "train.checkpoint_every": "3",
     "data.root": "/somewhere",
 }
