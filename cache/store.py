@@ -143,12 +143,14 @@ class Artifact:
 
         Raises:
             LookupError: the stage did not declare it.
-            CorruptError: it is not there.
+            CorruptError: it is not there, or not as it was written.
         """
         self._check_declared(name)
         path = self.path / name
         if name not in self.manifest["files"] or not path.is_file():
             raise CorruptError(f"{path} is missing: run the stage {self.manifest['stage']} again")
+        if not self._is_whole(name):
+            raise CorruptError(f"{path} is altered: run `verify`, then the stage again")
         return path
 
     def json(self, name: str) -> Any:
@@ -177,6 +179,11 @@ class Artifact:
         if not names:
             raise CorruptError(f"{self.path} holds no shards of {split!r}: make it again with --force")
         return ShardSet([self.path / name for name in sorted(names)])
+
+    def _is_whole(self, name: str) -> bool:
+        found = (self.path / name).stat()
+        sha256 = _known_sha256(self.path / name, found.st_mtime_ns, found.st_size, found.st_ino)
+        return sha256 == self.manifest["files"][name]["sha256"]
 
     def _check_declared(self, name: str) -> None:
         if self.only and name not in self.only:
@@ -377,7 +384,10 @@ class Store:
         damaged = set(self.verify(artifact))
         for name, entry in artifact.manifest["files"].items():
             if _split_of(name) and name not in damaged:
-                os.link(artifact.path / name, new / name)
+                try:
+                    os.link(artifact.path / name, new / name)
+                except OSError:  # not every file system has links
+                    shutil.copyfile(artifact.path / name, new / name)
                 _write_json(new / f"{name}{DONE}", entry)
 
 
@@ -627,6 +637,11 @@ def load_artifact(folder: Path) -> Artifact:
         raise CorruptError(f"{path} is missing: run the stage again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptError(f"{path} is altered: run the stage again") from error
+
+
+@lru_cache(maxsize=256)
+def _known_sha256(path: Path, mtime_ns: int, size: int, inode: int) -> str:
+    return file_sha256(path)
 
 
 @lru_cache(maxsize=256)

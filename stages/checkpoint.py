@@ -1,16 +1,24 @@
-"""Checkpoints of a training stage: a kill at any moment leaves the last one whole, and resuming from it is exact."""
+"""Checkpoints of a training stage: a kill at any moment leaves the last one whole, and resuming from it is exact.
+
+The file is the sha256 of the rest (32 bytes) and then what `torch.save` wrote: torch itself reads altered numbers
+without a word. It also records the length and sha256 of each log at that step.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
+import hashlib
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 CHECKPOINT = "checkpoint.pt"
+LOGS = "*.jsonl"
+DIGEST_BYTES = 32
 
 
 def save_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -20,40 +28,61 @@ def save_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimize
         out: folder of the unfinished stage.
         model: its parameters are saved.
         optimizer: its state is saved.
-        step: first step that is still to be made.
+        step: first step that is still to be made; the logs hold the lines of all steps before it.
     """
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "logs": _log_digests(out)}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     temporary = out / (CHECKPOINT + ".tmp")
     with temporary.open("wb") as stream:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, stream)
+        stream.write(hashlib.sha256(buffer.getbuffer()).digest())
+        stream.write(buffer.getbuffer())
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(out / CHECKPOINT)
 
 
 def resume(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
-    """Load the checkpoint if there is one.
+    """Load the checkpoint if there is one, and cut the logs back to what they were then.
 
     Returns:
         The step to go on from; 0 without a usable checkpoint (a damaged one is set aside, and costs a restart).
     """
     path = out / CHECKPOINT
-    if not path.exists():
-        return 0
-    initial = copy.deepcopy(model.state_dict())
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
-    except Exception:  # torch raises many kinds for damaged bytes
-        model.load_state_dict(initial)  # it may have been half loaded
-        path.rename(out / (CHECKPOINT + ".damaged"))
-        return 0
+    if path.exists():
+        initial = copy.deepcopy(model.state_dict())
+        try:
+            state = _load(path, device)
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            for name, (size, _) in state["logs"].items():
+                os.truncate(out / name, size)
+            return int(state["step"])
+        except Exception:  # torch raises many kinds for bytes of another version
+            model.load_state_dict(initial)  # it may have been half loaded
+            path.rename(out / (CHECKPOINT + ".damaged"))
+    for log in out.glob(LOGS):
+        log.unlink()
+    return 0
 
 
-def lines_before(path: Path, step: int) -> list[str]:
-    """Metric lines (JSON with a `step`) of an interrupted run, up to its checkpoint; a torn last line is dropped."""
-    if step == 0 or not path.exists():
-        return []
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return [line for line in whole if json.loads(line)["step"] < step]
+def _load(path: Path, device: str) -> dict[str, Any]:
+    data = path.read_bytes()
+    if hashlib.sha256(data[DIGEST_BYTES:]).digest() != data[:DIGEST_BYTES]:
+        raise ValueError(f"{path} is altered")
+    state: dict[str, Any] = torch.load(io.BytesIO(data[DIGEST_BYTES:]), map_location=device, weights_only=True)
+    for name, (size, digest) in state["logs"].items():
+        if hashlib.sha256((path.parent / name).read_bytes()[:size]).hexdigest() != digest:
+            raise ValueError(f"{path.parent / name} is altered")
+    return state
+
+
+def _log_digests(out: Path) -> dict[str, tuple[int, str]]:
+    """Return length and sha256 of every log, after making sure that it is on the disk."""
+    digests = {}
+    for path in sorted(out.glob(LOGS)):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+            data = stream.read()
+        digests[path.name] = (len(data), hashlib.sha256(data).hexdigest())
+    return digests

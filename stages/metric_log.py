@@ -9,13 +9,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
-
-from stages.checkpoint import lines_before
 
 METRICS = "metrics.jsonl"
 MATCHING = "matching.jsonl"
@@ -30,12 +28,13 @@ class MetricLog:
 
     Args:
         out: folder of the stage, where the files are written.
-        start: first step of this run; what an interrupted run logged before it is kept, what it logged after is not.
+        start: first step of this run; 0 begins new logs, and any other goes on with those that `resume` left.
     """
 
     def __init__(self, out: Path, start: int) -> None:
-        kept = [line for name in (METRICS, MATCHING) for line in lines_before(out / name, start)]
-        self._lines = {name: _reopened(out / name, start) for name in (METRICS, MATCHING)}
+        paths = {name: out / name for name in (METRICS, MATCHING)}
+        kept = [line for path in paths.values() if start for line in path.read_text(encoding="utf-8").splitlines()]
+        self._lines = {name: path.open("a" if start else "w", encoding="utf-8") for name, path in paths.items()}
         self._events = RecordWriter((out / EVENTS).open("wb"))
         self._events.write(Event(file_version="brain.Event:2", wall_time=0.0).SerializeToString())
         # in the order of an undisturbed run, where each step logs its metrics, then its matching
@@ -68,12 +67,3 @@ class MetricLog:
         ]
         self._events.write(Event(step=step, wall_time=float(step), summary=Summary(value=scalars)).SerializeToString())
         self._events.flush()
-
-
-def _reopened(path: Path, start: int) -> TextIO:
-    """Open a log for appending, with only its lines before `start`."""
-    # beside, then renamed: a kill in between must not lose what was logged before the checkpoint
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(lines_before(path, start)), encoding="utf-8")
-    temporary.replace(path)
-    return path.open("a", encoding="utf-8")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from configs.schema import ClipConfig, PretrainConfig
 from model.clip import FrozenClip, create_open_clip
-from stages.checkpoint import lines_before, resume, save_checkpoint
+from stages.checkpoint import resume, save_checkpoint
 from stages.context import StageContext
 from stages.datasets.shapes import COLOURS, PATTERNS, Scene, Thing, render_scene, scene_rng
 
@@ -148,9 +148,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     )
     mean, std = (torch.tensor(v)[:, None, None] for v in (frozen.mean, frozen.std))
     start = resume(ctx.out, model, optimizer, "cpu")
-    lines = lines_before(ctx.out / LOG, start)
-    with (ctx.out / LOG).open("w", encoding="utf-8") as log:
-        log.writelines(lines)
+    with (ctx.out / LOG).open("a", encoding="utf-8") as log:
         for step, (images, captions) in enumerate(_batches(config, frozen.native, start), start):
             rate = config.lr * min(1, (step + 1) / max(1, config.warmup))
             rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
