@@ -339,11 +339,22 @@ class Store:
             if not (artifact.path / name).is_file() or file_sha256(artifact.path / name) != entry["sha256"]
         ]
 
+    def verify_build(self, recipe: Recipe) -> list[Path]:
+        """Read every finished shard of the build in progress, if there is one, and return those that are altered."""
+        altered = []
+        for sidecar in sorted(_partial(self.folder(recipe)).glob(f"*.h5{DONE}")):
+            path, entry = sidecar.with_name(sidecar.name.removesuffix(DONE)), _read_json(sidecar)
+            if path.is_file() and isinstance(entry, dict) and file_sha256(path) != entry.get("sha256"):
+                altered.append(path)
+        return altered
+
     def set_aside(self, path: Path) -> Path:
         """Rename a damaged file so that its stage makes it again, and return the new path."""
         aside = path.with_name(f"{path.name}.damaged")
-        with refusals_named(path):
-            path.replace(aside)
+        with refusals_named(path), contextlib.suppress(FileNotFoundError):  # another process may be faster
+            if aside.exists():
+                remove(aside)
+            path.rename(aside)
         return aside
 
     def _progress(self, recipe: Recipe) -> tuple[int | None, int]:
@@ -533,8 +544,8 @@ def _is_scaffold(name: str) -> bool:
 
 
 def _is_scrap(name: str) -> bool:
-    """Whether a file only serves to resume, or was left by a killed writer."""
-    return name.startswith("checkpoint") or (name.startswith(".") and name.endswith(".tmp"))
+    """Whether a file only serves to resume, was set aside, or was left by a killed writer."""
+    return name.startswith("checkpoint") or name.endswith(".damaged") or (name[0] == "." and name.endswith(".tmp"))
 
 
 def _split_of(name: str) -> str | None:

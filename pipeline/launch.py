@@ -25,12 +25,14 @@ from types import FrameType
 from typing import Any
 
 from cache.store import State
-from configs.errors import UserError
+from configs.errors import CorruptError, UserError
 from model.weights import is_tag
 from pipeline.graph import Plan, Stage
 from pipeline.progress import Board, duration
+from pipeline.show import set_damage_aside
 
 INTERRUPTED = 130
+MENDINGS = 3  # how often damaged files are set aside in one run: on a failing disk it must end
 SETTINGS = {
     "core": {"no_configure_logging": "true"},
     "worker": {
@@ -117,24 +119,47 @@ def _run(
     options: Options,
     complain: Callable[[str], None] = _complain,
 ) -> int:
-    """Let luigi run what is not fresh; returns the exit code."""
-    waiting = [plan.stages[slug] for slug, state in before.items() if not state.fresh]
-    _check_clip(plan, waiting)
-    board = Board([s.name for s in waiting], [s.unit for s in waiting], quiet=options.quiet)
+    """Let luigi run what is not fresh; returns the exit code.
+
+    If a stage met a damaged file of the cache, damaged files are set aside, and what made them runs again.
+    """
+    _check_clip(plan, [plan.stages[slug] for slug, state in before.items() if not state.fresh])
     failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
     try:
         with _interruptible():
-            _build(plan, stage, board, failures, options)
-            done = plan.state(stage.slug).fresh
-        board.clear()
-        return 0 if done else _report_failure(stage, failures, options, complain)
+            for mendings in range(MENDINGS + 1):
+                # all stages of the closure: one that was fresh may turn out to be damaged
+                stages = plan.closure(stage.slug)
+                board = Board([s.name for s in stages], [s.unit for s in stages], quiet=options.quiet)
+                try:
+                    _build(plan, stage, board, failures, options)
+                finally:
+                    board.clear()
+                if plan.state(stage.slug).fresh:
+                    return 0
+                if mendings == MENDINGS or not _mended(plan, stage, failures, board):
+                    break
+        return _report_failure(stage, failures, options, complain)
     except KeyboardInterrupt:
         _end_workers()
-        board.clear()
         print("interrupted: finished stages and shards are kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     finally:
         shutil.rmtree(failures, ignore_errors=True)
+
+
+def _mended(plan: Plan, stage: Stage, failures: Path, board: Board) -> bool:
+    """If a damaged file made a stage fail, set all damaged files aside, forget the failures, and say so."""
+    records = sorted(failures.iterdir())
+    if not any(json.loads(path.read_text(encoding="utf-8"))["exit_code"] == CorruptError.exit_code for path in records):
+        return False
+    lines = [line for slug, state in plan.states([stage.slug]).items() for line in set_damage_aside(plan, slug, state)]
+    for line in lines:
+        board.say(line)
+    if lines:
+        for path in records:
+            path.unlink()
+    return bool(lines)
 
 
 def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:

@@ -122,22 +122,30 @@ def verify(plan: Plan) -> tuple[list[str], bool]:
     lines = []
     well = True
     for slug, state in plan.states().items():
-        if state.name == "missing" or (state.artifact is None and state.name == "partial"):
-            continue
-        name = plan.stages[slug].name
-        if state.artifact is None:
-            well = False
-            lines.append(f"{name}: {', '.join(state.reasons)}")
-            continue
-        damaged = plan.store.verify(state.artifact)
-        for file in damaged:
+        damage = set_damage_aside(plan, slug, state)
+        well = well and not damage
+        lines += [f"{line}: run {plan.stages[slug].name} again" for line in damage]
+        if state.artifact is not None and not damage:
+            files = len(state.artifact.manifest["files"])
+            lines.append(f"{plan.stages[slug].name}: {files} files are as they were written")
+    return lines, well
+
+
+def set_damage_aside(plan: Plan, slug: str, state: State) -> list[str]:
+    """Read every file of a stage, also of a build in progress, and set damaged ones aside; returns a line for each."""
+    if state.name == "missing":
+        return []
+    name, lines = plan.stages[slug].name, []
+    if state.artifact is not None:
+        for file in plan.store.verify(state.artifact):
             path = state.artifact.path / file
             aside = f"altered, set aside as {plan.store.set_aside(path)}" if path.exists() else "missing"
-            lines.append(f"{name}: {path} is {aside}: run {name} again")
-        well = well and not damaged
-        if not damaged:
-            lines.append(f"{name}: {len(state.artifact.manifest['files'])} files are as they were written")
-    return lines, well
+            lines.append(f"{name}: {path} is {aside}")
+    elif state.name == "corrupt":
+        lines.append(f"{name}: {', '.join(state.reasons)}")
+    for path in plan.store.verify_build(plan.recipe(slug)):
+        lines.append(f"{name}: {path} is altered, set aside as {plan.store.set_aside(path)}")
+    return lines
 
 
 def readable(size: int) -> str:
