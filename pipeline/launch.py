@@ -150,16 +150,24 @@ def _run(
 
 def _mended(plan: Plan, stage: Stage, failures: Path, board: Board) -> bool:
     """If a damaged file made a stage fail, set all damaged files aside, forget the failures, and say so."""
-    records = sorted(failures.iterdir())
-    if not any(json.loads(path.read_text(encoding="utf-8"))["exit_code"] == CorruptError.exit_code for path in records):
+    if not any(record["exit_code"] == CorruptError.exit_code for record in _records(failures)):
         return False
     lines = [line for slug, state in plan.states([stage.slug]).items() for line in set_damage_aside(plan, slug, state)]
     for line in lines:
         board.say(line)
     if lines:
-        for path in records:
+        for path in failures.iterdir():
             path.unlink()
     return bool(lines)
+
+
+def _records(failures: Path) -> list[dict[str, Any]]:
+    """Return the records of failures, first ones first, without those that could not be written in full."""
+    records = []
+    for path in sorted(failures.iterdir()):
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(path.read_text(encoding="utf-8")))
+    return records
 
 
 def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:
@@ -255,9 +263,10 @@ def _worker_died(dead: Any, message: str) -> None:
 
 def _report_failure(stage: Stage, failures: Path, options: Options, complain: Callable[[str], None]) -> int:
     """Say what failed first and return its exit code."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(failures.iterdir())]
+    records = _records(failures)
     if not records:
-        complain(f"{stage.name}: it did not finish; rerun with --debug")
+        if not any(failures.iterdir()):  # else it was said when it could not be recorded
+            complain(f"{stage.name}: it did not finish; rerun with --debug")
         return 1
     first = records[0]
     if options.debug:

@@ -329,9 +329,11 @@ def record(stage: str, error: Exception, trace: str = "") -> None:
         "message": " ".join(str(error).split()),
         "traceback": trace,
     }
-    with contextlib.suppress(OSError):
+    try:
         path = _session.failures / f"{time.time_ns()}-{secrets.token_hex(4)}.json"
         path.write_text(json.dumps(value), encoding="utf-8")
+    except OSError:  # the folder of temporary files is full as well, so nobody can read it later
+        print(f"error: {stage}: {value['message']}", file=sys.stderr)
 
 
 def failed() -> bool:
