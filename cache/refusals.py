@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +26,16 @@ REFUSALS = {
 }
 
 
+_FROM_RUST = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust (safetensors) tell of the operating system, in exceptions of their own."""
+
+
 def refusal(error: BaseException) -> int | None:
     """Return the error number if an exception says that the operating system refused to write."""
-    return error.errno if isinstance(error, OSError) and error.errno in REFUSALS else None
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _FROM_RUST.search(str(error))):
+        number = int(found[1])
+    return number if number in REFUSALS else None
 
 
 @contextlib.contextmanager

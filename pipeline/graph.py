@@ -471,13 +471,11 @@ class Plan:
         """Return the folder of the raw files for a stage that may read them, else an empty path.
 
         Raises:
-            DataError: it is not known.
+            CorruptError: the pipeline rendered them, and they are not as they were written.
         """
         if slug != "dataset" and "dataset" not in self.stages[slug].upstream:
             return Path()
-        if "shapes" in self.stages:
-            return self.folder("shapes")
-        return self.config.data.root or Path()
+        return self._rendered if "shapes" in self.stages else self.config.data.root or Path()
 
     def _address(self, slug: str) -> Recipe:
         stage = self.stages[slug]
@@ -491,6 +489,13 @@ class Plan:
 
     def _scans_raw_files(self, slug: str) -> bool:
         return slug == "dataset" and "shapes" not in self.stages
+
+    @cached_property
+    def _rendered(self) -> Path:
+        artifact = self.artifact("shapes")
+        if damaged := self.store.verify(artifact):
+            raise CorruptError(f"{artifact.path / damaged[0]} is missing or altered: run RenderShapes again")
+        return artifact.path
 
     @cached_property
     def _clip_identity(self) -> str:

@@ -883,6 +883,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="few repetitions, less than a minute")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose names hold this text")
+    parser.add_argument("--times", type=int, metavar="N", help="disturbances for each case")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     options = parser.parse_args()
     warnings_off()
@@ -896,6 +897,7 @@ def main() -> int:
         print("| case | runs | disturbed | failures | seconds |\n|---|---:|---:|---:|---:|", flush=True)
         for name, (case, wanted) in cases(rig, options.short).items():
             if options.only in name:
+                wanted = options.times or wanted
                 results.append(result := repeat(rig, case, name, wanted, options.seed))
                 shown = f"left out: {result['left_out']}" if result["left_out"] else len(result["failures"])
                 print(
