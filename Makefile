@@ -1,6 +1,7 @@
 # make demo   the whole pipeline on the embedded data set; prints the path of the report last
 # make test   lint, types and tests
 # make lint   lint and types only
+# make faults kills, races, full disks and damage, 20 times and more each; prints a table (FAULTS="--only kill --times 5")
 # make clean  remove the environment and the tools' caches; artifacts/ stays
 #
 # Each target makes the environment if needed. PYTHON=python3.12 picks the interpreter, VENV=DIR the environment's place,
@@ -17,11 +18,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint faults clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 demo: $(RUN_STAMP)
 	@$(BIN)/python run_pipeline.py Report --dataset shapes --workers $(WORKERS) $(ARGS)
@@ -35,6 +36,9 @@ lint: $(DEV_STAMP)
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
+
+faults: $(DEV_STAMP)
+	@$(BIN)/python -m tests.faults $(FAULTS)
 
 clean:
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache
