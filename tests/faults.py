@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 90.0  # seconds after which a run counts as hung
+LIMIT = 300.0  # seconds after which a run counts as hung
 SETTINGS = (
     *("shapes.train_scenes=6", "shapes.val_scenes=3", "shapes.image_size=64", "features.size=64"),
     *("decoder.dim=32", "decoder.ffn=32", "decoder.heads=2", "decoder.layers=1", "evaluate.gamma_sweep=[0.1]"),
@@ -431,7 +431,7 @@ def luigid_dead_worker(rig: Rig, rng: random.Random) -> str:
     """Two processes share the shards of one run; one is killed halfway, and the other finishes."""
     root = rig.cache("features", "pseudo_masks", "regions")
     workers = rng.choice("12")
-    with luigid(rig, worker_disconnect_delay="2", prune_on_get_work="true", retry_delay="1") as address:
+    with luigid(rig, worker_disconnect_delay="4", prune_on_get_work="true", retry_delay="1") as address:
         pair = [rig.start("EmbedRegions", root, "--scheduler", address, "--workers", workers) for _ in range(2)]
         wanted = rng.randint(3, 14)
         while not any(run.ended() for run in pair) and count_lines(log_of(root)) < wanted:
@@ -884,6 +884,7 @@ def repeat(rig: Rig, case: Case, name: str, wanted: int, seed: int) -> dict[str,
         result["disturbed"] += problem is not None
         if problem:
             result["failures"].append(f"{name}, seed {seed}, run {number}: {problem}")
+            print(result["failures"][-1], file=sys.stderr, flush=True)
     result["seconds"] = round(time.monotonic() - started, 1)
     return result
 
@@ -914,8 +915,6 @@ def main() -> int:
                 )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    for result in results:
-        print(*result["failures"], sep="\n", end="\n" if result["failures"] else "")
     if options.json:
         options.json.write_text(json.dumps(results), encoding="utf-8")
     return int(any(result["failures"] for result in results))
