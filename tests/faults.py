@@ -224,8 +224,8 @@ def warm_up() -> None:
 def contents(root: Path) -> dict[Path, bytes]:
     """Return the files of all artifacts by their paths; not of builds and of what killed processes left.
 
-    The very last step of a commit removes its lock file, which is empty and in no manifest: a kill just before it leaves
-    it there, and it is no part of the artifact.
+    The last step of a commit removes its lock file, which is empty and in no manifest: a kill just before leaves it
+    there, and it is no part of the artifact.
     """
     artifacts = [path for path in root.glob("*/*/*") if len(path.name) == 16 and path.is_dir()]
     files = [path for artifact in artifacts for path in artifact.rglob("*") if path.is_file()]
