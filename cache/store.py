@@ -569,7 +569,9 @@ def _size(path: Path) -> int | None:
 def _outdated(manifest: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Return what an artifact was made from otherwise than the recipe says."""
     reasons = [f"code {name}" for name in changed(manifest["code"], recipe.code)]
-    reasons += [f"input {name} changed" for name in changed(manifest["inputs"], recipe.inputs)]
+    equal = manifest.get("equal_inputs", {})  # see `cache.upkeep.accept_input`
+    others = changed(manifest["inputs"], recipe.inputs)
+    reasons += [f"input {name} changed" for name in others if recipe.inputs.get(name) not in equal.get(name, ())]
     return reasons if manifest["key"] == recipe.key else ["key", *reasons]
 
 

@@ -24,6 +24,7 @@ from cache.store import KEY_LENGTH, LOCK, MANIFEST, Artifact, Store, load_artifa
 from configs.errors import ConfigError, CorruptError, DataError
 
 DAY = 86400.0
+EQUALS_KEPT = 16  # copies of the raw files that are remembered; an older one is compared again
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 _LEFT = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}(\.partial)?\.[0-9a-f]{{8}}\.(old|new)")
 
@@ -115,6 +116,26 @@ def accept_code(artifact: Artifact, code: Mapping[str, str]) -> list[str]:
     with refusals_named(artifact.path / MANIFEST):
         _replace_manifest(artifact, manifest)
     return differing
+
+
+def accept_input(artifact: Artifact, name: str, digest: str) -> None:
+    """Record that an input of another digest was found to be the same, so that the artifact is fresh with it too.
+
+    Args:
+        artifact: as it was found.
+        name: of the input, as in the manifest.
+        digest: what the present recipe says of it.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    manifest: dict[str, Any] = {name: value for name, value in artifact.manifest.items() if name != "digest"}
+    before = manifest.get("equal_inputs", {})
+    known = [*before.get(name, []), digest][-EQUALS_KEPT:]
+    manifest = {**manifest, "equal_inputs": {**before, name: known}}
+    manifest["digest"] = self_digest(manifest)
+    with refusals_named(artifact.path / MANIFEST):
+        _replace_manifest(artifact, manifest)
 
 
 def _replace_manifest(artifact: Artifact, manifest: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ No luigi and no torch here, so that `status` and `plan` answer at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,10 @@ from configs.slices import Slice, build_slice
 from stages.context import Shard
 
 Files = tuple[str, ...]
+
+RAW_SIZES = "raw files"
+RAW_TIMES = "times of raw files"
+"""Inputs of PrepareDataset. If the times alone differ, `pipeline.launch` compares contents before anything reruns."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +331,7 @@ class Plan:
         stage = self.stages[slug]
         inputs: dict[str, str] = {}
         if self._scans_raw_files(slug):
-            inputs["raw files"] = self._raw_digest
+            inputs[RAW_SIZES], inputs[RAW_TIMES] = self._raw_fingerprint.sizes, self._raw_fingerprint.times
         for upstream, files in stage.upstream.items():
             for name in files or ("",):
                 inputs[f"{upstream}/{name}".rstrip("/")] = self._content(upstream, name)
@@ -467,6 +471,19 @@ class Plan:
             self._shard_plans[id(shards)] = plan
         return self._shard_plans[id(shards)]
 
+    def touched(self, slug: str) -> str:
+        """Return the present times of the raw files if an artifact is stale for these alone, else "".
+
+        A copy of a data set has other times, and so has a file that was replaced by one of the same size.
+        """
+        state = self.own_state(slug)
+        alone = state.name == "stale" and state.reasons == (f"input {RAW_TIMES} changed",)
+        return str(self._raw_fingerprint.times) if alone else ""
+
+    def source(self) -> Any:
+        """Return the raw files, as `stages.datasets.Source`."""
+        return self._source
+
     def data_root(self, slug: str) -> Path:
         """Return the folder of the raw files for a stage that may read them, else an empty path.
 
@@ -516,9 +533,8 @@ class Plan:
         return digest([self._source.ids("train"), self._source.ids("val")])
 
     @cached_property
-    def _raw_digest(self) -> str:
-        fingerprint: Callable[[], str] = self._source.fingerprint
-        return fingerprint()
+    def _raw_fingerprint(self) -> Any:
+        return self._source.fingerprint()
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -25,9 +25,10 @@ from types import FrameType
 from typing import Any
 
 from cache.store import State
+from cache.upkeep import accept_input
 from configs.errors import CorruptError, UserError
 from model.weights import is_tag
-from pipeline.graph import Plan, Stage
+from pipeline.graph import RAW_TIMES, Plan, Stage
 from pipeline.progress import Board, duration
 from pipeline.show import set_damage_aside
 
@@ -83,6 +84,7 @@ def launch(plan: Plan, stage: Stage, options: Options) -> int:
     """
     if options.force:
         plan = plan.superseding(stage.slug)
+    _compare_raw_files(plan, stage, options)
     before = plan.states([stage.slug])
     code = 0 if before[stage.slug].fresh else _run(plan, stage, before, options)
     if code:
@@ -108,8 +110,31 @@ def ensure(plan: Plan, stage: Stage, options: Options, complain: Callable[[str],
     Raises:
         UserError: as `launch`.
     """
+    _compare_raw_files(plan, stage, options)
     before = plan.states([stage.slug])
     return 0 if before[stage.slug].fresh else _run(plan, stage, before, options, complain)
+
+
+def _compare_raw_files(plan: Plan, stage: Stage, options: Options) -> None:
+    """Read raw files that were copied or touched, and remember if they are the ones that PrepareDataset read.
+
+    A trial on some images does without: it is made again as quickly.
+    """
+    member = next((s for s in plan.closure(stage.slug) if s.slug == "dataset"), None)
+    if member is None or plan.config.data.images or not (times := plan.touched(member.slug)):
+        return
+    from stages.prepare import RAW, raw_content
+
+    artifact = plan.artifact(member.slug)
+    board = Board([member.name], [member.unit], quiet=options.quiet)
+    board.say(f"{member.name}: raw files have other times than before; comparing their contents")
+    board.start(member.name)
+    with contextlib.suppress(UserError):  # a missing or damaged file is for PrepareDataset to name
+        before = artifact.json(RAW)["sha256"]
+        content = raw_content(plan.source(), board.counter(member.name), plan.config.runtime.threads)
+        if content == before:
+            accept_input(artifact, RAW_TIMES, times)
+    board.clear()
 
 
 def _run(

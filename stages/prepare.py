@@ -1,10 +1,11 @@
 """PrepareDataset: check every image and mask of both splits once, so that no later stage meets a bad file.
 
-Writes three files, so that a later stage depends on no more than it may know:
+Writes four files, so that a later stage depends on no more than it may know:
 
     images.json  {"train": [{"id", "height", "width", "sha256"}], "val": [...]}          no word about labels
     train.json   {"images": [{"id", "labels_sha256", "classes": [raw ids]}]}              seen classes only
     val.json     {"images": [{"id", "labels_sha256", "classes": [raw ids]}]}              all classes
+    raw.json     {"sha256"}                               of the bytes of all images and masks; no later stage reads it
 
 Training masks are remapped before they are hashed, so no byte of train.json or images.json depends on an unseen label,
 nor on void, which outlines unseen objects too.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import numpy as np
 
 from configs.errors import DataError
 from configs.slices import ClassIds
-from stages.context import StageContext
+from stages.context import Progress, StageContext, no_progress
 from stages.datasets import Source, open_source
 from stages.datasets.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
 from stages.image_ids import refuse_unknown
@@ -31,6 +32,7 @@ from stages.in_order import in_order
 
 SPLITS = ("train", "val")
 BAD_FILES = "bad_files.txt"
+RAW = "raw.json"
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Checked:
         labels: its entry in train.json or val.json.
         labelled: pixels with a label: of seen classes in train, of any class in val.
         pixels: all pixels.
+        files: SHA-256 (hex) of the bytes of image and mask.
     """
 
     image: dict[str, Any]
     labels: dict[str, Any]
     labelled: int
     pixels: int
+    files: tuple[str, str]
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
@@ -80,6 +84,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     _write(ctx.out / "images.json", {split: [item.image for item in checked[split]] for split in SPLITS})
     for split in SPLITS:
         _write(ctx.out / f"{split}.json", {"images": [item.labels for item in checked[split]]})
+    _write(ctx.out / RAW, {"sha256": _files_digest(item.files for split in SPLITS for item in checked[split])})
     train = checked["train"]
     return {
         "train_images": len(train),
@@ -87,6 +92,37 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         "train_images_without_seen": sum(not item.labels["classes"] for item in train),
         "train_seen_share": round(sum(item.labelled for item in train) / sum(item.pixels for item in train), 6),
     }
+
+
+def raw_content(source: Source, progress: Progress = no_progress, threads: int = 0) -> str:
+    """Read every raw file and return the digest that `run` wrote into raw.json, if the files are the same.
+
+    Args:
+        source: where the files are.
+        progress: called with the images read and all images.
+        threads: how many read; 0 for one a core.
+
+    Raises:
+        DataError: a list or a file is missing.
+    """
+    ids = [image_id for members in split_ids(source).values() for image_id in members]
+
+    def read(image_id: str) -> tuple[str, str]:
+        return _sha256(read_bytes(source.image_path(image_id))), _sha256(read_bytes(source.mask_path(image_id)))
+
+    files = []
+    for done, pair in enumerate(in_order(read, ids, threads), start=1):
+        files.append(pair)
+        progress(done, len(ids))
+    return _files_digest(files)
+
+
+def _files_digest(files: Iterable[tuple[str, str]]) -> str:
+    return _sha256("".join(f"{image} {mask}\n" for image, mask in files).encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def split_ids(source: Source) -> dict[str, list[str]]:
@@ -142,15 +178,15 @@ def check_image(source: Source, split: str, image_id: str, ids: ClassIds) -> Che
         DataError: a file is absent, damaged, of another size, or has an unknown id.
     """
     image_path, mask_path = source.image_path(image_id), source.mask_path(image_id)
-    data = read_bytes(image_path)
+    data, mask_data = read_bytes(image_path), read_bytes(mask_path)
     height, width = decode_image(data, image_path).shape[:2]
     allowed, table = {*ids.all, *ids.ignore}, source.mask_table(mask_path)
-    mask = decode_mask(read_bytes(mask_path), mask_path, (height, width), allowed, table)
+    mask = decode_mask(mask_data, mask_path, (height, width), allowed, table)
     known = ids.seen if split == "train" else ids.all
     labels = seen_labels(mask, known) if split == "train" else all_labels(mask, known)
     counts = np.bincount(labels.ravel(), minlength=len(known))[: len(known)]
     return Checked(
-        image={"id": image_id, "height": height, "width": width, "sha256": hashlib.sha256(data).hexdigest()},
+        image={"id": image_id, "height": height, "width": width, "sha256": _sha256(data)},
         labels={
             "id": image_id,
             "labels_sha256": _labels_digest(labels),
@@ -158,6 +194,7 @@ def check_image(source: Source, split: str, image_id: str, ids: ClassIds) -> Che
         },
         labelled=int(counts.sum()),
         pixels=height * width,
+        files=(_sha256(data), _sha256(mask_data)),
     )
 
 

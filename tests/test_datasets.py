@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import VocTree
 from PIL import Image
 
 from configs.classes import load_classes
@@ -103,15 +106,20 @@ def test_unknown_split_is_a_bug(voc_tree):
         open_source(DataConfig(), voc_tree().root).ids("test")
 
 
-def test_fingerprint_follows_the_files_and_not_their_place(voc_tree):
-    tree, copy = voc_tree(), voc_tree(name="copy")
+def test_fingerprint_follows_the_files_and_not_their_place(voc_tree, tmp_path):
+    tree = voc_tree()
     before = open_source(DataConfig(), tree.root).fingerprint()
-    assert before == open_source(DataConfig(), copy.root).fingerprint()
+    shutil.copytree(tree.root, tmp_path / "copy")  # keeps times
+    copy = VocTree(tmp_path / "copy")
+    assert open_source(DataConfig(), copy.root).fingerprint() == before
+    os.utime(copy.mask("2007_000003"), ns=(1, 1))
+    touched = open_source(DataConfig(), copy.root).fingerprint()
+    assert touched.sizes == before.sizes and touched.times != before.times
     with copy.image("2007_000003").open("ab") as file:
         file.write(b"x")
-    assert open_source(DataConfig(), copy.root).fingerprint() != before
+    assert open_source(DataConfig(), copy.root).fingerprint().sizes != before.sizes
     tree.mask("2007_000001").unlink()
-    assert open_source(DataConfig(), tree.root).fingerprint() != before
+    assert open_source(DataConfig(), tree.root).fingerprint().sizes != before.sizes
 
 
 # ---- images ----

@@ -16,6 +16,8 @@ from configs.schema import RuntimeConfig
 from configs.slices import build_slice
 from stages import prepare
 from stages.context import StageContext, no_progress
+from stages.datasets import open_source
+from stages.prepare import raw_content
 
 READS = ("data.layout", "data.train_split", "data.val_split", "data.mask_folder", "classes.ids")
 
@@ -86,7 +88,7 @@ def test_threads_do_not_change_a_byte(voc_tree, tmp_path, make_mask):
     tree = voc_tree(train={f"t{number:03d}": make_mask(0, 1 + number % 20) for number in range(30)})
     for threads in (1, 4):
         prepared(tree.root, tmp_path / str(threads), threads)
-    for name in ("images.json", "train.json", "val.json"):
+    for name in ("images.json", "train.json", "val.json", "raw.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "4" / name).read_bytes()
 
 
@@ -94,6 +96,21 @@ def test_progress_counts_every_image(voc_tree, tmp_path):
     seen: list[tuple[int, int]] = []
     prepared(voc_tree().root, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_digest_of_the_raw_files_can_be_told_without_decoding(voc_tree, tmp_path):
+    tree = voc_tree()
+    prepared(tree.root, tmp_path / "out")
+    source = open_source(load_config("voc").data, tree.root)
+    seen: list[tuple[int, int]] = []
+    content = raw_content(source, lambda done, total: seen.append((done, total)), threads=2)
+    assert read(tmp_path / "out", "raw.json") == {"sha256": content}
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    tree.mask("2007_000003").write_bytes(tree.mask("2007_000003").read_bytes()[:-1] + b"x")
+    assert raw_content(source) != content
+    tree.mask("2007_000003").unlink()
+    with pytest.raises(DataError, match="2007_000003"):
+        raw_content(source)
 
 
 # ---- leakage ----
@@ -195,7 +212,7 @@ def test_many_bad_files_name_the_first_and_list_all(voc_tree, tmp_path):
     for path, data in zip(bad, good, strict=True):
         path.write_bytes(data)
     prepared(tree.root, out)
-    assert sorted(path.name for path in out.iterdir()) == ["images.json", "train.json", "val.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["images.json", "raw.json", "train.json", "val.json"]
 
 
 # ---- photographs ----

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from configs.errors import DataError
 from stages.datasets.coco_stuff import CocoStuffSource
 from stages.datasets.folder import FolderSource
+from stages.datasets.listing import Fingerprint
 from stages.datasets.voc import VocSource
 
 __all__ = ["LAYOUTS", "Layout", "Source", "open_source"]
@@ -38,8 +39,8 @@ class Source(Protocol):
         """The class list's id of each value of a mask file, -1 for values that may not occur; None: the same id."""
         ...
 
-    def fingerprint(self, splits: Sequence[str] = ("train", "val")) -> str:
-        """Hex digest that changes when a list changes, or a listed file's name or size."""
+    def fingerprint(self) -> Fingerprint:
+        """What can be told of the listed files without opening them."""
         ...
 
     def stray_masks(self) -> list[Path]:

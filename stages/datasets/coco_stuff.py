@@ -9,15 +9,13 @@ The class list has the 171 train ids; raw maps are translated when they are read
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from configs.errors import DataError
-from stages.datasets.listing import refuse_split
+from stages.datasets.listing import ABSENT, Fingerprint, Stat, fingerprint, refuse_split, stats
 
 FOLDERS = {"train": "train2017", "val": "val2017"}
 IMAGE_PLACES = ("images", "")
@@ -108,15 +106,15 @@ class CocoStuffSource:
         """Train ids of raw ids for a published map, None for a converted one."""
         return None if mask.name.endswith(CONVERTED) else TRAIN_ID
 
-    def fingerprint(self, splits: Sequence[str] = ("train", "val")) -> str:
-        """As `listing.fingerprint`, from the folders' entries: a few hundred thousand questions fewer."""
-        digest = hashlib.sha256()
-        for split in splits:
-            images, masks = (_sizes(folder / FOLDERS[split]) for folder in (self._images, self._masks))
+    def fingerprint(self) -> Fingerprint:
+        """As `listing.fingerprint`: over both folders, and sizes and times of their files."""
+        rows: list[tuple[str, str, Stat, Stat]] = []
+        for split, folder in FOLDERS.items():
+            images, masks = stats(self._images / folder), stats(self._masks / folder)
             for image_id in self.ids(split):
-                mask = masks.get(f"{image_id}{CONVERTED}", masks.get(f"{image_id}.png", -1))
-                digest.update(f"{split} {image_id} {images.get(f'{image_id}.jpg', -1)} {mask}\n".encode())
-        return digest.hexdigest()
+                mask = masks.get(f"{image_id}{CONVERTED}", masks.get(f"{image_id}.png", ABSENT))
+                rows.append((split, image_id, images.get(f"{image_id}.jpg", ABSENT), mask))
+        return fingerprint(rows)
 
     def stray_masks(self) -> list[Path]:
         """Maps that belong to no image file."""
@@ -126,15 +124,6 @@ class CocoStuffSource:
             maps = sorted((self._masks / folder).glob("*.png"))
             strays += [m for m in maps if m.name.removesuffix(CONVERTED).removesuffix(".png") not in images]
         return strays
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """Size in bytes of each file of a folder; none for a folder that is missing."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries}
-    except OSError:
-        return {}
 
 
 def place_of(root: Path, names: Sequence[str]) -> Path | None:

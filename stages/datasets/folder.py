@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import DataError
-from stages.datasets.listing import ID, fingerprint, parse_list, read_text, refuse_split
+from stages.datasets.listing import ID, Fingerprint, fingerprint, parse_list, read_text, refuse_split, stat_of
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -153,9 +153,13 @@ class FolderSource:
         """None: masks hold the class list's ids."""
         return None
 
-    def fingerprint(self, splits: Sequence[str] = ("train", "val")) -> str:
-        """As `listing.fingerprint`: over lists and file sizes."""
-        return fingerprint(self.ids, (self.image_path, self.mask_path), splits)
+    def fingerprint(self) -> Fingerprint:
+        """As `listing.fingerprint`: over both lists, and sizes and times of their files."""
+        return fingerprint(
+            (split, image_id, stat_of(self.image_path, image_id), stat_of(self.mask_path, image_id))
+            for split in ("train", "val")
+            for image_id in self.ids(split)
+        )
 
     def stray_masks(self) -> list[Path]:
         """Mask files that belong to no image file."""

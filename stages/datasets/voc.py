@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import DataError
-from stages.datasets.listing import IMAGE_ENDINGS, fingerprint, parse_list, read_text, refuse_split
+from stages.datasets.listing import (
+    ABSENT,
+    IMAGE_ENDINGS,
+    Fingerprint,
+    Stat,
+    fingerprint,
+    parse_list,
+    read_text,
+    refuse_split,
+    stats,
+)
 
 AUG_LIST, AUG_MASKS = "trainaug", "SegmentationClassAug"
 DOWNLOAD = "python run_pipeline.py PrepareDataset --dataset voc --download"
@@ -28,6 +38,8 @@ class VocSource:
     def __init__(self, data: Any, root: Path) -> None:
         self._data = data
         self.root = _locate(root)
+        self._images = self.root / "JPEGImages"
+        self._ids: dict[str, list[str]] = {}
 
     def ids(self, split: str) -> list[str]:
         """Image ids of a split.
@@ -36,12 +48,17 @@ class VocSource:
             split: "train" or "val"; the config says which list that is.
 
         Returns:
-            Ids, sorted, each once.
+            Ids, sorted, each once; as they were when first asked for.
 
         Raises:
             DataError: the list is missing, empty, or has a line that is no id or an id twice.
         """
         refuse_split(split)
+        if split not in self._ids:
+            self._ids[split] = self._read_ids(split)
+        return list(self._ids[split])
+
+    def _read_ids(self, split: str) -> list[str]:
         name = getattr(self._data, f"{split}_split")
         path = self.root / "ImageSets" / "Segmentation" / f"{name}.txt"
         try:
@@ -60,7 +77,7 @@ class VocSource:
         Raises:
             DataError: no such file.
         """
-        folder = self.root / "JPEGImages"
+        folder = self._images
         for ending in IMAGE_ENDINGS:
             path = folder / f"{image_id}{ending}"
             if path.is_file():
@@ -93,9 +110,19 @@ class VocSource:
         """None: masks hold the class list's ids."""
         return None
 
-    def fingerprint(self, splits: Sequence[str] = ("train", "val")) -> str:
-        """As `listing.fingerprint`: over lists and file sizes."""
-        return fingerprint(self.ids, (self.image_path, self.mask_path), splits)
+    def fingerprint(self) -> Fingerprint:
+        """As `listing.fingerprint`: over both lists, and sizes and times of their files."""
+        images, masks = stats(self._images), stats(self.root / self._data.mask_folder)
+
+        def image(image_id: str) -> Stat:
+            names = (f"{image_id}{ending}" for ending in IMAGE_ENDINGS)
+            return next((images[name] for name in names if name in images), ABSENT)
+
+        return fingerprint(
+            (split, image_id, image(image_id), masks.get(f"{image_id}.png", ABSENT))
+            for split in ("train", "val")
+            for image_id in self.ids(split)
+        )
 
     def stray_masks(self) -> list[Path]:
         """Mask files that belong to no image file."""
