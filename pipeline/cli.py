@@ -35,9 +35,9 @@ examples:
 """
 VERBS = {
     "status": "how every stage stands: fresh, stale (why), partial, missing or corrupt",
-    "plan": "what a stage would run, and why; runs nothing",
+    "plan": "what a stage would run, why, and how long it took before; runs nothing",
     "config": "the resolved config, every value explained",
-    "verify": "read every file of the cache and set damaged ones aside",
+    "verify": "read every file of the cache that the config reaches, and set damaged ones aside",
     "check-data": "what a data set holds and what is odd about it; needs nothing but the data",
     "inspect": "pictures of what the cache holds about an image",
     "diff": "what tells two artifacts apart: config, code, environment",
@@ -86,6 +86,61 @@ EXPORT_EPILOG = """
 exit codes: 0 written, 2 wrong usage or config, 3 no trained run, or weights missing
 
 example: run_pipeline.py export --dataset voc --out decoder.safetensors
+"""
+STAGE_HELP = """
+What is fresh in the cache is not made again. Ctrl-C at any time: finished shards and checkpoints are kept, and the same
+command goes on from there. The last line printed is the path of the result."""
+STAGE_EPILOG = """
+exit codes: 0 fresh, 1 a stage failed, 2 wrong usage or config, 3 data or weights missing, 4 a file of the cache is
+damaged, 130 interrupted
+
+examples:
+  run_pipeline.py {name} --dataset shapes --workers 2
+  run_pipeline.py plan {name} --dataset shapes --set train.steps=300     what that would run
+"""
+CONFIG_HELP = """
+Prints the resolved config as YAML, every value explained: a file of this text is a valid --set-file. Values marked
+`runtime` change no result and rerun nothing.
+"""
+CONFIG_EPILOG = """
+exit codes: 0 printed, 2 wrong usage or config
+
+example: run_pipeline.py config --dataset voc --set train.steps=5000
+"""
+STATUS_HELP = """
+Prints a tree of all stages, and how each stands:
+
+  fresh     nothing needs to run
+  stale     made by other code or from other inputs; the reason says which
+  partial   begun and interrupted, with the finished shards; the next run goes on from there
+  missing   not made for this config
+  corrupt   a file is absent or damaged; the next run makes that file again
+
+Reads no file but manifests, and changes nothing.
+"""
+STATUS_EPILOG = """
+exit codes: 0 printed, whatever the state, 2 wrong usage or config
+
+example: run_pipeline.py status --dataset shapes --set pseudo_masks.merge=0.8
+"""
+PLAN_HELP = """
+Prints what a stage would run, and runs nothing: for every stage on the way whether it would run, why, how many shards,
+and how long it took before, with this config or the last other one. A stage whose rebuilt input comes out the same as
+before does not run after all.
+"""
+PLAN_EPILOG = """
+exit codes: 0 printed, 2 wrong usage or config, 3 data or weights missing
+
+example: run_pipeline.py plan Report --dataset shapes --set pseudo_masks.merge=0.8
+"""
+VERIFY_HELP = """
+Reads every file of the cache that the config reaches, and compares it with the checksum that was taken when it was
+written. A damaged file is renamed to FILE.damaged, so that the next run makes it again, and nothing else.
+"""
+VERIFY_EPILOG = """
+exit codes: 0 all files are as they were written, 2 wrong usage or config, 4 some file was damaged or absent
+
+example: run_pipeline.py verify --dataset shapes
 """
 INSPECT_HELP = """
 Draws what the cache holds about one image, prints the same as text, and the path of the picture last:
@@ -169,6 +224,10 @@ examples:
 
 KINDS = ("pseudo_masks", "regions", "features", "matches", "predictions", "quality")
 QUESTIONS = {
+    "status": (STATUS_HELP, STATUS_EPILOG),
+    "plan": (PLAN_HELP, PLAN_EPILOG),
+    "config": (CONFIG_HELP, CONFIG_EPILOG),
+    "verify": (VERIFY_HELP, VERIFY_EPILOG),
     "check-data": (CHECK_HELP, CHECK_EPILOG),
     "inspect": (INSPECT_HELP, INSPECT_EPILOG),
     "diff": (DIFF_HELP, DIFF_EPILOG),
@@ -263,7 +322,10 @@ def _main(arguments: list[str]) -> int:
 
         print(*inspect(plan, options.kind, options.image, options.out, options.limit), sep="\n")
     elif options.verb == "plan":
-        print(*show.plan_lines(plan, plan.named(options.stage)), sep="\n")
+        stage = plan.named(options.stage)
+        if options.force:
+            plan = Plan(config, stage.slug, "dry run")
+        print(show.plan_json(plan, stage) if options.json else "\n".join(show.plan_lines(plan, stage)))
     elif options.json:
         print(show.status_json(plan))
     else:
@@ -343,24 +405,19 @@ def _parser(stages: dict[str, str]) -> Parser:
     )
     verbs = parser.add_subparsers(dest="verb", metavar="STAGE or VERB", required=True, title="stages and verbs")
     for name, makes in stages.items():
-        stage = verbs.add_parser(name, help=makes, description=f"Makes {makes}, and whatever that needs.")
+        stage = verbs.add_parser(
+            name,
+            help=makes,
+            description=f"Makes {makes}, and whatever that needs.\n{STAGE_HELP}",
+            epilog=STAGE_EPILOG.format(name=name).strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         _add_config_options(stage)
         _add_trial(stage)
         stage.add_argument("--force", action="store_true", help="make this one stage again though it is fresh")
         stage.add_argument("--quiet", action="store_true", help="print the path of the result only")
         if name == "PrepareDataset":
             stage.add_argument("--download", action="store_true", help="first download and derive what is missing")
-    for name, does in VERBS.items():
-        if name in QUESTIONS:
-            continue
-        verb = verbs.add_parser(name, help=does, description=f"Prints {does}.")
-        if name == "plan":
-            verb.add_argument("stage", metavar="STAGE", help="the stage that would run")
-        if name == "status":
-            verb.add_argument("--json", action="store_true", help="the same as JSON, with keys, times and sizes")
-        _add_config_options(verb)
-        if name != "config":
-            _add_trial(verb)
     _add_questions(verbs)
     _add_uses(verbs)
     _add_experiments(verbs)
@@ -379,8 +436,12 @@ def _add_questions(verbs: Any) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _add_config_options(parsers[name])
-        if name in ("inspect", "adopt"):
+        if name in ("status", "plan", "verify", "inspect", "adopt"):
             _add_trial(parsers[name])
+    parsers["status"].add_argument("--json", action="store_true", help="the same as JSON, with keys, times and sizes")
+    parsers["plan"].add_argument("stage", metavar="STAGE", help="the stage that would run")
+    parsers["plan"].add_argument("--json", action="store_true", help="the same as JSON, with keys")
+    parsers["plan"].add_argument("--force", action="store_true", help="as if this stage were run with --force")
     parsers["diff"].add_argument("keys", nargs=2, metavar="KEY", help="hex digits, as in the names of folders")
     parsers["adopt"].add_argument("stages", nargs="+", metavar="STAGE", help="whose artifact to accept")
     add = parsers["gc"].add_argument

@@ -22,6 +22,9 @@ from stages.context import Shard
 
 Files = tuple[str, ...]
 
+WAIT = "waits for "
+"""Begins the reason of a stage that is not fresh because an upstream is not."""
+
 RAW_SIZES = "raw files"
 RAW_TIMES = "times of raw files"
 """Inputs of PrepareDataset. If the times alone differ, `pipeline.launch` compares contents before anything reruns."""
@@ -405,7 +408,7 @@ class Plan:
                     raise
                 found[slug] = State("missing", (str(error),))
                 continue
-            waits = [f"waits for {self.stages[up].name}" for up in stage.upstream if not found[up].fresh]
+            waits = [f"{WAIT}{self.stages[up].name}" for up in stage.upstream if not found[up].fresh]
             if waits and state.name in ("fresh", "stale"):
                 # an input that does not exist yet is no reason of its own: the wait says it
                 own = [reason for reason in state.reasons if not reason.startswith("input ")]

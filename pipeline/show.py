@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache.store import State
-from pipeline.graph import Plan, Stage
+from pipeline.graph import WAIT, Plan, Stage
 from pipeline.progress import duration
 
 
@@ -76,10 +76,9 @@ def _tree(plan: Plan) -> dict[str, str]:
 
 def described(state: State) -> str:
     """Return a state in words, everything that it waits for together."""
-    wait = "waits for "
-    waits = [reason.removeprefix(wait) for reason in state.reasons if reason.startswith(wait)]
-    own = [reason for reason in state.reasons if not reason.startswith(wait)]
-    return str(replace(state, reasons=(*own, wait + ", ".join(waits)) if waits else tuple(own)))
+    waits = [reason.removeprefix(WAIT) for reason in state.reasons if reason.startswith(WAIT)]
+    own = [reason for reason in state.reasons if not reason.startswith(WAIT)]
+    return str(replace(state, reasons=(*own, WAIT + ", ".join(waits)) if waits else tuple(own)))
 
 
 def _place(plan: Plan, slug: str, state: State) -> Path:
@@ -98,19 +97,87 @@ def size_on_disk(plan: Plan, slug: str, state: State) -> int:
     return size
 
 
-def plan_lines(plan: Plan, stage: Stage) -> list[str]:
-    """Return what running a stage would do, and why: one line for every stage on the way."""
+@dataclass(frozen=True)
+class Step:
+    """What running a stage would do about one of the stages on the way.
+
+    Args:
+        name: of the stage.
+        slug: of the stage.
+        key: of the result that is meant.
+        state: how it stands now; its reasons say why it would run.
+        shards: how many would be made; None if that is not known before PrepareDataset ran. 0 for an unsharded stage.
+        seconds: how long the artifact took, or where there is none the newest of another config; None if none is there.
+    """
+
+    name: str
+    slug: str
+    key: str
+    state: State
+    shards: int | None
+    seconds: float | None
+
+    def __str__(self) -> str:
+        took = "" if self.seconds is None else f"took {duration(self.seconds)}"
+        if self.state.fresh:
+            return f"fresh  {took}"
+        count = f", {self.shards} shard{'s' * (self.shards != 1)}" if self.shards else ""
+        return f"run    {described(self.state)}{count}{f', {took} before' if took else ''}"
+
+
+def plan_steps(plan: Plan, stage: Stage) -> list[Step]:
+    """Return what running a stage would do: one step for every stage on the way, upstream first."""
+    steps = []
     states = plan.states([stage.slug])
-    width = max(len(plan.stages[slug].name) for slug in states)
-    lines = []
     for slug, state in states.items():
-        why = [*state.reasons, *(plan.why_missing(slug) if state.name == "missing" else [])]
-        took = f", took {duration(state.artifact.manifest['seconds'])}" if state.artifact is not None else ""
-        count = f" {state.done}/{state.total}" if state.total else ""
-        action = "fresh" if state.fresh else "run  "
-        reason = f" ({', '.join(why)})" if why else ""
-        lines.append(f"{plan.stages[slug].name:<{width}}  {action}  {state.name}{count}{reason}{took}")
-    return lines
+        others = plan.store.others(plan.recipe(slug)) if state.artifact is None else [state.artifact]
+        if state.name == "missing":
+            state = replace(state, reasons=(*plan.why_missing(slug), *state.reasons))
+        seconds = float(others[0].manifest["seconds"]) if others else None
+        shards = _shards_to_make(plan, slug, state) if "dataset" not in states or states["dataset"].fresh else None
+        steps.append(Step(plan.stages[slug].name, slug, plan.key(slug), state, shards, seconds))
+    return steps
+
+
+def _shards_to_make(plan: Plan, slug: str, state: State) -> int:
+    if state.fresh or not plan.stages[slug].sharded:
+        return 0
+    if state.name == "partial":
+        return state.total - state.done
+    shards = plan.shard_plan(slug)
+    if state.name == "corrupt" and state.artifact is not None and state.artifact.manifest["plan"] == shards:
+        return sum(not reason.startswith(WAIT) for reason in state.reasons)  # the others are taken over
+    return sum(len(digests) for digests in shards.values())
+
+
+def plan_lines(plan: Plan, stage: Stage) -> list[str]:
+    """Return what running a stage would do, and why: one line for every stage on the way, and a sum."""
+    steps = plan_steps(plan, stage)
+    width = max(len(step.name) for step in steps)
+    runs = [step for step in steps if not step.state.fresh]
+    known = [step.seconds for step in runs if step.seconds is not None]
+    took = f"; {'they' if len(known) == len(runs) else f'{len(known)} of them'} took {duration(sum(known))} before"
+    total = f"{len(runs)} of {len(steps)} stages would run{took if known else ''}" if runs else "nothing would run"
+    return [*(f"{step.name:<{width}}  {step}" for step in steps), total]
+
+
+def plan_json(plan: Plan, stage: Stage) -> str:
+    """Return what `plan` shows as JSON: one object a stage, upstream first."""
+    stages = [
+        {
+            "stage": step.name,
+            "slug": step.slug,
+            "run": not step.state.fresh,
+            "state": step.state.name,
+            "reasons": list(step.state.reasons),
+            "shards": step.shards,
+            "seconds_before": step.seconds,
+            "key": step.key,
+        }
+        for step in plan_steps(plan, stage)
+    ]
+    whole = {"dataset": plan.config.dataset, "artifacts": str(plan.store.root), "stage": stage.name, "stages": stages}
+    return json.dumps(whole, indent=1)
 
 
 def verify(plan: Plan) -> tuple[list[str], bool]:
