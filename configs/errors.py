@@ -5,6 +5,11 @@ bug in this project and keeps its traceback.
 """
 
 
+def one_line(text: str) -> str:
+    """Return a message with line breaks and other control characters escaped: names in it may come from anywhere."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 class UserError(Exception):
     """A stage failed for a reason the user can mend."""
 

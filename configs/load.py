@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from configs.classes import classes_of, is_file
 from configs.errors import ConfigError
 from configs.schema import Config, Section
-from configs.strict_yaml import parse_value, read_mapping
+from configs.strict_yaml import parse_value, read_mapping, shortened
 
 FOLDER = Path(__file__).parent
 YAML_ENDINGS = (".yaml", ".yml")
@@ -167,7 +167,7 @@ class _Layers:
             if isinstance(section, type) and issubclass(section, Section):
                 if value is not None and not isinstance(value, Mapping):
                     raise ConfigError(
-                        f"{source}: {path} is {value!r}; expected keys below it, such as "
+                        f"{source}: {path} is {shortened(repr(value))}; expected keys below it, such as "
                         f"{path}.{next(iter(section.model_fields))}"
                     )
                 self._merge(section, value or {}, into.setdefault(key, {}), f"{path}.", source)
@@ -295,7 +295,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         value = list(value)
     text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True) if _is_plain(value) else None
-    return repr(value) if text is None else text.removesuffix("\n").removesuffix("...").strip()
+    return shortened(repr(value) if text is None else text.removesuffix("\n").removesuffix("...").strip())
 
 
 def _is_plain(value: Any) -> bool:

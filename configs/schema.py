@@ -77,6 +77,14 @@ class DataConfig(Section):
     def _each_once(cls, images: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(images)))
 
+    @field_validator("train_split", "val_split", "mask_folder")
+    @classmethod
+    def _inside_the_root(cls, name: str) -> str:
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts:
+            raise ValueError("expected a name inside the data set, without leading / and without ..")
+        return name
+
     @model_validator(mode="after")
     def _fold_in_range(self) -> DataConfig:
         if self.fold is not None and self.fold >= self.folds:

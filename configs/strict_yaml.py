@@ -14,13 +14,19 @@ from configs.errors import ConfigError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """`SafeLoader` that refuses duplicate keys and keys that are not strings."""
+    """`SafeLoader` that refuses duplicate keys, keys that are not strings, and aliases: few lines of these make GBs."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"alias *{alias.anchor} is not taken: write the value itself", alias.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
@@ -47,7 +53,9 @@ def parse_value(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"the value {text!r} is not YAML: {_reason(error)}; quote it") from None
+        raise ConfigError(f"the value {shortened(text)!r} is not YAML: {_reason(error)}; quote it") from None
+    except RecursionError:
+        raise ConfigError(f"the value {shortened(text)!r} is nested too deeply; expected one value") from None
 
 
 def read_mapping(path: Path, label: str) -> dict[str, Any]:
@@ -75,11 +83,18 @@ def read_mapping(path: Path, label: str) -> dict[str, Any]:
         value = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{label}: broken YAML: {_reason(error)}; mend the file") from None
+    except RecursionError:
+        raise ConfigError(f"{label}: nested too deeply; expected `key: value` lines") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(f"{label}: holds a {type(value).__name__}; expected `key: value` lines")
     return value
+
+
+def shortened(text: str, limit: int = 100) -> str:
+    """Return a text that an error shows, cut where it is long."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _reason(error: yaml.YAMLError) -> str:

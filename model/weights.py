@@ -36,7 +36,8 @@ def weights_file(clip: ClipConfig) -> Path | None:
     """
     if clip.weights == "bundled":
         path = BUNDLED / f"{clip.model}.safetensors"
-        remedy = "train it with: run_pipeline.py PretrainClip, or use --set clip.weights=pretrain"
+        there = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))
+        remedy = f"bundled weights are for {there}; choose a tag or a file, or --set clip.weights=pretrain"
     elif is_file_spec(clip.weights):
         path = Path(clip.weights).expanduser()
         remedy = "give the path of a .pt or .safetensors file of this architecture as --set clip.weights=PATH"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cache.refusals import REFUSALS, refusal
-from configs.errors import ConfigError, UserError
+from configs.errors import ConfigError, UserError, one_line
 
 if TYPE_CHECKING:
     from pipeline.graph import Plan
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -269,10 +269,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         if (number := refusal(error)) is not None:  # e.g. a cache folder that may not even be read
             name = getattr(error, "filename", None) or "the cache"
-            print(f"error: cannot use {name}: {os.strerror(number).lower()}; {REFUSALS[number]}", file=sys.stderr)
+            print(
+                f"error: cannot use {one_line(str(name))}: {os.strerror(number).lower()}; {REFUSALS[number]}",
+                file=sys.stderr,
+            )
             return 1
         again = "" if debug else "; rerun with --debug"
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}{again}", file=sys.stderr)
+        print(f"error: {type(error).__name__}: {one_line(' '.join(str(error).split()))}{again}", file=sys.stderr)
         return 1
 
 

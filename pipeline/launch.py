@@ -26,7 +26,7 @@ from typing import Any
 
 from cache.store import State
 from cache.upkeep import accept_input
-from configs.errors import CorruptError, UserError
+from configs.errors import CorruptError, UserError, one_line
 from model.weights import is_tag
 from pipeline.graph import RAW_TIMES, Plan, Stage
 from pipeline.progress import Board, duration
@@ -65,7 +65,7 @@ class Options:
 
 
 def _complain(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
 
 
 def launch(plan: Plan, stage: Stage, options: Options) -> int:

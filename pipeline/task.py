@@ -326,7 +326,7 @@ def record(stage: str, error: Exception, trace: str = "") -> None:
         "user": isinstance(error, UserError),
         "exit_code": error.exit_code if isinstance(error, UserError) else 1,
         "type": type(error).__name__,
-        "message": " ".join(str(error).split()),
+        "message": str(error) if isinstance(error, UserError) else " ".join(str(error).split()),
         "traceback": trace,
     }
     try:

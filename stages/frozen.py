@@ -10,6 +10,7 @@ import torch
 from configs.errors import ConfigError
 from configs.schema import ClipConfig
 from model.clip import FrozenClip
+from model.weights import weights_file
 from stages.context import StageContext
 
 
@@ -33,9 +34,11 @@ def frozen_clip(ctx: StageContext) -> FrozenClip:
     """Return the CLIP that `ctx.config.clip` names; a stage given the `pretrain` artifact loads that one."""
     clip = ClipConfig(**{name: getattr(ctx.config.clip, name) for name in ClipConfig.model_fields})
     trained = ctx.inputs["pretrain"].file("clip.safetensors") if "pretrain" in ctx.inputs else None
-    return _load(clip, device_of(ctx), trained)
+    path = trained or weights_file(clip)
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path else ()  # a file may be replaced in a long run
+    return _load(clip, device_of(ctx), trained, stamp)
 
 
 @lru_cache(maxsize=1)
-def _load(clip: ClipConfig, device: str, weights: Path | None) -> FrozenClip:
+def _load(clip: ClipConfig, device: str, weights: Path | None, stamp: tuple[int, ...]) -> FrozenClip:
     return FrozenClip(clip, device, weights)

@@ -65,8 +65,9 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         seen class.
 
     Raises:
-        DataError: a list is missing or empty, the splits overlap, or a file is absent, damaged or contradicts another.
-            Every file is looked at first: the error names the first bad one and where all are listed.
+        DataError: a list is missing or empty, the splits overlap, a file is absent, damaged or contradicts another, or
+            no mask of a split has a label. Every file is looked at first: the error names the first bad one and where
+            all are listed.
     """
     source = open_source(ctx.config.data, ctx.data_root)
     # declared only where a trial asks for it, so that the key of the whole data set does not depend on this field
@@ -81,6 +82,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             checked[split].append(result)
         ctx.progress(done, len(jobs))
     _refuse(errors, ctx.out / BAD_FILES)
+    _refuse_unlabelled(ctx, checked)
     _write(ctx.out / "images.json", {split: [item.image for item in checked[split]] for split in SPLITS})
     for split in SPLITS:
         _write(ctx.out / f"{split}.json", {"images": [item.labels for item in checked[split]]})
@@ -215,6 +217,19 @@ def _check_all(ctx: StageContext, source: Source, jobs: Sequence[tuple[str, str]
             return error
 
     return in_order(check, jobs, ctx.runtime.threads)
+
+
+def _refuse_unlabelled(ctx: StageContext, checked: dict[str, list[Checked]]) -> None:
+    """Refuse a split without a single labelled pixel: nothing could be learnt, or measured. A trial may be so."""
+    if getattr(ctx.config.data, "images", ()):
+        return
+    folder, wanted = ctx.config.data.mask_folder, {"train": "a seen class", "val": "any class"}
+    for split, items in checked.items():
+        if not any(item.labelled for item in items):
+            raise DataError(
+                f"no mask of the {split} list has a pixel of {wanted[split]} (images: {len(items)}): mend the masks in "
+                f"{folder}, or choose another list: --set data.{split}_split=NAME"
+            )
 
 
 def _refuse(errors: Sequence[str], listing: Path) -> None:

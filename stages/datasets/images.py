@@ -23,6 +23,11 @@ UNANNOTATED = 255
 IGNORE = 255
 """Validation label of every pixel that is of no class (65535 in uint16 labels)."""
 
+MAX_PIXELS = 2**27
+"""An image of more is refused before it is decoded: a small file may claim sizes that fill any memory (choice)."""
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns on stderr first; `_decode` refuses
+
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -140,13 +145,17 @@ def translate(mask: Labels, table: Sequence[int]) -> Labels:
 def decode_values(data: bytes, path: Path, shape: tuple[int, int] | None = None) -> Labels:
     """Decode the bytes of a mask into the values of the file, (H, W), whatever they mean; see `read_mask`."""
     image = _decode(data, path, "mask")
+    if image.format == "JPEG":
+        raise DataError(f"{path}: the mask is a JPEG, which smears ids; expected a PNG")
     mask: Labels
     if image.mode in ("P", "L"):
         mask = np.array(image, dtype=np.uint8)
     elif image.mode.startswith("I;16"):
         mask = np.array(image).astype(np.uint16)
     else:
-        raise DataError(f"{path}: the mask has {image.mode} pixels; expected class ids, as a palette or grey PNG")
+        raise DataError(
+            f"{path}: the mask has pixels of mode {image.mode}; expected class ids, as a palette or grey PNG"
+        )
     if shape is not None and mask.shape != tuple(shape):
         turned = " (turned by 90 degrees: does the image have an EXIF orientation?)" if mask.T.shape == shape else ""
         raise DataError(
@@ -240,6 +249,9 @@ def _decode(data: bytes, path: Path, what: str) -> Image.Image:
         raise DataError(f"{path}: the {what} file is empty; restore it or remove its id from the split")
     try:
         with Image.open(io.BytesIO(data)) as image:
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise ValueError(f"it claims {image.width}x{image.height} pixels; expected {MAX_PIXELS:,} at most")
             image.load()
             return image
     except Exception as error:  # Pillow's decoders answer damaged bytes with almost any exception

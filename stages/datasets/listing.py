@@ -16,7 +16,9 @@ from configs.errors import DataError
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 
 # An id becomes part of a path and of file names in the cache: no separators, no leading dot, no white space.
+# Its length leaves room for endings: file systems take names of 255 bytes.
 ID = re.compile(r"\w[\w.\-]*")
+LONGEST_ID = 200
 
 
 def parse_list(text: str, path: Path) -> list[str]:
@@ -37,10 +39,10 @@ def parse_list(text: str, path: Path) -> list[str]:
         image_id = line.strip()
         if not image_id:
             continue
-        if not ID.fullmatch(image_id):
+        if not ID.fullmatch(image_id) or len(image_id.encode()) > LONGEST_ID:
             raise DataError(
-                f"{path}, line {number}: {image_id!r} is no image id; expected a file name without folder and "
-                "ending, such as 2007_000032: mend the list"
+                f"{path}, line {number}: {image_id[:LONGEST_ID]!r} is no image id; expected a file name without "
+                "folder and ending, such as 2007_000032: mend the list"
             )
         if image_id in first_line:
             raise DataError(f"{path}, line {number}: {image_id} was already on line {first_line[image_id]}; remove one")

@@ -82,10 +82,10 @@ class VocSource:
             path = folder / f"{image_id}{ending}"
             if path.is_file():
                 return path
-        raise DataError(
-            f"{folder / image_id}.jpg: the image is absent though its split names it; "
-            "add the file or remove the id from the list"
-        )
+        remedy = "add the file or remove the id from the list"
+        if image_id.endswith(IMAGE_ENDINGS) and (folder / image_id).is_file():
+            remedy = f"leave the ending out of the list: {Path(image_id).stem}"
+        raise DataError(f"{folder / image_id}.jpg: the image is absent though its split names it; {remedy}")
 
     def mask_path(self, image_id: str) -> Path:
         """The mask of an id.
