@@ -329,7 +329,7 @@ IMAGES = [
         "one pixel",
         lambda p: (p.image(Image.fromarray(pixels((1, 1, 3)))), p.mask(blocks(1, shape=(1, 1)))),
         0,
-        verb="TrainDecoder",
+        verb="EmbedRegions",
         holds=lambda p: sized(1, 1)(p) and bool(np.isfinite(features(p)).all()),
     ),
     Row(
