@@ -74,11 +74,12 @@ READS: dict[str, set[str]] = {
         for name in ("steps", "batch", "lr", "warmup", "weight_decay", "single_fraction", "seed")
     },
     "text.templates": {"EmbedText", "Evaluate"},
-    **{f"features.{name}": {"ExtractFeatures"} for name in ("size", "resize", "variant", "decoder_blocks")},
+    **{f"features.{name}": {"ExtractFeatures"} for name in ("size", "resize", "variant", "decoder_blocks", "shifts")},
     **{
         f"pseudo_masks.{name}": PSEUDO
-        for name in ("method", "block", "smooth", "windows", "k", "iterations", "merge", "min_area", "scale", "seed")
+        for name in ("method", "smooth", "windows", "k", "iterations", "merge", "min_area", "scale", "seed")
     },
+    "pseudo_masks.block": PSEUDO | {"ExtractFeatures"},  # features at sub-token offsets hold only what is clustered
     **{f"regions.{name}": {"EmbedRegions"} for name in ("method", "expand", "blocks")},
     **{
         f"decoder.{name}": {"TrainDecoder"}
@@ -248,6 +249,7 @@ def test_a_changed_field_reruns_the_stages_that_read_it_and_all_below(
 @pytest.mark.parametrize(
     ("mode", "override", "directly"),
     [
+        ("features.shifts=1", "pseudo_masks.block=4", PSEUDO),
         # evaluation looks at pixels only if it embeds regions, and at the trained decoder only if it uses it
         ("evaluate.fusion=0", "regions.expand=1.5", {"EmbedRegions"}),
         ("evaluate.predictor=dense", "train.steps=7", {"TrainDecoder"}),  # nothing is below it
