@@ -284,7 +284,9 @@ def _main(arguments: list[str]) -> int:
 
     names = [stage.name for stage in STAGES]
     _check_verb(arguments, [*names, *VERBS, *USES, *EXPERIMENTS])
-    options = _parser({stage.name: stage.makes for stage in STAGES}).parse_args(arguments)
+    options, unknown = _parser({stage.name: stage.makes for stage in STAGES}).parse_known_args(arguments)
+    if unknown:
+        raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}; see run_pipeline.py {options.verb} --help")
     if options.verb in EXPERIMENTS:
         return _experiment(options, arguments)
     from configs.load import describe, load_config
@@ -392,7 +394,7 @@ def _check_verb(arguments: list[str], verbs: list[str]) -> None:
     for word in words:
         if word in known or word.startswith("-"):
             continue
-        by_lower = {verb.lower(): verb for verb in known}
+        by_lower = {"help": "--help", **{verb.lower(): verb for verb in known}}
         close = difflib.get_close_matches(word.lower(), by_lower, 1, 0.4)
         meant = f"did you mean {by_lower[close[0]]}?" if close else f"expected one of {', '.join(known)}"
         raise ConfigError(f"unknown stage {word!r}: {meant}")

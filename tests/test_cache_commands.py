@@ -29,6 +29,7 @@ from tests.test_pipeline_run import Toy
 
 project = test_pipeline_run.project
 
+ROOT = Path(__file__).parent.parent
 SHARDS = 1000
 
 
@@ -128,6 +129,25 @@ def test_status_asks_once_about_each_of_1000_shards(project: Toy, calls: list[st
     about_shards = [path for path in calls if path.endswith(".h5")]
     assert len(about_shards) == SHARDS
     assert len(calls) < SHARDS + 300
+
+
+def test_status_of_1000_shards_takes_less_than_a_second_and_no_torch(tmp_path: Path) -> None:
+    config = load_config("shapes", [], ["clip.weights=random", f"runtime.artifacts={tmp_path / 'cache'}"])
+    artifact_of_many_shards(Plan(config), "shapes")
+    code = (
+        "import resource, sys; from pipeline.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "heavy = {'torch', 'h5py', 'open_clip', 'faiss', 'luigi', 'numpy'} & set(sys.modules)\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(sorted(heavy), used.ru_utime + used.ru_stime)\n"
+    )
+    words = ["status", "--artifacts", str(tmp_path / "cache"), "--set", "clip.weights=random"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("RenderShapes ") and "fresh, 1.0 kB" in lines[0]
+    heavy, seconds = lines[-1].split("] ")
+    assert heavy == "[" and float(seconds) < 1.0  # of the processor: other programs may be running
 
 
 def test_status_lists_a_partial_build_of_1000_shards_without_opening_them(store: Store, calls: list[str]) -> None:

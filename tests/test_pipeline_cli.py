@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
         (["Evaluat"], "unknown stage 'Evaluat': did you mean Evaluate?"),
         (["traindecoder"], "did you mean TrainDecoder?"),
         (["stats"], "did you mean status?"),
+        (["help"], "unknown stage 'help': did you mean --help?"),
         (["zzz"], "unknown stage 'zzz': expected one of"),
         (["plan", "Reprot"], "unknown stage 'Reprot': did you mean Report?"),
         (["plan"], "the following arguments are required: STAGE"),
