@@ -77,11 +77,10 @@ class DataConfig(Section):
     def _each_once(cls, images: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(images)))
 
-    @field_validator("train_split", "val_split", "mask_folder")
+    @field_validator("train_split", "val_split", "mask_folder", "image_folder")
     @classmethod
     def _inside_the_root(cls, name: str) -> str:
-        parts = Path(name).parts
-        if not parts or Path(name).is_absolute() or ".." in parts:
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError("expected a name inside the data set, without leading / and without ..")
         return name
 

@@ -176,7 +176,7 @@ def pseudo_mask_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet
             str(number),
             _share(labels == number),
             _decimal(apart[number - 1]),
-            names.words(ranked[number - 1]) if names else "",
+            *((names.words(ranked[number - 1]),) if names else ()),
         )
         for number in range(1, len(apart) + 1)
     ]
@@ -191,7 +191,7 @@ def pseudo_mask_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet
         image_id,
         title,
         labels,
-        ("region", "area", "apart", "nearest seen classes"),
+        ("region", "area", "apart", *(("nearest seen classes",) if names else ())),
         rows,
         [],
         [
