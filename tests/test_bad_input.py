@@ -381,8 +381,8 @@ MASKS = [
     Row(
         "absent folder",
         lambda p: p.set("data.mask_folder=Masks"),
-        message="{base}/Masks: no such mask folder; expected index masks in it, or choose another: "
-        "--set data.mask_folder=SegmentationClass",
+        message="{base}/Masks: no such mask folder; expected index masks in it: choose another: --set "
+        "data.train_split=train data.mask_folder=SegmentationClass",
     ),
     Row(
         "all void, every training mask",
@@ -447,17 +447,17 @@ SPLITS = [
     Row(
         "no root",
         lambda p: p.set("data.root=null"),
-        message="data.root is not set; expected the folder that holds VOCdevkit/: --set data.root=PATH",
+        message="data.root is not set; expected the folder of the data set: --set data.root=PATH",
     ),
     Row(
         "absent root",
         lambda p: p.set("data.root=/no/where"),
-        message="/no/where: no such folder; set the folder that holds VOCdevkit/",
+        message="/no/where: no such folder; download it: python run_pipeline.py PrepareDataset --dataset voc",
     ),
     Row(
         "another layout",
         lambda p: p.set(f"data.root={p.folder}"),
-        message="{folder}: holds no VOCdevkit/VOC2012/JPEGImages; set the folder",
+        message="{folder}: holds no VOCdevkit/VOC2012/JPEGImages; download it: python",
     ),
     Row("line break in the root", lambda p: p.set('data.root="/a\\nb"'), message="error: /a\\nb: no such folder"),
 ]
@@ -573,13 +573,13 @@ CONFIGS = [
         "unknown classes",
         lambda p: p.set("data.classes=coco"),
         2,
-        "data.classes: no class list 'coco'; expected one of: shapes, voc",
+        "data.classes: no class list 'coco'; expected one of: coco_stuff, shapes, voc",
     ),
     Row(
         "path for classes",
         lambda p: p.set("data.classes=../voc"),
         2,
-        "data.classes: no class list '../voc'; expected one of: shapes, voc",
+        "data.classes: no class list '../voc'; expected one of: coco_stuff, shapes, voc",
     ),
     Row("path for a split", lambda p: p.set("data.val_split=../../x"), 2, f"data.val_split is ../../x: {INSIDE}"),
     Row("absolute mask folder", lambda p: p.set("data.mask_folder=/etc"), 2, f"data.mask_folder is /etc: {INSIDE}"),
@@ -587,7 +587,7 @@ CONFIGS = [
         "unknown data set",
         lambda p: setattr(p, "dataset", "vok"),
         2,
-        "unknown data set 'vok'; expected one of: shapes, voc; did you mean voc?",
+        "unknown data set 'vok'; expected one of: coco_stuff, folder, shapes, voc, or a YAML file of your own",
     ),
     Row("broken YAML", lambda p: p.set_file("train: {steps: 1\n"), 2, "{extra}: broken YAML: "),
     Row(

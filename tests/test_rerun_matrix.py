@@ -59,6 +59,13 @@ READS: dict[str, set[str]] = {
     "data.layout": {"PrepareDataset"},
     "data.root": NOTHING,
     "data.classes": CLASSES,
+    "data.unseen": CLASSES,
+    "data.ignore": {"PrepareDataset", "Evaluate", "Report"},
+    # these mean something in other layouts, or for the report alone
+    **{
+        f"data.{name}": {"Report"}
+        for name in ("first_id", "image_folder", "image_suffix", "mask_suffix", "expected_train", "expected_val")
+    },
     "data.train_split": {"PrepareDataset"},
     "data.val_split": {"PrepareDataset"},
     "data.mask_folder": {"PrepareDataset"},
@@ -119,6 +126,12 @@ VALUES: dict[str, Sequence[str] | None] = {
     "data.layout": ("data.layout=voc", "data.root={tree}"),
     "data.root": ("data.root=/elsewhere",),
     "data.classes": ("data.classes=voc",),
+    "data.first_id": None,  # refused with a list that has ids, as that of shapes; changes the ids of one without
+    "data.unseen": ("data.unseen=[red plain]",),
+    "data.ignore": ("data.ignore=[0, 254]",),
+    "data.image_folder": ("data.image_folder=others",),
+    "data.image_suffix": ("data.image_suffix=_rgb.png",),
+    "data.mask_suffix": ("data.mask_suffix=_ids.png",),
     "data.train_split": ("data.train_split=others",),
     "data.val_split": ("data.val_split=others",),
     "data.mask_folder": ("data.mask_folder=Others",),
