@@ -646,60 +646,57 @@ CONFIGS = [
     ),
 ]
 
-LOADED = "cannot be loaded into shapes-vit"
-REMEDY = "give a readable weights file that was saved from this architecture"
+UNREAD = "cannot be read ("
+WHOLE = "give a whole .safetensors file, a state dict saved by torch, or OpenAI's archive; pickles that need code are"
 WEIGHTS_ROWS = [
     Row(
         "of another architecture",
-        lambda p: p.set(f"clip.weights={WEIGHTS}", "clip.model=ViT-B-32"),
-        message=f"CLIP weights {WEIGHTS} cannot be loaded into ViT-B-32 (its content is of something else): {REMEDY}",
+        lambda p: p.set(f"clip.weights={WEIGHTS}", "clip.model=ViT-B-32", "clip.quick_gelu=false"),
+        message=f"CLIP weights {WEIGHTS} do not fit ViT-B-32: ",
         verb="EmbedText",
     ),
     Row(
         "a tensor is missing",
         lambda p: p.tensors(lambda tensors: tensors.pop("visual.proj")),
-        message=f'{{weights}} {LOADED} (Missing key(s) in state_dict: "visual.proj".): {REMEDY}',
+        message="{weights} do not fit shapes-vit: visual.proj is missing; give clip.model the architecture that they",
         verb="EmbedText",
     ),
     Row(
         "a tensor of another size",
         lambda p: p.tensors(lambda tensors: tensors.update({"visual.proj": torch.zeros(3, 3)})),
-        message=f"{{weights}} {LOADED} (size mismatch for visual.proj: ",
+        message="{weights} do not fit shapes-vit: visual.proj is 3 x 3, not 128 x 128; give clip.model the",
         verb="EmbedText",
     ),
     Row(
         "NaN",
         lambda p: p.tensors(lambda tensors: tensors["visual.proj"].view(-1)[5:6].fill_(float("nan"))),
-        message="{weights} are damaged: visual.proj holds NaN or infinity; give other clip.weights",
+        message="{weights} are damaged: visual.proj has values that are not finite; fetch them again",
         verb="ExtractFeatures",
     ),
     Row(
         "truncated",
         lambda p: p.weights(WEIGHTS.read_bytes()[:100_000]),
-        message=f"{{weights}} {LOADED} (not a whole safetensors file: ",
+        message=f"{{weights}} {UNREAD}",
         verb="EmbedText",
     ),
-    Row(
-        "zero bytes",
-        lambda p: p.weights(b""),
-        message=f"{{weights}} {LOADED} (not a whole safetensors file: header too small)",
-        verb="EmbedText",
-    ),
-    Row("text", lambda p: p.weights(b"<html>404"), message=f"{LOADED} (not a whole safetensors file", verb="EmbedText"),
-    Row(
-        "a pickle",
-        pickled,
-        message=f"{{pt}} {LOADED} (it holds more than tensors, and code in a file is never run",
-        verb="EmbedText",
-    ),
+    Row("zero bytes", lambda p: p.weights(b""), message=f"{{weights}} {UNREAD}", verb="EmbedText"),
+    Row("text", lambda p: p.weights(b"<html>404"), message=WHOLE, verb="EmbedText"),
+    Row("a pickle", pickled, message=f"{{pt}} {UNREAD}", verb="EmbedText"),
     Row(
         "a pickle inside torch's own format",
         lambda p: p.saved({"state_dict": Evil(p.folder / "pwned")}),
-        message=f"{{pt}} {LOADED} (it holds more than tensors, and code in a file is never run): {REMEDY}",
+        message=WHOLE,
         verb="EmbedText",
     ),
-    Row("TorchScript", scripted, message=f"{LOADED} (a TorchScript archive: save its state_dict()", verb="EmbedText"),
-    Row("no tensors", lambda p: p.saved({}), message=f"{LOADED} (its content is of something else)", verb="EmbedText"),
+    Row(
+        "TorchScript of something else",
+        scripted,
+        message="{pt} do not fit shapes-vit: they hold no image tower; give a file with both towers of one training",
+        verb="EmbedText",
+    ),
+    Row(
+        "no tensors", lambda p: p.saved({}), message="{pt} do not fit shapes-vit: they hold no image", verb="EmbedText"
+    ),
     Row(
         "absent",
         lambda p: p.set("clip.weights=/no.pt"),

@@ -75,6 +75,7 @@ READS: dict[str, set[str]] = {
     **{f"shapes.{name}": {"RenderShapes"} for name in ("train_scenes", "val_scenes", "image_size", "seed")},
     "clip.model": CLIP,
     "clip.weights": CLIP - {"PretrainClip"},  # by what the weights are, not by their name
+    "clip.quick_gelu": CLIP - {"PretrainClip"},
     "clip.seed": CLIP - {"PretrainClip"},
     **{
         f"pretrain.{name}": {"PretrainClip"}
@@ -112,7 +113,7 @@ READS: dict[str, set[str]] = {
             *("fusion_method", "fusion_floor", "candidate_weight"),
         )
     },
-    "report.examples": {"Report"},
+    **{f"report.{name}": {"Report"} for name in ("examples", "worst", "quality_images")},
     **{
         f"runtime.{name}": NOTHING
         for name in ("artifacts", "device", "workers", "threads", "shard_size", "batch", "cache_mb")
@@ -138,6 +139,7 @@ VALUES: dict[str, Sequence[str] | None] = {
     "data.images": ("data.images=[train_000001]",),
     "clip.model": ("clip.model=ViT-B-32",),
     "clip.weights": ("clip.weights=bundled",),
+    "clip.quick_gelu": ("clip.quick_gelu=true",),
     "text.templates": ("text.templates=['{}']",),
     "features.decoder_blocks": ("features.decoder_blocks=[2, 3]",),
     "pseudo_masks.block": ("pseudo_masks.block=4",),
