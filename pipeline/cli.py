@@ -248,8 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    from pipeline.distributed import together
+
     try:
-        code = _main(arguments)
+        code = together(lambda: _main(arguments))
         sys.stdout.flush()
         return code
     except UserError as error:

@@ -34,6 +34,7 @@ from cache.refusals import REFUSALS, refusal
 from cache.store import Build
 from configs.errors import UserError
 from configs.schema import Config
+from pipeline import distributed
 from pipeline.graph import Plan, Stage
 from pipeline.progress import Board
 from stages.context import Shard, StageContext
@@ -167,7 +168,8 @@ class StageTask(luigi.Task):
         started = time.monotonic()
         _session.board.start(self.stage.name)
         progress = _session.board.counter(self.stage.name)
-        summary = module.run(context(self.plan, self.stage.slug, build, progress)) or {}
+        run = distributed.shared(module.run, self.plan, self.stage)
+        summary = run(context(self.plan, self.stage.slug, build, progress)) or {}
         images = summary.get("images", 0)
         build.commit(time.monotonic() - started, summary, images if isinstance(images, int) else 0)
 
