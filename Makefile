@@ -2,6 +2,7 @@
 # make test   lint, types and tests
 # make lint   lint and types only
 # make faults kills, races, full disks and damage, 20 times and more each; prints a table (FAULTS="--only kill --times 5")
+# make bench  every benchmark, and the tables of benchmarks/README.md; ARGS=--quick only shows that they run
 # make clean  remove the environment and the tools' caches; artifacts/ stays
 #
 # Each target makes the environment if needed. PYTHON=python3.12 picks the interpreter, VENV=DIR the environment's place,
@@ -17,12 +18,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: help demo test lint faults clean
+.PHONY: help demo test lint faults bench clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 demo: $(RUN_STAMP)
 	@$(BIN)/python run_pipeline.py Report --dataset shapes --workers $(WORKERS) $(ARGS)
@@ -39,6 +41,9 @@ lint: $(DEV_STAMP)
 
 faults: $(DEV_STAMP)
 	@$(BIN)/python -m tests.faults $(FAULTS)
+
+bench: $(BENCH_STAMP)
+	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 clean:
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache
@@ -63,4 +68,9 @@ $(RUN_STAMP): requirements.txt $(BIN)/python
 $(DEV_STAMP): requirements-dev.txt $(RUN_STAMP)
 	@echo "installing requirements-dev.txt"
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+$(BENCH_STAMP): requirements-bench.txt $(RUN_STAMP)
+	@echo "installing requirements-bench.txt"
+	@$(PIP) install -r requirements-bench.txt
 	@touch $@

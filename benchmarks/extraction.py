@@ -1,0 +1,57 @@
+"""What ExtractFeatures costs beside the bare forward pass of the same images.
+
+    python -m benchmarks.extraction [--quick] [--json FILE]
+
+The whole stage decodes, preprocesses, runs CLIP, converts and writes a shard with checksums. The other side gets the
+preprocessed images from memory and throws the result away. Same images, order, batch, precision and threads.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Check, Options, Report, main, paired, ratio, workspace
+from cache.h5 import ShardWriter
+from stages import features
+
+
+def run(options: Options) -> Report:
+    """Measure the stage and the forward passes in turn."""
+    count = 2 if options.quick else 64 if options.device == "cuda" else 6
+    with workspace(options, count) as space, tempfile.TemporaryDirectory() as folder:
+        space.make("PrepareDataset")
+        ctx, shard = space.context("features", Path(folder)), space.shard("features")
+        extractor = features.Extractor(ctx)
+        images = [extractor.load(image_id) for image_id in shard.ids]
+        path = Path(folder) / "shard.h5"
+
+        def stage() -> None:
+            with ShardWriter(path, features.KIND, features.fields(ctx.config)) as writer:
+                features.run_shard(ctx, shard, writer)
+
+        def bare() -> None:
+            sizes: dict[tuple[int, ...], list[int]] = {}
+            for index, image in enumerate(images):
+                sizes.setdefault(tuple(image.shape), []).append(index)
+            for members in sizes.values():
+                for first in range(0, len(members), extractor.batch):
+                    views = [images[index] for index in members[first : first + extractor.batch]]
+                    extractor.clip.dense(torch.cat(views), extractor.config.variant, extractor.config.decoder_blocks)
+
+        rounds = min(options.rounds, 3)
+        sides = paired({"whole stage": stage, "bare forward": bare}, rounds, 1000 / len(images), "ms an image")
+        whole = ratio(sides, "whole stage", "bare forward")
+        size = path.stat().st_size / len(images)
+        return Report(
+            f"{space.config.clip.model}, {space.config.features.size} px, {space.images}, batch {extractor.batch}",
+            sides,
+            [Check("whole stage over bare forward", whole, None if options.quick else 1.10)],
+            {"ms_per_image": sides[0].median, "bytes_per_image": size},
+        )
+
+
+if __name__ == "__main__":
+    main(__doc__, run)

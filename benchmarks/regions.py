@@ -1,0 +1,50 @@
+"""What region embeddings by masked attention cost beside masked crops, ten regions an image.
+
+    python -m benchmarks.regions [--quick] [--json FILE]
+
+ViT-B/16 with random weights at 512 px; the regions are ten vertical stripes of one image.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measure import Check, Options, Report, main, paired, ratio, scenes
+from configs.schema import ClipConfig, RegionsConfig
+from model.clip import FrozenClip
+from stages.regions import embed_regions
+
+REGIONS = 10
+
+
+def run(options: Options) -> Report:
+    """Measure both methods in turn."""
+    clip_name, size = ("shapes-vit", 64) if options.quick else ("ViT-B-16", 512)
+    clip = FrozenClip(ClipConfig(model=clip_name, weights="random"), options.device)
+    [image] = scenes(1, size)
+    grid = size // clip.patch
+    stripes = np.arange(2 * grid) * REGIONS // (2 * grid)
+    masks = np.broadcast_to(stripes == np.arange(REGIONS)[:, None, None], (REGIONS, 2 * grid, 2 * grid)).copy()
+    dense = np.zeros((grid, grid, clip.dim), np.float32)
+    configs = {method: RegionsConfig.model_validate({"method": method}) for method in ("crop", "attention")}
+
+    def embed(method: str) -> None:
+        embed_regions(clip, image, masks, dense, configs[method])
+
+    with FlopCounterMode(display=False) as counter:
+        embed("attention")
+    sides = paired({name: partial(embed, name) for name in configs}, options.rounds, unit="ms an image")
+    faster = ratio(sides, "crop", "attention")
+    return Report(
+        f"{clip_name}, {size} px, {REGIONS} regions",
+        sides,
+        [Check("attention faster than crop by", faster, None if options.quick else 6, "at least")],
+        {"ms_per_image": sides[1].median, "flop_per_image": counter.get_total_flops()},
+    )
+
+
+if __name__ == "__main__":
+    main(__doc__, run)

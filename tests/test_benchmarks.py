@@ -1,0 +1,112 @@
+"""Every benchmark imports, the cheap ones run in tiny sizes, and the page shows what the results say. No time is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import render
+from benchmarks.bench import NAMES, NEEDS
+from benchmarks.measure import Check, Options, Report, Side, paired, ratio, table, to_json
+
+QUICK = Options(quick=True, rounds=1)
+CHEAP = ("machine", "forward", "clustering", "regions", "matcher", "reads", "confusion", "scheduler")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_imports_and_says_how_to_run_it(name: str) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    assert f"python -m benchmarks.{name}" in module.__doc__
+    assert f"| `{name}` |" in render.README.read_text(encoding="utf-8")
+
+
+def test_no_benchmark_is_forgotten() -> None:
+    shared = {"__init__", "measure", "bench", "render"}
+    assert {path.stem for path in Path(render.__file__).parent.glob("*.py")} - shared == set(NAMES)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_a_cheap_benchmark_runs(name: str, tmp_path: Path) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    report = importlib.import_module(f"benchmarks.{name}").run(QUICK)
+    assert report.sides and report.checks
+    assert all(side.median > 0 for side in report.sides)
+    assert all(check.met is None for check in report.checks)  # a quick run judges nothing
+    assert report.sides[0].name in table(report, QUICK)
+    json.dumps(to_json(name, "why?", report, QUICK, 0.0), allow_nan=False)
+
+
+def test_sides_are_timed_in_turn() -> None:
+    order: list[str] = []
+    sides = paired({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
+    assert order == ["b", "a", "a", "b", "b", "a"]
+    assert [len(side.samples) for side in sides] == [2, 2]
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    sides = [Side("a", "ms", (10.0, 100.0, 1.0)), Side("b", "ms", (5.0, 50.0, 1.0))]
+    assert ratio(sides, "a", "b") == 2.0
+
+
+def test_a_target_is_a_bound_on_one_side() -> None:
+    assert Check("x", 1.1, 1.1).met and not Check("x", 1.2, 1.1).met
+    assert Check("x", 4.0, 4.0, "at least").met and not Check("x", 3.9, 4.0, "at least").met
+
+
+def write(folder: Path, name: str, report: Report, **options: Any) -> None:
+    value = to_json(name, "why?", report, dataclasses.replace(Options(), **options), 1.0)
+    (folder / f"{name}.json").write_text(json.dumps(value))
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    """So that no number in it is typed by hand."""
+    text = render.README.read_text(encoding="utf-8")
+    assert render.updated(text, render.load(render.RESULTS)) == text
+
+
+def test_floors_and_plan_follow_from_the_results(tmp_path: Path) -> None:
+    side = [Side("a", "ms", (1.0,))]
+    rates = {"matrix_gflops": 100.0, "copy_gb": 10.0, "disk_gb": 1.0}
+    write(tmp_path, "machine", Report("", side, [], rates), threads=2)
+    write(
+        tmp_path, "forward", Report("", side, [Check("share", 55.0, 60.0, "at least", "%")], {"flop_per_image": 2e11})
+    )
+    write(tmp_path, "extraction", Report("", side, [], {"ms_per_image": 2500.0, "bytes_per_image": 5e6}))
+    stages = {"features": (2000.0, 5e6), "pseudo_masks": (10.0, 500.0), "regions": (90.0, 1000.0)}
+    chain = {f"{name}_ms_per_image": ms for name, (ms, _) in stages.items()}
+    chain |= {f"{name}_bytes_per_image": size for name, (_, size) in stages.items()}
+    write(tmp_path, "chain", Report("", side, [], chain))
+    costs = {"add_ms_1000": 0.01, "done_ms_1000": 0.01, "ask_ms_1000": 1.0}
+    write(tmp_path, "scheduler", Report("", side, [], costs))
+    write(tmp_path, "reads", Report("", side, [], {}), quick=True)  # measured nothing
+    page = render.page(render.load(tmp_path))
+    assert "| ExtractFeatures | 200 | 5 | 2,000 | 2,500 | 1.25 |" in page  # 200 GFLOP at 100 GFLOP/s are 2 s
+    assert "55 % | at least 60 % | **not met**" in page
+    assert "`reads`" not in page
+    row = next(line for line in page.splitlines() if line.startswith("| 10 M |"))
+    # 10 M x 2 s = 5,556 h; 10 M x 5 MB = 50 TB; 3 stages of 78,125 shards, three calls each
+    assert [cell.strip() for cell in row.split("|")[2:9]] == [
+        "5,556",
+        "27.8",
+        "250",
+        "50 TB",
+        "15 GB",
+        "234,375",
+        "703,125",
+    ]
+    assert "1,239 shards on" in page  # 1 % of 1.28 s is 12.8 ms = 0.02 ms + 1 us x n / 2, less rounding
