@@ -22,7 +22,7 @@ def run(options: Options) -> Report:
     shards, images, shape = (2, 4, (4, 4, 8)) if options.quick else (2, 128, (32, 32, 768))
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
-        folder, ids = Path(name), []
+        folder, ids = Path(name), list[str]()
         flat = np.lib.format.open_memmap(folder / "flat.npy", "w+", np.float16, (shards * images, *shape))
         for shard in range(shards):
             with ShardWriter(

@@ -155,15 +155,23 @@ def plan(results: Results, suffix: str) -> str:
                 f"{max(SHARD, math.ceil(images / most)):,}",
             )
         )
-    head = ("images", "features, h", "pseudo masks, h", "regions, h", "features", "masks and regions", "shards")
+    head: tuple[str, ...] = (
+        "images",
+        "features, h",
+        "pseudo masks, h",
+        "regions, h",
+        "features",
+        "masks and regions",
+        "shards",
+    )
     head += ("scheduler calls", "scheduler, h", "images a shard for 1 %")
     text = (
         f"**Plan for internet scale** ({'GPU' if suffix else 'CPU'}; hours of one such machine, {SHARD} images a shard)"
     )
     note = (
-        "The last column is the shard size at which one scheduler costs at most 1 % of the work. Dense features are by far "
-        "the most bytes: where they do not fit, extract and cluster a part of the images at a time and let `gc` take the "
-        "features, or train online, which reads masks and regions alone."
+        "The last column is the shard size at which one scheduler costs at most 1 % of the work of one machine. Dense "
+        "features are by far the most bytes. Where they do not fit, training computes them (`train.features=online`); "
+        "it then reads pseudo masks and regions alone, which are made of one part of the images after the other."
     )
     return f"{text}\n\n{markdown(head, rows)}\n\n{note}"
 
@@ -184,9 +192,9 @@ def scheduler(results: Results) -> str:
     work = SHARD * min(facts[f"{stage}_ms_per_image"] for stage in STAGES)
     bend, wall = (2 * (share * work - add) / ask for share in (BUDGET, 1.0))
     return (
-        f"**Where the scheduler bends**: every request for work looks at all open shards, {1000 * ask:.3g} us each here. "
-        f"For the cheapest stage, {number(work / 1000)} s a shard of {SHARD} images, it costs {BUDGET:.0%} of the work from "
-        f"{max(0, round(bend)):,} shards on, and keeps a single worker waiting as long as it works at {round(wall):,}."
+        f"**Where the scheduler bends**: every request for work looks at all open shards, {1000 * ask:.3g} us each "
+        f"here. For the cheapest stage, {number(work / 1000)} s a shard of {SHARD} images, it costs {BUDGET:.0%} of "
+        f"the work of one machine from {max(0, round(bend)):,} shards on, and as much as the work at {round(wall):,}."
     )
 
 
