@@ -67,16 +67,16 @@ class Board:
         """Count something up, by every process that does it; returns how many there are now."""
         return self.store.add(f"count/{name}", more)
 
-    def fail(self, failure: dict[str, Any]) -> None:
-        """Say why this process cannot go on; the first to say so is heard."""
-        if self.count("failures") == 1:
-            self.store.set("failure", json.dumps(failure | {"rank": self.rank}))
+    def fail(self, number: int, failure: dict[str, Any]) -> None:
+        """Say why this process cannot do what a message asks for; the first to say so is heard."""
+        if self.count(f"failures/{number}") == 1:
+            self.store.set(f"failure/{number}", json.dumps(failure | {"rank": self.rank}))
 
-    def failure(self, seconds: float = 0.0) -> dict[str, Any] | None:
-        """Return why another process could not go on, or None if none has said so within this time."""
+    def failure(self, number: int, seconds: float = 0.0) -> dict[str, Any] | None:
+        """Return why another process could not do it, or None if none has said so within this time."""
         end = time.monotonic() + seconds
         while True:
-            found = self._value("failure")
+            found = self._value(f"failure/{number}")
             if found is not None or time.monotonic() >= end:
                 return found
             time.sleep(POLL_SECONDS)

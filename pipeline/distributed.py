@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TRAINING = "train"  # slug of the stage that is shared
 IDLE_SECONDS = 0.5  # how often a waiting process looks for a message
 GOODBYE_SECONDS = 5.0  # for the others to hear that it is over
-CAUSE_SECONDS = 10.0  # for the first process to say what went wrong, before another does
+CAUSE_SECONDS = 30.0  # for the first process to notice a failure, before another says it
 KEPT = "finished stages and the last checkpoint are kept, the same command goes on from there"
 ERRORS = {error.exit_code: error for error in (ConfigError, DataError, CorruptError)}
 
@@ -129,16 +129,19 @@ def _train_first(run: Run, ctx: StageContext, plan: Plan) -> Any:
     try:
         return _join(board, run, ctx, number)
     except Exception as error:
-        raise _cause(board, error) from error
+        cause = _cause(board, error, number)
+        with contextlib.suppress(RuntimeError):
+            board.post({"do": "failed"})
+        raise cause from error
 
 
-def _cause(board: Board, error: Exception) -> Exception:
+def _cause(board: Board, error: Exception, number: int) -> Exception:
     """Return what another process says went wrong, if this one only lost it."""
     from model.rendezvous import is_loss
 
     if not is_loss(error):
         return error
-    failure = board.failure(2.0)
+    failure = board.failure(number, 2.0)
     if failure is None:
         return UserError(f"a process that takes part in the training was lost; {KEPT}")
     return _failed(failure)
@@ -177,20 +180,40 @@ def _following(board: Board) -> int:
 
 
 def _obey(board: Board) -> int:
-    number = 0
+    number, failed, until = 0, None, 0.0
     while True:
         message = board.message(number)
         if message is None:
+            if failed and time.monotonic() > until:
+                raise failed
             time.sleep(IDLE_SECONDS)
-        elif message["do"] == "end":
+            continue
+        number += 1
+        if message["do"] == "end":
             board.count("gone")
             return int(message["code"])
+        if message["do"] == "failed":  # the first process says why, or begins again
+            failed = None
         else:
-            try:
-                _train_other(board, message, number)
-            except Exception as error:
-                return _give_up(board, error)
-            number += 1
+            failed, until = _attempt(board, message, number - 1), time.monotonic() + CAUSE_SECONDS
+
+
+def _attempt(board: Board, message: dict[str, Any], number: int) -> Exception | None:
+    """Take part in one training; tells the first process of a failure, and returns it."""
+    from model.rendezvous import is_loss
+
+    try:
+        _train_other(board, message, number)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exception(error)
+        if not is_loss(error):
+            user = isinstance(error, UserError)
+            text = " ".join(str(error).split())
+            code = error.exit_code if isinstance(error, UserError) else 1
+            board.fail(number, {"code": code, "message": text if user else f"{type(error).__name__}: {text}"})
+        return error
+    return None
 
 
 def _train_other(board: Board, message: dict[str, Any], number: int) -> None:
@@ -202,28 +225,6 @@ def _train_other(board: Board, message: dict[str, Any], number: int) -> None:
     module = importlib.import_module(plan.stages[TRAINING].module)
     ctx = StageContext(plan.slice(TRAINING), inputs, Path(message["out"]), plan.config.runtime, root)
     _join(board, module.run, ctx, number)
-
-
-def _give_up(board: Board, error: Exception) -> int:
-    """Tell the first process, which speaks for all; if it does not, raise the error here."""
-    from model.rendezvous import is_loss
-
-    if "--debug" in sys.argv:
-        traceback.print_exception(error)
-    if not is_loss(error):
-        user = isinstance(error, UserError)
-        text = " ".join(str(error).split())
-        board.fail(
-            {
-                "code": error.exit_code if isinstance(error, UserError) else 1,
-                "message": text if user else f"{type(error).__name__}: {text}",
-            }
-        )
-    code = _last_word(board, CAUSE_SECONDS)
-    if code is None:
-        raise error
-    board.count("gone")
-    return code
 
 
 def _last_word(board: Board, seconds: float) -> int | None:
@@ -275,7 +276,7 @@ def _join(board: Board, run: Run, ctx: StageContext, number: int) -> Any:
     device = device_of(ctx)
     board.count(f"ready/{number}")
     while board.count(f"ready/{number}", 0) < board.size:
-        if failure := board.failure():
+        if failure := board.failure(number):
             raise _failed(failure)
         time.sleep(IDLE_SECONDS / 5)
     with group(board, f"group/{number}", device):
