@@ -331,7 +331,7 @@ def _main(arguments: list[str]) -> int:
     elif options.verb == "plan":
         stage = plan.named(options.stage)
         if options.force:
-            plan = Plan(config, stage.slug, "dry run")
+            plan = plan.superseding(stage.slug)
         print(show.plan_json(plan, stage) if options.json else "\n".join(show.plan_lines(plan, stage)))
     elif options.json:
         print(show.status_json(plan))

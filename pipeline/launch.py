@@ -82,9 +82,9 @@ def launch(plan: Plan, stage: Stage, options: Options) -> int:
     Raises:
         UserError: the raw files or weights that decide about keys are not there; nothing was run.
     """
-    if options.force:
-        plan = plan.superseding(stage.slug)
     _compare_raw_files(plan, stage, options)
+    if options.force:  # names the manifest that is there now, which a comparison may have written anew
+        plan = plan.superseding(stage.slug)
     before = plan.states([stage.slug])
     code = 0 if before[stage.slug].fresh else _run(plan, stage, before, options)
     if code:

@@ -82,7 +82,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             checked[split].append(result)
         ctx.progress(done, len(jobs))
     _refuse(errors, ctx.out / BAD_FILES)
-    _refuse_unlabelled(ctx, checked)
+    _refuse_unlabelled(ctx, source, checked)
     _write(ctx.out / "images.json", {split: [item.image for item in checked[split]] for split in SPLITS})
     for split in SPLITS:
         _write(ctx.out / f"{split}.json", {"images": [item.labels for item in checked[split]]})
@@ -219,13 +219,14 @@ def _check_all(ctx: StageContext, source: Source, jobs: Sequence[tuple[str, str]
     return in_order(check, jobs, ctx.runtime.threads)
 
 
-def _refuse_unlabelled(ctx: StageContext, checked: dict[str, list[Checked]]) -> None:
+def _refuse_unlabelled(ctx: StageContext, source: Source, checked: dict[str, list[Checked]]) -> None:
     """Refuse a split without a single labelled pixel: nothing could be learnt, or measured. A trial may be so."""
     if getattr(ctx.config.data, "images", ()):
         return
-    folder, wanted = ctx.config.data.mask_folder, {"train": "a seen class", "val": "any class"}
+    wanted = {"train": "a seen class", "val": "any class"}
     for split, items in checked.items():
         if not any(item.labelled for item in items):
+            folder = source.mask_path(source.ids(split)[0]).parent
             raise DataError(
                 f"no mask of the {split} list has a pixel of {wanted[split]} (images: {len(items)}): mend the masks in "
                 f"{folder}, or choose another list: --set data.{split}_split=NAME"

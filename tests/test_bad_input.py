@@ -388,7 +388,7 @@ MASKS = [
         "all void, every training mask",
         lambda p: [p.mask(blocks(255), i) for i in ("t0", "t1")],
         message="no mask of the train list has a pixel of a seen class (images: 2): mend the masks in "
-        "SegmentationClassAug, or choose another list: --set data.train_split=NAME",
+        "{root}/VOCdevkit/VOC2012/SegmentationClassAug, or choose another list: --set data.train_split=NAME",
     ),
     Row(
         "unseen classes only, every training mask",
