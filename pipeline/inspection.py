@@ -31,8 +31,8 @@ MORE: Mapping[str, tuple[str, ...]] = {
     "quality": ("pretrain",),
 }
 READS = (
-    *("data", "features", "pseudo_masks", "regions", "decoder", "train"),
-    *("clip.model", "clip.weights", "clip.seed", "classes.seen", "classes.seen_ids"),
+    *("data", "clip", "features", "pseudo_masks", "regions", "decoder", "train"),
+    *("classes.seen", "classes.seen_ids"),
 )
 
 

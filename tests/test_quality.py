@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import Chain
+from handmade import TINY, Chain
 from PIL import Image
 
 from configs.classes import load_classes
 from configs.errors import DataError
+from pipeline.cli import main
 from stages import features, text
 from stages.context import StageContext
 from stages.datasets import open_source
@@ -72,6 +73,18 @@ def test_unseen_labels_change_no_number(chain: Chain, tmp_path: Path) -> None:
     assert found == blind
     assert found.images == 6 and found.objects > 0 and 0 < found.iou <= 1
     assert set(found.true_regions) == {"crop", "attention", "mean"}
+
+
+def test_the_verb_prints_every_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--dataset", "shapes", "--artifacts", str(tmp_path), "--set", *TINY, "runtime.threads=1"]
+    assert main(["inspect", "quality", *options]) == 3  # nothing is cached yet
+    for stage in ("ExtractFeatures", "EmbedText"):
+        assert main([stage, *options]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "quality", "--limit", "3", *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("3 training images with ")
+    assert all(f"annotated region named right ({method})" in printed for method in ("crop", "attention", "mean"))
 
 
 def test_images_without_annotation_are_refused(chain: Chain, tmp_path: Path) -> None:
