@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 TRAINING = "train"  # slug of the stage that is shared
 IDLE_SECONDS = 0.5  # how often a waiting process looks for a message
 GOODBYE_SECONDS = 5.0  # for the others to hear that it is over
+READY_SECONDS = 60.0  # for all to open the inputs, once training is called for; each has imported torch by then
 CAUSE_SECONDS = 30.0  # for the first process to notice a failure, before another says it
 KEPT = "finished stages and the last checkpoint are kept, the same command goes on from there"
 ERRORS = {error.exit_code: error for error in (ConfigError, DataError, CorruptError)}
@@ -275,9 +276,12 @@ def _join(board: Board, run: Run, ctx: StageContext, number: int) -> Any:
     use_threads(ctx.runtime.threads or max(1, len(os.sched_getaffinity(0)) // local_size()))
     device = device_of(ctx)
     board.count(f"ready/{number}")
+    end = time.monotonic() + READY_SECONDS
     while board.count(f"ready/{number}", 0) < board.size:
         if failure := board.failure(number):
             raise _failed(failure)
+        if time.monotonic() > end:  # a process that was killed says nothing
+            raise UserError(f"a process that takes part in the training was lost; {KEPT}")
         time.sleep(IDLE_SECONDS / 5)
     with group(board, f"group/{number}", device):
         return run(ctx)
