@@ -229,7 +229,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     model = build_decoder(ctx.config.decoder, width, len(blocks), text.shape[1], max(blocks), config.seed).to(device)
     tower = token_tower(ctx) if data.online else None
     criterion = SplitCriterion(config, ctx.config.decoder, text, ctx.config.pseudo_masks.merge, group).to(device)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr, fused=True)
     start = _resume(ctx, model, optimizer, device, group)
     writes = group.rank == 0
     with MetricLog(ctx.out, start) if writes else contextlib.nullcontext() as log:
