@@ -196,7 +196,11 @@ class RegionsConfig(Section):
         description="CLS of the masked crop, CLS that attends to the region only, or mean dense feature (ablation).",
     )
     expand: Annotated[float, Field(ge=1.0)] = Field(1.1, description="Crop box side over region box side.")
-    blocks: Positive = Field(2, description="For `attention`: how many last blocks see only the region.")
+    blocks: Positive = Field(
+        3,
+        description="For `attention`: how many last blocks see only the region; the block before them is best one of "
+        "features.decoder_blocks, whose cached tokens then save all blocks up to it (9 of ViT-B/16's 12).",
+    )
 
 
 class DecoderConfig(Section):

@@ -50,11 +50,13 @@ class DenseOutput:
         cls: image embedding in CLIP space, not normalised. Shape: (B, D).
         dense: dense features in CLIP space, L2-normalised. Shape: (B, h, w, D).
         tokens: output tokens of the asked-for blocks. Shapes: (B, h, w, width).
+        prefixes: the tokens before those of the patches, of the same blocks: CLS, or none. Shapes: (B, p, width).
     """
 
     cls: Tensor
     dense: Tensor
     tokens: dict[int, Tensor]
+    prefixes: dict[int, Tensor]
 
 
 def register_models() -> None:
@@ -455,15 +457,17 @@ class FrozenClip(nn.Module):
         Source: paper (cluster dense CLIP features); variants are choices, see `model.towers`.
         """
         x, grid = self.tower.embed(images.to(self.device))
-        outputs: list[Tensor] = []
+        first = self.tower.prefix
+        tokens: dict[int, Tensor] = {}
+        prefixes: dict[int, Tensor] = {}
         before = x
         for index in range(self.depth):
             before = x
             x = self.tower.block(index, x)
-            outputs.append(x)
-        tokens = {index: outputs[index - 1][:, self.tower.prefix :].unflatten(1, grid) for index in decoder_blocks}
+            if index + 1 in decoder_blocks:
+                tokens[index + 1], prefixes[index + 1] = x[:, first:].unflatten(1, grid), x[:, :first]
         flat = self.tower.dense(before, x, variant)
-        return DenseOutput(self.tower.pool(x), F.normalize(flat.unflatten(1, grid), dim=-1), tokens)
+        return DenseOutput(self.tower.pool(x), F.normalize(flat.unflatten(1, grid), dim=-1), tokens, prefixes)
 
     @torch.inference_mode()
     def encode_regions(self, images: Tensor, regions: Sequence[Tensor], blocks: int) -> list[Tensor]:
@@ -485,9 +489,26 @@ class FrozenClip(nn.Module):
 
         Source: choice.
         """
-        x, grid = self.tower.embed(images.to(self.device))
+        plain = self.tower.plain_blocks(blocks)
+        if not any(len(region) for region in regions):
+            return [torch.zeros(0, self.dim, device=self.device) for _ in regions]
+        x, _ = self.tower.embed(images.to(self.device))
+        for index in range(plain):
+            x = self.tower.block(index, x)
+        return self.encode_regions_of(x, regions, blocks)
+
+    @torch.inference_mode()
+    def encode_regions_of(self, tokens: Tensor, regions: Sequence[Tensor], blocks: int) -> list[Tensor]:
+        """As `encode_regions`, from the tokens after the plain blocks (`tower.plain_blocks`), such as cached ones.
+
+        Args:
+            tokens: Shape: (B, prefix + h*w, width).
+            regions: Shapes: (R_i, h*w), bool.
+            blocks: how many last blocks are masked.
+        """
+        x = tokens.to(self.device)
         count = max((len(region) for region in regions), default=0)
-        allowed = torch.zeros(len(x), count, grid[0] * grid[1], dtype=torch.bool, device=x.device)
+        allowed = torch.zeros(len(x), count, x.shape[1] - self.tower.prefix, dtype=torch.bool, device=x.device)
         for index, region in enumerate(regions):
             allowed[index, : len(region)] = region.to(x.device)
             allowed[index, len(region) :] = True  # rows of no region: anything but empty

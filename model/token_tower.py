@@ -94,7 +94,7 @@ class TokenTower:
             if prompts is not None:
                 entering = prompts[index].expand(len(x), -1, -1).to(x.dtype)
                 x = torch.cat([x[:, :first], entering, x[:, first:]], 1)
-            x = tower.masked_block(index, x, mask)
+            x = tower.block(index, x, mask)
             if count:
                 x = torch.cat([x[:, :first], x[:, first + count :]], 1)
             if index + 1 in self.blocks:

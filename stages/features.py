@@ -31,14 +31,14 @@ Arrays = dict[str, NDArray[Any]]
 def fields(config: Any) -> dict[str, Field]:
     """Schema of a shard, all float16: `cls` (D), `dense` (h, w, D), `tokens_<block>` (h, w, width).
 
+    `prefix_<block>` (p, width): that block's tokens before those of the patches, from which EmbedRegions goes on.
     With `features.shifts` s > 1 also `stitched` (s*h, s*w, D or width): what is to be clustered, at sub-token offsets.
     """
     maps = [f"tokens_{block}" for block in config.features.decoder_blocks]
     if config.features.shifts > 1:
         maps.append("stitched")
-    return {"cls": Field("float16", lead=0), "dense": Field("float16", lead=2)} | {
-        name: Field("float16", lead=2) for name in maps
-    }
+    vectors = {f"prefix_{block}": Field("float16", lead=1) for block in config.features.decoder_blocks}
+    return {"cls": Field("float16", lead=0), **vectors} | {name: Field("float16", lead=2) for name in ["dense", *maps]}
 
 
 def shifted_views(image: Tensor, shifts: int, patch: int) -> Tensor:
@@ -115,7 +115,9 @@ class Extractor:
     def _forward(self, images: list[Tensor]) -> Iterator[Arrays]:
         """One forward pass of all views of images of one size."""
         out = self.clip.dense(torch.cat(images), self.config.variant, self.config.decoder_blocks)
-        maps = {"cls": out.cls, "dense": out.dense, **{f"tokens_{block}": map for block, map in out.tokens.items()}}
+        maps = {"cls": out.cls, "dense": out.dense}
+        maps |= {f"tokens_{block}": value for block, value in out.tokens.items()}
+        maps |= {f"prefix_{block}": value for block, value in out.prefixes.items()}
         halves = {name: value.half().unflatten(0, (len(images), -1)) for name, value in maps.items()}  # (B, V, ...)
         for row in range(len(images)):
             arrays = {name: value[row, 0].cpu().numpy() for name, value in halves.items()}

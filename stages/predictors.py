@@ -19,7 +19,7 @@ from model.clip import FrozenClip
 from model.query_decoder import QueryDecoder, QueryOutput
 from model.segmenter import fuse, normalise_scores, query_probabilities
 from stages.pseudo_masks import cluster
-from stages.regions import embed_regions, masks_of
+from stages.regions import RegionItem, embed_regions, masks_of
 
 Pixels = Callable[[], NDArray[np.uint8]]
 """Reads an image or window, (H, W, 3) uint8; called only where its pixels matter."""
@@ -82,8 +82,8 @@ class DecoderPredictor:
         if asked.any():
             chosen = masks[asked].cpu().numpy()
             dense = self._dense(image, maps[0].shape[1], maps[0].shape[2])
-            embedded = embed_regions(self.clip, image, chosen, dense, self.regions).to(self.text.device)
-            named[asked] = (self.temperature * embedded @ self.text.T).softmax(-1)
+            [embedded] = embed_regions(self.clip, [RegionItem(chosen, dense, image)], self.regions)
+            named[asked] = (self.temperature * embedded.to(self.text.device) @ self.text.T).softmax(-1)
         return named
 
     def _dense(self, image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
@@ -125,6 +125,6 @@ def region_scores(
         Shape: (C, H', W').
     """
     found = masks_of(cluster(points, masks))
-    embedded = embed_regions(clip, image, found, dense, regions).to(text.device)
-    named = (temperature * embedded @ text.T).softmax(-1)
+    [embedded] = embed_regions(clip, [RegionItem(found, dense, image)], regions)
+    named = (temperature * embedded.to(text.device) @ text.T).softmax(-1)
     return torch.einsum("rc,rhw->chw", named, torch.from_numpy(found).to(named))

@@ -24,7 +24,7 @@ from stages.datasets import open_source
 from stages.datasets.images import read_image, read_seen_labels
 from stages.frozen import frozen_clip
 from stages.pseudo_masks import cluster, clustered_field
-from stages.regions import embed_regions
+from stages.regions import RegionItem, embed_regions
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -111,8 +111,8 @@ class _Naming:
     def add(self, kind: str, method: str, image: Bytes, dense: Floats, masks: Masks, labels: Ids) -> None:
         """Embed masks (T, H', W') of one image by a method and compare their names with the labels (T,)."""
         config = self.config.model_copy(update={"method": method})
-        embedded = embed_regions(self.clip, image, masks, dense, config).numpy()
-        self.right.setdefault(kind, []).extend((embedded @ self.text.T).argmax(1) == labels)
+        [embedded] = embed_regions(self.clip, [RegionItem(masks, dense, image)], config)
+        self.right.setdefault(kind, []).extend((embedded.numpy() @ self.text.T).argmax(1) == labels)
 
     def share(self, kind: str) -> float:
         """Share named right."""

@@ -2,11 +2,15 @@
 
 Source: paper (CLS tokens of regions). How is a choice: `crop` embeds the masked crop (after CLIP-to-Seg and zsseg),
 `attention` gives each region a CLS token that sees the region's patches only, `mean` averages dense features (an
-ablation).
+ablation). Where the tokens that enter the last `regions.blocks` blocks are cached (one of `features.decoder_blocks`),
+`attention` goes on from there: no image is read, and of ViT-B/16's 12 blocks 9 are saved.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,10 +26,13 @@ from model.clip import FrozenClip
 from stages.context import Shard, StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_image
-from stages.frozen import frozen_clip
+from stages.frozen import device_of, frozen_clip
+from stages.in_order import in_order
 from stages.resize import resize_share
 
 KIND = "regions"
+CROPS = 64
+"""Crops a forward pass, unless one image has more."""
 
 
 def fields(config: Any) -> dict[str, Field]:
@@ -77,25 +84,72 @@ def region_crops(
     return crops
 
 
-def embed_crops(clip: FrozenClip, image: NDArray[np.uint8], masks: NDArray[np.bool_], expand: float) -> Tensor:
-    """CLS embeddings of the masked crops of one image's regions. Returns (R, D), unit length, on the CPU."""
+@dataclass(frozen=True)
+class RegionItem:
+    """One image, its regions, and what they are embedded from.
+
+    Args:
+        masks: one a region; they may overlap. Shape: (R, H', W'), bool.
+        dense: dense features, which `mean` averages, and whose grid `attention` uses. Shape: (h, w, D), float32.
+        image: RGB; not needed by `mean`, nor by `attention` with `tokens`. Shape: (H, W, 3), uint8.
+        tokens: for `attention`, cached output of the tower's plain blocks. Shape: (prefix + h * w, width), float32.
+    """
+
+    masks: NDArray[np.bool_]
+    dense: NDArray[np.float32]
+    image: NDArray[np.uint8] | None = None
+    tokens: NDArray[np.float32] | None = None
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The image where it cannot be done without."""
+        if self.image is None:
+            raise ValueError("these regions are embedded from pixels: give the image")
+        return self.image
+
+
+def embed_crops(clip: FrozenClip, items: Sequence[RegionItem], expand: float) -> list[Tensor]:
+    """CLS embeddings of the masked crops of some images' regions, in forward passes shared by the images."""
     fill = np.array([round(255 * value) for value in clip.mean], np.uint8)
-    crops = region_crops(image, masks, clip.native, expand, fill)
-    if len(crops) == 0:
-        return torch.zeros(0, clip.dim)
-    batch = torch.stack([clip.preprocess(crop, clip.native, clip.native) for crop in crops])
-    return F.normalize(clip.encode_image(batch).float(), dim=-1).cpu()
+    crops = [
+        clip.preprocess(crop, clip.native, clip.native)
+        for item in items
+        for crop in region_crops(item.pixels, item.masks, clip.native, expand, fill)
+    ]
+    if not crops:
+        return [torch.zeros(0, clip.dim) for _ in items]
+    # never less than an image's crops: on the CPU an image comes alone, and is one batch whatever its neighbours
+    size = max(CROPS, *(len(item.masks) for item in items))
+    parts = [clip.encode_image(torch.stack(crops[i : i + size])) for i in range(0, len(crops), size)]
+    embedded = F.normalize(torch.cat(parts).float(), dim=-1).cpu()
+    return list(embedded.split([len(item.masks) for item in items]))
 
 
-def embed_attention(
-    clip: FrozenClip, image: NDArray[np.uint8], masks: NDArray[np.bool_], grid: tuple[int, int], blocks: int
-) -> Tensor:
-    """CLS embeddings by masked attention for one image's regions. Returns (R, D), unit length, on the CPU."""
+def embed_attention(clip: FrozenClip, items: Sequence[RegionItem], blocks: int) -> list[Tensor]:
+    """CLS embeddings by masked attention; images of equal grid share forward passes, which cached tokens shorten."""
+    groups: dict[tuple[tuple[int, int], bool], list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        groups[(item.dense.shape[0], item.dense.shape[1]), item.tokens is None].append(index)
+    results: dict[int, Tensor] = {}
+    for (grid, from_pixels), members in groups.items():
+        chosen = [items[index] for index in members]
+        regions = [covered_tokens(item.masks, grid) for item in chosen]
+        if from_pixels:
+            size = (grid[0] * clip.patch, grid[1] * clip.patch)
+            images = torch.stack([clip.preprocess(item.pixels, *size) for item in chosen])
+            embedded = clip.encode_regions(images, regions, blocks)
+        else:
+            tokens = torch.stack([torch.from_numpy(item.tokens) for item in chosen if item.tokens is not None])
+            embedded = clip.encode_regions_of(tokens, regions, blocks)
+        results.update(zip(members, (F.normalize(e.float(), dim=-1).cpu() for e in embedded), strict=True))
+    return [results[index] for index in range(len(items))]
+
+
+def covered_tokens(masks: NDArray[np.bool_], grid: tuple[int, int]) -> Tensor:
+    """Tokens that belong to each region: those it covers by half. (R, H', W') bool -> (R, h * w), bool, never empty."""
     shares = resize_share(masks.astype(np.float32), *grid).reshape(len(masks), grid[0] * grid[1])
     # a region narrower than a token still sees the token that it covers most
-    tokens = torch.from_numpy((shares >= 0.5) | (shares >= shares.max(1, keepdims=True, initial=0)))
-    pixels = clip.preprocess(image, grid[0] * clip.patch, grid[1] * clip.patch)[None]
-    return F.normalize(clip.encode_regions(pixels, [tokens], blocks)[0].float(), dim=-1).cpu()
+    return torch.from_numpy((shares >= 0.5) | (shares >= shares.max(1, keepdims=True, initial=0)))
 
 
 def embed_mean(dense: NDArray[np.float32], masks: NDArray[np.bool_]) -> Tensor:
@@ -104,41 +158,71 @@ def embed_mean(dense: NDArray[np.float32], masks: NDArray[np.bool_]) -> Tensor:
     return F.normalize(torch.einsum("rhw,hwd->rd", shares, torch.from_numpy(dense)), dim=-1)
 
 
-def embed_regions(
-    clip: FrozenClip,
-    image: NDArray[np.uint8],
-    masks: NDArray[np.bool_],
-    dense: NDArray[np.float32],
-    config: RegionsConfig,
-) -> Tensor:
-    """Embed one image's regions by the method of the config.
+def embed_regions(clip: FrozenClip, items: Sequence[RegionItem], config: RegionsConfig) -> list[Tensor]:
+    """Embed the regions of some images by the method of the config.
 
     Args:
         clip: the frozen CLIP.
-        image: RGB. Shape: (H, W, 3), uint8.
-        masks: Shape: (R, H', W'), bool.
-        dense: dense features, which `mean` averages, and whose grid `attention` uses. Shape: (h, w, D).
+        items: the images; those of one call may share forward passes, which changes last bits.
         config: see RegionsConfig.
 
     Returns:
-        Shape: (R, D), float32, unit length, on the CPU.
+        For each image its regions' embeddings, unit length, on the CPU. Shapes: (R, D), float32.
     """
     if config.method == "mean":
-        return embed_mean(dense, masks)
+        return [embed_mean(item.dense, item.masks) for item in items]
     if config.method == "crop":
-        return embed_crops(clip, image, masks, config.expand)
-    return embed_attention(clip, image, masks, (dense.shape[0], dense.shape[1]), config.blocks)
+        return embed_crops(clip, items, config.expand)
+    return embed_attention(clip, items, config.blocks)
+
+
+class _Loader:
+    """Reads what the embedding of an image's regions needs, and no more.
+
+    Args:
+        ctx: context of the stage.
+        clip: whose tower says which cached tokens `attention` can go on from.
+        split: of the shard.
+    """
+
+    def __init__(self, ctx: StageContext, clip: FrozenClip, split: str) -> None:
+        self.labels, self.features = (ctx.inputs[name].shards(split) for name in ("pseudo_masks", "features"))
+        self.source = open_source(ctx.config.data, ctx.data_root)
+        config: RegionsConfig = ctx.config.regions
+        self.block, self.needs_image = 0, config.method != "mean"
+        if config.method == "attention":
+            plain = clip.tower.plain_blocks(config.blocks)
+            if f"tokens_{plain}" in self.features.fields:
+                self.block, self.needs_image = plain, False
+
+    def __call__(self, ids: Sequence[str]) -> list[RegionItem]:
+        """Read some images."""
+        return [self._item(image_id) for image_id in ids]
+
+    def _item(self, image_id: str) -> RegionItem:
+        dense = self.features.read(image_id, "dense").astype(np.float32)
+        image = read_image(self.source.image_path(image_id)) if self.needs_image else None
+        tokens = None
+        if self.block:
+            first = self.features.read(image_id, f"prefix_{self.block}")
+            patches = self.features.read(image_id, f"tokens_{self.block}")
+            tokens = np.concatenate([first, patches.reshape(-1, patches.shape[-1])]).astype(np.float32)
+        return RegionItem(masks_of(self.labels.read(image_id, "labels")), dense, image, tokens)
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
-    """Embed the regions of one shard's images, in id order."""
-    labels = ctx.inputs["pseudo_masks"].shards(shard.split)
-    features = ctx.inputs["features"].shards(shard.split)
-    source = open_source(ctx.config.data, ctx.data_root)
+    """Embed the regions of one shard's images, in id order; the next images are read meanwhile.
+
+    On the CPU every image is its own batch, so that its bytes do not depend on its neighbours; see `stages.features`.
+    """
     clip = frozen_clip(ctx)
-    for done, image_id in enumerate(shard.ids, 1):
-        image = read_image(source.image_path(image_id))
-        dense = features.read(image_id, "dense").astype(np.float32)
-        embedded = embed_regions(clip, image, masks_of(labels.read(image_id, "labels")), dense, ctx.config.regions)
-        writer.add(image_id, embeddings=embedded.half().numpy())
-        ctx.progress(done, len(shard.ids))
+    load = _Loader(ctx, clip, shard.split)
+    size = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
+    chunks = [shard.ids[start : start + size] for start in range(0, len(shard.ids), size)]
+    done = 0
+    # one thread: a ShardSet is not shared between threads
+    for ids, items in zip(chunks, in_order(load, chunks, threads=1), strict=True):
+        for image_id, embedded in zip(ids, embed_regions(clip, items, ctx.config.regions), strict=True):
+            writer.add(image_id, embeddings=embedded.half().numpy())
+            done += 1
+            ctx.progress(done, len(shard.ids))

@@ -6,8 +6,9 @@ import torch
 
 from configs.schema import ClipConfig, RegionsConfig
 from model.clip import FrozenClip
-from stages.regions import embed_attention, embed_crops, embed_mean, embed_regions, masks_of, region_crops
+from stages.regions import RegionItem, embed_mean, embed_regions, masks_of, region_crops
 
+METHODS = ("crop", "attention", "mean")
 FILL = np.array([1, 2, 3], np.uint8)
 
 
@@ -39,9 +40,9 @@ def test_no_regions_gives_no_embeddings() -> None:
     image, _ = scene()
     clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
     empty = masks_of(np.zeros((4, 6), np.uint8))
-    assert embed_crops(clip, image, empty, 1.1).shape == (0, clip.dim)
-    assert embed_attention(clip, image, empty, (4, 6), 2).shape == (0, clip.dim)
-    assert embed_mean(np.ones((4, 6, 9), np.float32), empty).shape == (0, 9)
+    item = RegionItem(empty, np.ones((4, 6, clip.dim), np.float32), image)
+    for method in METHODS:
+        assert embed_regions(clip, [item], RegionsConfig(method=method))[0].shape == (0, clip.dim)
 
 
 def test_mean_embedding_averages_the_region() -> None:
@@ -51,11 +52,41 @@ def test_mean_embedding_averages_the_region() -> None:
     assert torch.allclose(embed_mean(dense, masks_of(labels))[0], torch.tensor([0.5, 0.5]).sqrt())
 
 
-@pytest.mark.parametrize("method", ["crop", "attention", "mean"])
+@pytest.mark.parametrize("method", METHODS)
 def test_embeddings_are_unit_length_and_differ(method: str) -> None:
     image, labels = scene()
     clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
     dense = clip.dense(clip.preprocess(image, 32, 48)[None]).dense[0].numpy()
-    got = embed_regions(clip, image, masks_of(labels), dense, RegionsConfig(method=method))
+    [got] = embed_regions(clip, [RegionItem(masks_of(labels), dense, image)], RegionsConfig(method=method))
     assert torch.allclose(got.norm(dim=1), torch.ones(2), atol=1e-5)
     assert (got[0] - got[1]).abs().max() > 1e-3
+
+
+def test_images_together_give_what_each_gives_alone() -> None:
+    clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
+    rng, items = np.random.default_rng(1), []
+    for height, width, regions in ((32, 48, 2), (32, 48, 5), (40, 32, 0), (48, 32, 3)):
+        labels = rng.integers(0, regions + 1, (height // 8, width // 8)).astype(np.uint8)
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        dense = rng.standard_normal((height // 8, width // 8, clip.dim)).astype(np.float32)
+        items.append(RegionItem(masks_of(labels), dense, image))
+    for method in METHODS:
+        config = RegionsConfig(method=method)
+        together = embed_regions(clip, items, config)
+        for item, got in zip(items, together, strict=True):
+            [alone] = embed_regions(clip, [item], config)
+            assert got.shape == (len(item.masks), clip.dim) and torch.allclose(got, alone, atol=1e-5)
+
+
+def test_attention_from_cached_tokens_is_attention_from_the_image() -> None:
+    image, labels = scene()
+    clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
+    out = clip.dense(clip.preprocess(image, 32, 48)[None], decoder_blocks=[1, 2, 3])
+    dense = out.dense[0].numpy()
+    for blocks in (1, 2, 3):
+        plain = clip.depth - blocks
+        tokens = torch.cat([out.prefixes[plain][0], out.tokens[plain][0].flatten(0, 1)]).half().float().numpy()
+        config = RegionsConfig(method="attention", blocks=blocks)
+        [cached] = embed_regions(clip, [RegionItem(masks_of(labels), dense, tokens=tokens)], config)
+        [direct] = embed_regions(clip, [RegionItem(masks_of(labels), dense, image)], config)
+        assert (cached * direct).sum(1).min() > 0.99999  # half precision in the cache

@@ -332,7 +332,7 @@ def test_real_architectures_are_understood(
         tokens = 4 * 6
         x, grid = tower.embed(torch.zeros(2, 3, 4 * patch, 6 * patch))
         assert grid == (4, 6) and x.shape == (2, tower.prefix + tokens, width)
-        y = tower.masked_block(depth - 1, x, None)
+        y = tower.block(depth - 1, x)
         assert tower.pool(y).shape == (2, dim) and tower.dense(x, y, "value").shape == (2, tokens, dim)
     assert type(tower) is kind
     assert (tower.patch, tower.native, tower.width, tower.depth, tower.dim) == (patch, native, width, depth, dim)
