@@ -38,11 +38,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.mapped import Layout, MappedFile
 from cache.refusals import refusals_named
 from configs.errors import CorruptError, UserError
 
 SCHEMA = 1
-CHUNK_BYTES = 1 << 17  # small against an image's features, so that a ragged read touches few foreign rows
+CHUNK_BYTES = 1 << 19  # of plain data: an image's features then lie in a few pieces
+SMALL_CHUNK_BYTES = 1 << 17  # of compressed data, of which a read unpacks whole chunks
 OPEN_FILES = 16  # files that one ShardSet keeps open in a process
 AttrValue = int | float | str
 
@@ -103,7 +105,7 @@ class _Column:
     def _create(self, trail: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.trail = trail
         row = dtype.itemsize * math.prod(trail)
-        self._chunk = max(1, CHUNK_BYTES // max(1, row))
+        self._chunk = max(1, (SMALL_CHUNK_BYTES if self.field.compress else CHUNK_BYTES) // max(1, row))
         filters: dict[str, Any] = {"compression": "gzip", "shuffle": True} if self.field.compress else {}
         self.data = self.group.create_dataset(
             "data",
@@ -324,6 +326,9 @@ def _checked(array: NDArray[Any], field: Field) -> NDArray[Any]:
 class ShardReader:
     """Reads one shard file. Opens it on first use, again in every process, and survives pickling and forks.
 
+    The first read of an array in a process goes through HDF5, which checks its sums; further ones are a copy from the
+    mapped file (see `cache.mapped`), unless it is compressed.
+
     Raises (from every member):
         CorruptError: the file is absent, truncated, altered or not a shard of this schema.
     """
@@ -333,6 +338,8 @@ class ShardReader:
         self._file: h5py.File | None = None
         self._pid = 0
         self._index: _Index | None = None
+        self._mapped: MappedFile | None = None
+        self._checked: dict[str, _Checked] = {}
 
     @property
     def kind(self) -> str:
@@ -361,16 +368,38 @@ class ShardReader:
 
     def read(self, image_id: str, field: str) -> NDArray[Any]:
         """Return one image's array. Shape: (*lead, *trail), in the field's dtype."""
+        if self._mapped is not None and not self._mapped.current():
+            self.close()
+            self._index, self._mapped, self._checked = None, None, {}
         index = self._loaded()
         if image_id not in index.row:
             raise KeyError(f"image {image_id!r} is not in {self.path.name}")
         if field not in index.offsets:
             raise KeyError(f"field {field!r} is not in {self.path.name}, which has {', '.join(index.offsets)}")
         row = index.row[image_id]
-        offsets, shapes = index.offsets[field], index.shapes[field]
-        with self._as_corrupt():
-            rows: NDArray[Any] = self._handle()[f"{field}/data"][offsets[row] : offsets[row + 1]]
-            return rows.reshape(*(shapes[row] if shapes is not None else ()), *rows.shape[1:])
+        start, stop, shapes = int(index.offsets[field][row]), int(index.offsets[field][row + 1]), index.shapes[field]
+        rows = self._read_again(field, row, start, stop)
+        if rows is None:
+            with self._as_corrupt():
+                data = self._handle()[f"{field}/data"]
+                rows = data[start:stop]
+                self._remember(field, row, data)
+        return rows.reshape(*(shapes[row] if shapes is not None else ()), *rows.shape[1:])
+
+    def _read_again(self, field: str, row: int, start: int, stop: int) -> NDArray[Any] | None:
+        """Rows whose sums were checked before."""
+        checked = self._checked.get(field)
+        if self._mapped is None or checked is None or not checked.images[row]:
+            return None
+        return self._mapped.read(checked.layout, start, stop)
+
+    def _remember(self, field: str, row: int, data: h5py.Dataset) -> None:
+        """Note that the sums of an image's rows are right."""
+        if data.compression is not None:
+            return
+        if field not in self._checked:
+            self._checked[field] = _Checked(_layout(data), np.zeros(len(self.ids), np.bool_))
+        self._checked[field].images[row] = True
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
@@ -388,6 +417,9 @@ class ShardReader:
     def _handle(self) -> h5py.File:
         if self._file is None or self._pid != os.getpid():
             self.close()  # a handle from before a fork shares its file position with the parent
+            if self._mapped is None:
+                # before HDF5 opens it: if the file is replaced in between, the map is the older of the two, and goes
+                self._mapped = MappedFile(self.path)
             self._file = h5py.File(self.path, "r", locking=False)
             self._pid = os.getpid()
         return self._file
@@ -408,6 +440,23 @@ class ShardReader:
                 raise UserError(f"cannot open {self.path}: {os.strerror(error.errno).lower()}") from error
             reason = "is missing" if not self.path.exists() else "is truncated or altered"
             raise CorruptError(f"{self.path} {reason}: run `verify`, then the stage again") from error
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Of which images the sums of one field were found right, and where its rows lie."""
+
+    layout: Layout
+    images: NDArray[np.bool_]
+
+
+def _layout(data: h5py.Dataset) -> Layout:
+    """Where the chunks of an uncompressed dataset lie."""
+    places: dict[int, int] = {}
+    data.id.chunk_iter(lambda info: places.__setitem__(info.chunk_offset[0], info.byte_offset))
+    return Layout(
+        np.array([places[row] for row in sorted(places)], np.int64), data.chunks[0], data.shape[1:], data.dtype
+    )
 
 
 @dataclass(frozen=True)

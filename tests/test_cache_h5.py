@@ -174,9 +174,48 @@ def test_shard_set_reads_as_one_with_few_open_files(tmp_path: Path, monkeypatch:
     assert len(shards) == 12
     assert "image_0011_é" in shards
     assert "nobody" not in shards
-    for image_id in [*arrays, *reversed(arrays)]:
+    for image_id in arrays:
         np.testing.assert_array_equal(shards.read(image_id, "dense"), arrays[image_id]["dense"])
-    assert sum(reader._file is not None for reader in shards._readers) == 1
+        assert sum(reader._file is not None for reader in shards._readers) == 1
+    for image_id in reversed(arrays):
+        np.testing.assert_array_equal(shards.read(image_id, "dense"), arrays[image_id]["dense"])
+
+
+def test_second_reads_come_from_the_map_and_equal_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h5, "CHUNK_BYTES", 200)  # arrays of several chunks, and chunks of several arrays
+    arrays = images()
+    reader = ShardReader(write(tmp_path / "a.h5", arrays))
+    first = {(i, f): reader.read(i, f) for i in arrays for f in FIELDS}
+    reader.close()
+    monkeypatch.setattr(reader, "_handle", lambda: pytest.fail("HDF5 was asked again"))
+    for (image_id, field), expected in first.items():
+        if not FIELDS[field].compress:
+            again = reader.read(image_id, field)
+            assert again.dtype == expected.dtype and again.flags.writeable
+            np.testing.assert_array_equal(again, expected)
+
+
+def test_file_that_is_replaced_altered_or_cut_is_noticed_by_second_reads(tmp_path: Path) -> None:
+    arrays, others = images(), images(7, 2)
+    path = write(tmp_path / "a.h5", arrays)
+    reader = ShardReader(path)
+    for _ in range(2):
+        np.testing.assert_array_equal(reader.read("image_0003_é", "dense"), arrays["image_0003_é"]["dense"])
+    write(path, others)  # with other images at other places
+    np.testing.assert_array_equal(reader.read("image_0003_é", "dense"), others["image_0003_é"]["dense"])
+    assert reader.ids == tuple(others)
+    reader.read("image_0003_é", "dense")
+    data = bytearray(path.read_bytes())
+    data[data.index(others["image_0003_é"]["dense"].tobytes()[:40])] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptError, match=r"a\.h5 is truncated or altered"):
+        reader.read("image_0003_é", "dense")
+    path.write_bytes(data[: len(data) // 2])  # in place: reading the map there would kill the process
+    with pytest.raises(CorruptError, match=r"a\.h5 is truncated or altered"):
+        reader.read("image_0003_é", "dense")
+    path.unlink()
+    with pytest.raises(CorruptError, match="is missing"):
+        reader.read("image_0003_é", "dense")
 
 
 def test_shard_set_survives_pickling(tmp_path: Path) -> None:
