@@ -470,6 +470,14 @@ class FrozenClip(nn.Module):
         return DenseOutput(self.tower.pool(x), F.normalize(flat.unflatten(1, grid), dim=-1), tokens, prefixes)
 
     @torch.inference_mode()
+    def tokens(self, images: Tensor, block: int) -> Tensor:
+        """Output tokens of one block, counted from 1; later blocks are not run. (B, 3, H, W) -> (B, h, w, width)."""
+        x, grid = self.tower.embed(images.to(self.device))
+        for index in range(block):
+            x = self.tower.block(index, x)
+        return x[:, self.tower.prefix :].unflatten(1, grid)
+
+    @torch.inference_mode()
     def encode_regions(self, images: Tensor, regions: Sequence[Tensor], blocks: int) -> list[Tensor]:
         """Embedding of each region by masked attention: one image forward, then a look at each region alone.
 

@@ -90,8 +90,8 @@ class Extractor:
             )
         self.source = open_source(ctx.config.data, ctx.data_root)
         self.batch = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
-        block = ctx.config.pseudo_masks.block if self.config.shifts > 1 else None
-        self.clustered = "dense" if block is None else f"tokens_{block}"
+        # what the shifted views are made for; read only where there are some, so only then a part of the key
+        self.clustered: int | None = ctx.config.pseudo_masks.block if self.config.shifts > 1 else None
 
     def load(self, image_id: str) -> Tensor:
         """Read and preprocess an image. Returns its views (V, 3, H, W), see `shifted_views`."""
@@ -113,17 +113,25 @@ class Extractor:
         return [results[index] for index in range(len(images))]
 
     def _forward(self, images: list[Tensor]) -> Iterator[Arrays]:
-        """One forward pass of all views of images of one size."""
-        out = self.clip.dense(torch.cat(images), self.config.variant, self.config.decoder_blocks)
+        """One forward pass of images of one size, and one of their shifted views, as far as these are needed."""
+        out = self.clip.dense(
+            torch.stack([views[0] for views in images]), self.config.variant, self.config.decoder_blocks
+        )
         maps = {"cls": out.cls, "dense": out.dense}
         maps |= {f"tokens_{block}": value for block, value in out.tokens.items()}
         maps |= {f"prefix_{block}": value for block, value in out.prefixes.items()}
-        halves = {name: value.half().unflatten(0, (len(images), -1)) for name, value in maps.items()}  # (B, V, ...)
+        halves = {name: value.half() for name, value in maps.items()}  # (B, ...)
+        if self.config.shifts > 1:
+            shifted = torch.cat([views[1:] for views in images])
+            if self.clustered is None:
+                moved = self.clip.dense(shifted, self.config.variant).dense
+            else:
+                moved = self.clip.tokens(shifted, self.clustered)
+            halves["stitched"] = torch.stack(
+                [stitch(one, self.config.shifts) for one in moved.half().unflatten(0, (len(images), -1))]
+            )
         for row in range(len(images)):
-            arrays = {name: value[row, 0].cpu().numpy() for name, value in halves.items()}
-            if self.config.shifts > 1:
-                arrays["stitched"] = stitch(halves[self.clustered][row, 1:], self.config.shifts).cpu().numpy()
-            yield arrays
+            yield {name: value[row].cpu().numpy() for name, value in halves.items()}
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
