@@ -36,6 +36,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from pipeline import distributed
 from pipeline.graph import Plan, Stage
+from pipeline.placement import take_gpu
 from pipeline.progress import Board
 from stages.context import Shard, StageContext
 
@@ -275,7 +276,7 @@ def context(plan: Plan, slug: str, build: Build, progress: Any) -> StageContext:
 
 
 def load_stage(plan: Plan, stage: Stage, alone: bool) -> ModuleType:
-    """Import a stage's module and set how many CPU threads it may use.
+    """Import a stage's module, and set how many CPU threads and, in a worker, which GPU it may use.
 
     Args:
         plan: the plan of the config.
@@ -286,6 +287,8 @@ def load_stage(plan: Plan, stage: Stage, alone: bool) -> ModuleType:
     module = importlib.import_module(stage.module)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(threads)
+        if os.getpid() != _session.pid:
+            take_gpu(torch, plan.config.runtime.device)
     return module
 
 

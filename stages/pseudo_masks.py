@@ -12,9 +12,11 @@ from typing import Any
 
 import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_array
+from threadpoolctl import threadpool_limits
 
 from cache.h5 import Field, ShardSet, ShardWriter
 from configs.errors import DataError
@@ -22,6 +24,7 @@ from configs.schema import PseudoMasksConfig
 from stages.context import Shard, StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_seen_labels
+from stages.in_order import in_order
 from stages.resize import resize_grid, resize_share
 
 KIND = "pseudo_masks"
@@ -224,19 +227,26 @@ def pseudo_masks(
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
-    """Cluster and write one shard, in id order."""
-    # per-image problems are tiny: one thread beats many, and sums do not depend on the thread count
-    faiss.omp_set_num_threads(1)
+    """Cluster and write one shard, in id order; every thread has images of its own."""
     config: PseudoMasksConfig = ctx.config.pseudo_masks
     features = ctx.inputs["features"].shards(shard.split)
     source = open_source(ctx.config.data, ctx.data_root)
     seen = ctx.config.classes.seen_ids
     field = clustered_field(features, config)
-    for done, image_id in enumerate(shard.ids, 1):
+
+    def made(job: tuple[str, NDArray[np.float16]]) -> tuple[str, NDArray[np.uint8]]:
+        image_id, dense = job
+        # one image is a tiny problem: one thread beats many, and its sums do not depend on how many there are
+        faiss.omp_set_num_threads(1)
         _, annotated = read_seen_labels(source, image_id, seen)
-        dense = features.read(image_id, field).astype(np.float32)
         try:
-            writer.add(image_id, labels=pseudo_masks(dense, annotated, config))
+            return image_id, pseudo_masks(dense.astype(np.float32), annotated, config)
         except DataError as error:
             raise DataError(f"image {image_id}: {error}") from error
-        ctx.progress(done, len(shard.ids))
+
+    # features are read in this thread: a ShardSet is not shared between threads
+    jobs = ((image_id, features.read(image_id, field)) for image_id in shard.ids)
+    with threadpool_limits(1, "blas"):  # NumPy's products would start threads in every thread
+        for done, (image_id, labels) in enumerate(in_order(made, jobs, torch.get_num_threads()), 1):
+            writer.add(image_id, labels=labels)
+            ctx.progress(done, len(shard.ids))
