@@ -347,6 +347,7 @@ def _use(plan: Plan, options: argparse.Namespace) -> int:
 
     use_threads(plan, alone=True)
     given = ["--dataset", options.dataset]
+    given += ["--artifacts", options.artifacts] if options.artifacts else []
     given += ["--set-file", *map(str, options.set_file)] if options.set_file else []
     given += ["--set", *options.set] if options.set else []
     given += ["--images", ",".join(options.images)] if options.images else []

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.classes import load_classes
+from configs.classes import classes_of
 from configs.errors import ConfigError, DataError
 from configs.load import load_config
 from pipeline.graph import Plan
@@ -29,17 +29,20 @@ def load_segmenter(dataset: str, overrides: Sequence[str] = (), set_files: Seque
     """Return the trained decoder of a config, ready to label images.
 
     Args:
-        dataset: name of a file in `configs/`.
+        dataset: name of a file in `configs/`, or the path of a config.
         overrides: `section.key=value`, as after `--set`.
         set_files: as after `--set-file`.
 
     Raises:
         UserError: the config is wrong, or its decoder is not trained or not fresh; the message says what to run.
     """
-    return segmenter_of(Plan(load_config(dataset, set_files, overrides)))
+    given = ["--dataset", dataset]
+    given += ["--set-file", *map(str, set_files)] if set_files else []
+    given += ["--set", *overrides] if overrides else []
+    return segmenter_of(Plan(load_config(dataset, set_files, overrides)), given)
 
 
-def segmenter_of(plan: Plan, arguments: Sequence[str] = ()) -> Segmenter:
+def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
     """Return the trained decoder of a plan.
 
     Args:
@@ -57,9 +60,9 @@ def segmenter_of(plan: Plan, arguments: Sequence[str] = ()) -> Segmenter:
         )
     state = plan.state("train")
     if not state.fresh:
-        given = shlex.join(arguments or ("--dataset", config.dataset))
         raise DataError(
-            f"the decoder of {config.dataset} is {described(state)}: run `python run_pipeline.py TrainDecoder {given}`"
+            f"the decoder of {config.dataset} is {described(state)}: run "
+            f"`python run_pipeline.py TrainDecoder {shlex.join(arguments)}`"
         )
     from safetensors.torch import load_file
 
@@ -69,7 +72,7 @@ def segmenter_of(plan: Plan, arguments: Sequence[str] = ()) -> Segmenter:
 
     trained = plan.artifact("pretrain").file("clip.safetensors") if config.clip.weights == "pretrain" else None
     clip = FrozenClip(config.clip, resolve_device(config.runtime.device), trained)
-    seen = load_classes(config.data.classes).seen(config.data.fold, config.data.folds)
+    seen = classes_of(config.data).seen(config.data.fold, config.data.folds)
     artifact = plan.artifact("train")
     weights = load_file(artifact.file("weights.safetensors"))
     return Segmenter(

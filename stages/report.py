@@ -234,12 +234,12 @@ def _banners(ctx: StageContext, rows: Sequence[ClassRow]) -> list[dict[str, str]
     if ctx.config.data.layout == "shapes":
         text = "Rendered scenes made for this project. The numbers do not compare with any published data set."
         banners.append({"kind": "amber", "title": "Embedded data set", "text": text})
-    else:
-        banners.extend(_subset_banner(ctx))
+    banners.extend(_subset_banner(ctx))
     return banners
 
 
 def _subset_banner(ctx: StageContext) -> Iterable[dict[str, str]]:
+    """Say that the run saw a part of the published splits, or was a trial on some images of any data set."""
     data = ctx.config.data
     parts = [
         f"{have:,} of {whole:,} {word} images"
@@ -248,6 +248,9 @@ def _subset_banner(ctx: StageContext) -> Iterable[dict[str, str]]:
     ]
     if parts:
         text = f"This run used {' and '.join(parts)} of the published protocol; do not compare with published numbers."
+        yield {"kind": "amber", "title": "Not the full data set", "text": text}
+    elif trial := ctx.inputs["dataset"].manifest.get("config", {}).get("data", {}).get("images"):
+        text = f"A trial on {len(trial):,} images that were named with --images; do not compare it with other runs."
         yield {"kind": "amber", "title": "Not the full data set", "text": text}
 
 

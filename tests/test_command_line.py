@@ -112,7 +112,7 @@ def test_weights_are_trained_and_used_by_name(tmp_path: Path, capsys: pytest.Cap
 def test_real_photographs_run_through_every_stage(
     tmp_path: Path, voc_mini: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """220 photographs, random weights: plumbing, not accuracy."""
+    """24 photographs, random weights: plumbing, not accuracy."""
     for part in ("JPEGImages", "SegmentationClassAug"):
         (tmp_path / "few/VOCdevkit/VOC2012" / part).mkdir(parents=True)
     base, few = voc_mini / "VOCdevkit/VOC2012", tmp_path / "few/VOCdevkit/VOC2012"

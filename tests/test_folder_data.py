@@ -21,6 +21,7 @@ from configs.schema import DataConfig
 from pipeline.cli import main
 from pipeline.experiments import Request
 from pipeline.graph import Plan
+from pipeline.prediction import load_segmenter
 from stages.datasets import LAYOUTS, Source, open_source
 from stages.datasets.images import read_image, read_mask
 
@@ -282,3 +283,23 @@ def test_every_stage_runs_on_a_folder(tmp_path: Path, fold: str, capsys: pytest.
     assert metrics["images"] == 2
     train = json.loads(next((tmp_path / "cache/rooms/dataset").rglob("train.json")).read_text())["images"]
     assert [entry["classes"] for entry in train] == [[0, 1], [2], [1, 2]]
+
+
+def test_a_decoder_of_ones_own_data_labels_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which names had masks in training comes from the user's own list, whatever fold or override is laid over it."""
+    root = write(tmp_path / "rooms")
+    (root / "rooms.yaml").write_text("data: {layout: folder, root: ., classes: classes.txt, unseen: [dog, kite],"
+                                     " train_split: train, val_split: val, mask_folder: masks}\n")  # fmt: skip
+    given = ["--dataset", str(root / "rooms.yaml"), "--artifacts", str(tmp_path / "cache"), "--set", *TINY]
+    photo = ["--image", str(root / "images/val"), "--classes", "wall, dog, traffic cone", "--out", str(tmp_path / "o")]
+    assert main(["predict", *photo, *given]) == 3  # before it is trained: the command that is named is one that works
+    assert f"TrainDecoder --dataset {root / 'rooms.yaml'} --artifacts {tmp_path / 'cache'}" in capsys.readouterr().err
+    assert main(["TrainDecoder", *given]) == 0
+    assert main(["predict", *photo, *given]) == 0
+    areas = json.loads((tmp_path / "o/a.jpg.areas.json").read_text())
+    assert [entry["seen_in_training"] for entry in areas["classes"]] == [True, False, False]
+    overrides = [f"runtime.artifacts={tmp_path / 'cache'}", *TINY]
+    assert load_segmenter(str(root / "rooms.yaml"), overrides).seen == ("wall", "door", "cat")
+    with pytest.raises(DataError, match=r"TrainDecoder --dataset \S+rooms.yaml --set .*data.unseen"):
+        load_segmenter(str(root / "rooms.yaml"), [*overrides, "data.unseen=[wall]"])
+    assert main(["export", *given, "--out", str(tmp_path / "decoder.safetensors")]) == 0

@@ -249,7 +249,7 @@ def test_mistakes_end_in_one_line(artifacts: Path, tmp_path: Path, capsys, chang
     extra = [given.pop("--set")] if "--set" in given else []
     base = ["--artifacts", str(artifacts), "--dataset", "shapes", "--set", *settings(*extra)]
     if words.startswith("run `python"):
-        words = "run `python run_pipeline.py TrainDecoder --dataset shapes --set "
+        words = f"run `python run_pipeline.py TrainDecoder --dataset shapes --artifacts {artifacts} --set "
     assert cli.main(["predict", *base, *(word for pair in given.items() for word in pair)]) == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and words in error

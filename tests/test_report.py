@@ -28,6 +28,7 @@ from stages.metrics import ConfusionMatrix, image_scores, write_metrics, write_p
 from stages.report import (
     UNDEFINED,
     ClassRow,
+    _banners,
     choose_examples,
     format_duration,
     format_number,
@@ -300,6 +301,18 @@ def test_banners(
     text = page_of(make_context(tmp_path, monkeypatch, config=config)).text
     assert all(phrase in text for phrase in expected)
     assert not any(phrase in text for phrase in absent)
+
+
+@pytest.mark.parametrize("settings", [{}, {"data": {"layout": "shapes"}}, {"data": {"layout": "folder"}}])
+def test_a_trial_says_so_where_no_published_split_does(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config.model_validate({"report": {"examples": 0, "worst": 0}, **settings})
+    ctx = make_context(tmp_path, monkeypatch, config=config)
+    whole = [banner["title"] for banner in _banners(ctx, [])]
+    ctx.inputs["dataset"].manifest["config"] = {"data": {"images": ["a", "b", "c"]}}
+    assert [banner["title"] for banner in _banners(ctx, [])] == [*whole, "Not the full data set"]
+    assert "A trial on 3 images" in _banners(ctx, [])[-1]["text"]
 
 
 def test_a_fold_shows_only_the_classes_it_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
