@@ -1,4 +1,7 @@
-"""Published results of other methods, to be shown beside a run's own: `configs/published/<class list>.yaml`."""
+"""Results to be shown beside a run's own: `configs/published/<class list>.yaml`.
+
+Those of other methods, as published; for `shapes`, which nobody else uses, those of this project's own runs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class PublishedRow(Section):
     mIoU_seen: Percent | None = None
     mIoU_unseen: Percent | None = None
     hIoU: Percent | None = None
-    source: Literal["read", "recalled"]
+    source: Literal["read", "recalled", "measured"]
     note: str = ""
 
 

@@ -25,7 +25,7 @@ CONFUSED = 4
 
 
 def published(ctx: StageContext, metrics: Mapping[str, Any], doubtful: bool) -> dict[str, Any] | None:
-    """Return published rows with the run's own at the end; None where nothing is published, or for a tuning run.
+    """Return published or measured rows with the run's own at the end; None where there are none, or for a tuning run.
 
     Args:
         ctx: reads `classes.published` and `data.fold`.
@@ -47,10 +47,11 @@ def published(ctx: StageContext, metrics: Mapping[str, Any], doubtful: bool) -> 
         for row in rows
     ]
     own = {"method": "this run", "venue": "", "values": [metrics[key] for key in METRICS], "source": "measured"}
-    note = "does not compare: see the banner" if doubtful else ""
-    if not ctx.config.data.expected_val:
+    measured = all(row.source == "measured" for row in rows)
+    note = "does not compare: see the banner" if doubtful and not measured else ""
+    if not ctx.config.data.expected_val and not measured:
         note = "does not compare: the number of images of the published split is not checked"
-    return {"names": list(METRICS.values()), "rows": [*lines, {**own, "note": note, "own": True}]}
+    return {"names": list(METRICS.values()), "measured": measured, "rows": [*lines, {**own, "note": note, "own": True}]}
 
 
 def unseen_confusion(counts: npt.NDArray[np.int64], rows: Sequence[ClassRow]) -> list[dict[str, Any]]:

@@ -553,7 +553,18 @@ def test_published_rows_stand_beside_the_run(tmp_path: Path, monkeypatch: pytest
     assert "not checked" in unchecked["rows"][-1]["note"]
 
 
-@pytest.mark.parametrize("settings", [{"data": {"fold": 1}}, {"data": {"classes": "shapes", "layout": "shapes"}}])
+def test_runs_on_shapes_stand_beside_our_own_reference_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"classes": "shapes", "layout": "shapes"}
+    config = Config.model_validate({"dataset": "shapes", "report": {"examples": 0, "worst": 0}, "data": data})
+    ctx = make_context(tmp_path, monkeypatch, config=config)
+    page = page_of(ctx)
+    assert "Beside reference runs" in page.text and "Beside published results" not in page.text
+    found = published(ctx, ctx.inputs["evaluate"].json("metrics.json"), True)
+    assert {row["source"] for row in found["rows"]} == {"measured"}
+    assert found["rows"][-1]["own"] and found["rows"][-1]["note"] == ""
+
+
+@pytest.mark.parametrize("settings", [{"data": {"fold": 1}}, {"data": {"fold": 1, "classes": "shapes"}}])
 def test_no_published_rows_where_they_do_not_compare(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -566,7 +577,7 @@ def test_published_files_are_those_of_the_protocol() -> None:
     from configs.published import load_published
 
     assert [row.method for row in load_published("voc")] == [row.method for row in load_published("coco_stuff")]
-    for name in ("voc", "coco_stuff"):
+    for name in ("voc", "coco_stuff", "shapes"):
         for row in load_published(name):
             harmonic = 2 * row.mIoU_seen * row.mIoU_unseen / (row.mIoU_seen + row.mIoU_unseen)
             assert row.hIoU == pytest.approx(harmonic, abs=0.16), row
