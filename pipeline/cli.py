@@ -125,8 +125,8 @@ example: run_pipeline.py status --dataset shapes --set pseudo_masks.merge=0.8
 """
 PLAN_HELP = """
 Prints what a stage would run, and runs nothing: for every stage on the way whether it would run, why, how many shards,
-and how long it took before, with this config or the last other one. A stage whose rebuilt input comes out the same as
-before does not run after all.
+and how long it took before, with this config or the other one that is most like it. A stage whose rebuilt input comes
+out the same as before does not run after all.
 """
 PLAN_EPILOG = """
 exit codes: 0 printed, 2 wrong usage or config, 3 data or weights missing
@@ -135,7 +135,8 @@ example: run_pipeline.py plan Report --dataset shapes --set pseudo_masks.merge=0
 """
 VERIFY_HELP = """
 Reads every file of the cache that the config reaches, and compares it with the checksum that was taken when it was
-written. A damaged file is renamed to FILE.damaged, so that the next run makes it again, and nothing else.
+written. A damaged file is renamed to FILE.damaged, so that the next run makes it again, and nothing else. With --all
+likewise every other artifact of the cache, of whatever config and data set.
 """
 VERIFY_EPILOG = """
 exit codes: 0 all files are as they were written, 2 wrong usage or config, 4 some file was damaged or absent
@@ -315,7 +316,7 @@ def _main(arguments: list[str]) -> int:
     from pipeline import show
 
     if options.verb == "verify":
-        lines, well = show.verify(plan)
+        lines, well = show.verify(plan, options.all)
         print(*lines, sep="\n")
         return 0 if well else 4
     if options.verb == "check-data":
@@ -458,6 +459,7 @@ def _add_questions(verbs: Any) -> None:
     add = parsers["check-data"].add_argument
     add("--out", type=Path, metavar="FILE", help="the PNG to write (default: artifacts/DATASET/check-data/sheet.png)")
     add("--limit", type=_positive, metavar="N", help="most images of each split, evenly spread (default: all)")
+    parsers["verify"].add_argument("--all", action="store_true", help="read the artifacts of all other configs as well")
     add = parsers["inspect"].add_argument
     add("kind", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
     add("--image", metavar="ID", help="which image; without it, the gallery of all pseudo masks")

@@ -99,7 +99,7 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
 
 
 def _missing(plan: Plan, slug: str) -> str:
-    why = plan.why_missing(slug)
+    _, why = plan.nearest(slug)
     other = f" (another config has one: {', '.join(why[:3])})" if why else ""
     return f"there is nothing of {plan.stages[slug].name} for this config{other}: run {plan.stages[slug].name} first"
 

@@ -87,6 +87,11 @@ def test_asking_is_quick_and_imports_nothing_heavy(arguments: str, tmp_path: Pat
     code = (
         "import sys; from pipeline.cli import main\n"
         "try: main(sys.argv[1:])\n"
+def test_verify_of_an_empty_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["verify", "--all", "--artifacts", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"nothing of this config is in {tmp_path}\n"
+
+
         "except SystemExit: pass\n"
         "heavy = {'torch', 'h5py', 'open_clip', 'faiss', 'luigi', 'matplotlib', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
