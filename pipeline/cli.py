@@ -125,8 +125,8 @@ example: run_pipeline.py status --dataset shapes --set pseudo_masks.merge=0.8
 """
 PLAN_HELP = """
 Prints what a stage would run, and runs nothing: for every stage on the way whether it would run, why, how many shards,
-and how long it took before, with this config or the last other one. A stage whose rebuilt input comes out the same as
-before does not run after all.
+and how long it took before, with this config or the other one that is most like it. A stage whose rebuilt input comes
+out the same as before does not run after all.
 """
 PLAN_EPILOG = """
 exit codes: 0 printed, 2 wrong usage or config, 3 data or weights missing
@@ -135,7 +135,8 @@ example: run_pipeline.py plan Report --dataset shapes --set pseudo_masks.merge=0
 """
 VERIFY_HELP = """
 Reads every file of the cache that the config reaches, and compares it with the checksum that was taken when it was
-written. A damaged file is renamed to FILE.damaged, so that the next run makes it again, and nothing else.
+written. A damaged file is renamed to FILE.damaged, so that the next run makes it again, and nothing else. With --all
+likewise every other artifact of the cache, of whatever config and data set.
 """
 VERIFY_EPILOG = """
 exit codes: 0 all files are as they were written, 2 wrong usage or config, 4 some file was damaged or absent
@@ -294,6 +295,7 @@ def _main(arguments: list[str]) -> int:
     from configs.load import describe, load_config
     from pipeline.graph import Plan
 
+    _check_out(options)
     config = load_config(options.dataset, options.set_file, [*options.set, *_runtime_overrides(options)])
     if options.verb == "config":
         print(describe(config))
@@ -315,7 +317,7 @@ def _main(arguments: list[str]) -> int:
     from pipeline import show
 
     if options.verb == "verify":
-        lines, well = show.verify(plan)
+        lines, well = show.verify(plan, options.all)
         print(*lines, sep="\n")
         return 0 if well else 4
     if options.verb == "check-data":
@@ -338,6 +340,17 @@ def _main(arguments: list[str]) -> int:
     else:
         print(*show.status_lines(plan), sep="\n")
     return 0
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Refuse an --out of the wrong kind before anything is computed for it."""
+    out = getattr(options, "out", None)
+    if out is None or not out.exists():
+        return
+    if options.verb == "predict" and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; expected a folder, there or not")
+    if options.verb != "predict" and out.is_dir():
+        raise ConfigError(f"--out {out}: is a folder; expected the name of a file in it")
 
 
 def _use(plan: Plan, options: argparse.Namespace) -> int:
@@ -398,7 +411,7 @@ def _check_verb(arguments: list[str], verbs: list[str]) -> None:
         if word in known or word.startswith("-"):
             continue
         by_lower = {"help": "--help", **{verb.lower(): verb for verb in known}}
-        close = difflib.get_close_matches(word.lower(), by_lower, 1, 0.4)
+        close = difflib.get_close_matches(word.lower(), by_lower, 1, 0.5)
         meant = f"did you mean {by_lower[close[0]]}?" if close else f"expected one of {', '.join(known)}"
         raise ConfigError(f"unknown stage {word!r}: {meant}")
 
@@ -447,6 +460,7 @@ def _add_questions(verbs: Any) -> None:
         if name in ("status", "plan", "verify", "inspect", "adopt"):
             _add_trial(parsers[name])
     parsers["status"].add_argument("--json", action="store_true", help="the same as JSON, with keys, times and sizes")
+    parsers["verify"].add_argument("--all", action="store_true", help="read the artifacts of all other configs as well")
     parsers["plan"].add_argument("stage", metavar="STAGE", help="the stage that would run")
     parsers["plan"].add_argument("--json", action="store_true", help="the same as JSON, with keys")
     parsers["plan"].add_argument("--force", action="store_true", help="as if this stage were run with --force")
@@ -550,6 +564,12 @@ def _ids(text: str) -> list[str]:
     return ids
 
 
+def _folder(text: str) -> str:
+    if not text.strip():  # an unset variable of a shell; it would mean the working folder
+        raise argparse.ArgumentTypeError("is empty; expected a folder")
+    return text
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -585,7 +605,7 @@ def _experiment(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _add_config_options(parser: argparse.ArgumentParser, files: str = "a YAML file laid over the data set's") -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("config and cache").add_argument
     parser.set_defaults(images=None, download=False)
     add(
         "--dataset",
@@ -612,7 +632,7 @@ def _add_config_options(parser: argparse.ArgumentParser, files: str = "a YAML fi
     )
     add("--workers", type=int, metavar="N", help="processes that work at the same time (runtime.workers)")
     add("--scheduler", metavar="HOST:PORT", help="a luigid to share the work with other machines (runtime.scheduler)")
-    add("--artifacts", metavar="DIR", help="folder of the cache (runtime.artifacts)")
+    add("--artifacts", type=_folder, metavar="DIR", help="folder of the cache (runtime.artifacts)")
     add("--device", choices=("auto", "cpu", "cuda"), help="where CLIP and the decoder run (runtime.device)")
     add("--debug", action="store_true", help="print tracebacks, and luigi's log")
 

@@ -7,13 +7,13 @@ No luigi and no torch here, so that `status` and `plan` answer at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cache.keys import digest, module_closure
+from cache.keys import changed, digest, module_closure
 from cache.store import Artifact, Recipe, State, Store
 from configs.errors import ConfigError, CorruptError, DataError, UserError
 from configs.schema import Config, evaluates_images
@@ -24,6 +24,9 @@ Files = tuple[str, ...]
 
 WAIT = "waits for "
 """Begins the reason of a stage that is not fresh because an upstream is not."""
+
+LONG = 6
+"""Lists with more entries are not shown whole: of two that are compared only what differs, of reasons the first."""
 
 RAW_SIZES = "raw files"
 RAW_TIMES = "times of raw files"
@@ -422,14 +425,34 @@ class Plan:
         """Say how one stage stands, with everything upstream."""
         return self.states([slug])[slug]
 
-    def why_missing(self, slug: str) -> list[str]:
-        """Say how the config differs from that of the newest other artifact, e.g. "config pseudo_masks.k 8 -> 12"."""
-        others = self.store.others(self._address(slug))
-        if not others:
-            return []
-        before, after = flat(others[0].manifest["config"]), flat(self.slice(slug).key_values())
-        differing = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-        return [f"config {name} {before.get(name)} -> {after.get(name)}" for name in differing]
+    def nearest(self, slug: str) -> tuple[Artifact | None, list[str]]:
+        """Return the artifact of another config that a stage's result differs from least, and in what it differs.
+
+        Equal inputs count most, and the newest of equally near ones is taken. Not the newest of all: that may be a
+        trial on two images.
+
+        Returns:
+            The artifact, None where there is no other; and e.g. ["config pseudo_masks.k 8 -> 12"].
+        """
+        recipe = self.recipe(slug)
+        others = [(artifact, self._differences(artifact, recipe)) for artifact in self.store.others(recipe)]
+
+        def distance(other: tuple[Artifact, list[str]]) -> tuple[int, int]:
+            return sum(line.startswith("input ") for line in other[1]), len(other[1])
+
+        return min(others, key=distance, default=(None, []))
+
+    def _differences(self, artifact: Artifact, recipe: Recipe) -> list[str]:
+        """Say how a recipe differs from what an artifact of another key was made of."""
+        manifest = artifact.manifest
+        before, after = flat(manifest["config"]), flat(recipe.config)
+        lines = [f"config {name} {differing(before.get(name), after.get(name))}" for name in changed(before, after)]
+        if manifest["version"] != recipe.version:
+            lines.append(f"version {manifest['version']} -> {recipe.version}")
+        # inputs that are not there yet are waited for, which is said by other means
+        known = {name: content for name, content in recipe.inputs.items() if content}
+        lines += [f"input {name} changed" for name in changed(manifest["inputs"], known) if name in known]
+        return lines or ["config upstream changed"] if all(recipe.inputs.values()) else lines
 
     def inputs(self, slug: str) -> dict[str, Artifact]:
         """Return the upstream artifacts, each limited to what the stage declared.
@@ -545,3 +568,25 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {name: v for key, child in value.items() for name, v in flat(child, f"{path}.{key}".strip(".")).items()}
     return {path: value}
+
+
+def differing(before: Any, after: Any) -> str:
+    """Say how a value changed: "8 -> 12"; of a list only what it lost and got, e.g. "without 3; with 7, 9"."""
+    if isinstance(before, list | tuple) and isinstance(after, list | tuple):
+        parts = [("without", [v for v in before if v not in after]), ("with", [v for v in after if v not in before])]
+        said = [f"{word} {listed(map(_word, values))}" for word, values in parts if values]
+        if said and max(len(before), len(after)) > LONG:
+            return "; ".join(said)
+    return f"{before} -> {after}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words with commas between them, and of very many only the first and how many more there are."""
+    words = list(words)
+    rest = [f"and {len(words) - LONG} more"] if len(words) > LONG + 1 else []
+    return ", ".join([*words[:LONG], *rest] if rest else words)
+
+
+def _word(value: Any) -> str:
+    """Return an entry of a list as text; of a class its name."""
+    return str(value["name"]) if isinstance(value, Mapping) and "name" in value else str(value)

@@ -49,11 +49,18 @@ def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit
     Raises:
         ConfigError: there is no gallery of this kind.
         DataError: an artifact or the image is not there.
+        CorruptError: an artifact is damaged.
     """
     if kind == "quality":
+        if out is not None:
+            raise ConfigError("inspect quality draws nothing: leave --out away")
         return _quality(plan, image_id, limit)
     if image_id is None and kind != "pseudo_masks":
         raise ConfigError(f"inspect {kind} needs --image ID: only pseudo_masks has a gallery")
+    ending = ".html" if image_id is None else ".png"
+    if out is not None and out.suffix.lower() != ending:
+        what = "the gallery is a page" if image_id is None else "a look at one image is a picture"
+        raise ConfigError(f"--out {out}: {what}; expected a name that ends in {ending}")
     ctx, states = _context(plan, kind)
     path = out or _place(plan, kind, image_id)
     if image_id is None:
@@ -88,6 +95,8 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
         try:
             inputs[slug] = plan.artifact(slug)
         except CorruptError:
+            if plan.own_state(slug).name == "corrupt":
+                raise  # there is one, and it is damaged
             if slug in NEEDS[kind]:
                 raise DataError(_missing(plan, slug)) from None
     found = plan.states(list(inputs))
@@ -99,7 +108,7 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
 
 
 def _missing(plan: Plan, slug: str) -> str:
-    why = plan.why_missing(slug)
+    _, why = plan.nearest(slug)
     other = f" (another config has one: {', '.join(why[:3])})" if why else ""
     return f"there is nothing of {plan.stages[slug].name} for this config{other}: run {plan.stages[slug].name} first"
 

@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache.store import State
-from pipeline.graph import WAIT, Plan, Stage
+from cache.store import Artifact, State
+from cache.upkeep import folders
+from pipeline.graph import WAIT, Plan, Stage, listed
 from pipeline.progress import duration
 
 
@@ -75,10 +76,11 @@ def _tree(plan: Plan) -> dict[str, str]:
 
 
 def described(state: State) -> str:
-    """Return a state in words, everything that it waits for together."""
+    """Return a state in words, everything that it waits for together; of very many reasons the first."""
     waits = [reason.removeprefix(WAIT) for reason in state.reasons if reason.startswith(WAIT)]
     own = [reason for reason in state.reasons if not reason.startswith(WAIT)]
-    return str(replace(state, reasons=(*own, WAIT + ", ".join(waits)) if waits else tuple(own)))
+    reasons = [*([listed(own)] if own else []), *([WAIT + ", ".join(waits)] if waits else [])]
+    return str(replace(state, reasons=tuple(reasons)))
 
 
 def _place(plan: Plan, slug: str, state: State) -> Path:
@@ -107,7 +109,8 @@ class Step:
         key: of the result that is meant.
         state: how it stands now; its reasons say why it would run.
         shards: how many would be made; None if that is not known before PrepareDataset ran. 0 for an unsharded stage.
-        seconds: how long the artifact took, or where there is none the newest of another config; None if none is there.
+        seconds: how long the artifact took, or where there is none that of the nearest other config; None if none is
+            there.
     """
 
     name: str
@@ -121,7 +124,7 @@ class Step:
         took = "" if self.seconds is None else f"took {duration(self.seconds)}"
         if self.state.fresh:
             return f"fresh  {took}"
-        count = f", {self.shards} shard{'s' * (self.shards != 1)}" if self.shards else ""
+        count = f", {counted(self.shards, 'shard')}" if self.shards else ""
         return f"run    {described(self.state)}{count}{f', {took} before' if took else ''}"
 
 
@@ -130,10 +133,10 @@ def plan_steps(plan: Plan, stage: Stage) -> list[Step]:
     steps = []
     states = plan.states([stage.slug])
     for slug, state in states.items():
-        others = plan.store.others(plan.recipe(slug)) if state.artifact is None else [state.artifact]
+        earlier, why = (state.artifact, []) if state.artifact else plan.nearest(slug)
         if state.name == "missing":
-            state = replace(state, reasons=(*plan.why_missing(slug), *state.reasons))
-        seconds = float(others[0].manifest["seconds"]) if others else None
+            state = replace(state, reasons=(*why, *state.reasons))
+        seconds = float(earlier.manifest["seconds"]) if earlier else None
         shards = _shards_to_make(plan, slug, state) if "dataset" not in states or states["dataset"].fresh else None
         steps.append(Step(plan.stages[slug].name, slug, plan.key(slug), state, shards, seconds))
     return steps
@@ -180,8 +183,12 @@ def plan_json(plan: Plan, stage: Stage) -> str:
     return json.dumps(whole, indent=1)
 
 
-def verify(plan: Plan) -> tuple[list[str], bool]:
+def verify(plan: Plan, everything: bool = False) -> tuple[list[str], bool]:
     """Read every file that the config reaches, and set damaged ones aside so that their stages make them again.
+
+    Args:
+        plan: the plan of the config.
+        everything: read all other artifacts of the cache as well, of whatever config and data set.
 
     Returns:
         The lines to print, and whether all is well.
@@ -193,9 +200,39 @@ def verify(plan: Plan) -> tuple[list[str], bool]:
         well = well and not damage
         lines += [f"{line}: run {plan.stages[slug].name} again" for line in damage]
         if state.artifact is not None and not damage:
-            files = len(state.artifact.manifest["files"])
-            lines.append(f"{plan.stages[slug].name}: {files} files are as they were written")
-    return lines, well
+            lines.append(f"{plan.stages[slug].name}: {_whole(state.artifact)}")
+    if everything:
+        reached = {plan.folder(slug) for slug, state in plan.states().items() if state.name != "missing"}
+        for folder in folders(plan.store):
+            if folder.path in reached or folder.kind not in ("artifact", "damaged"):
+                continue
+            if folder.artifact is None:
+                damage = [f"{folder.name}: its manifest is damaged or absent: `gc` removes it"]
+            else:
+                damage = [f"{line}: run its config again" for line in _set_aside(plan, folder.name, folder.artifact)]
+                lines += [] if damage else [f"{folder.name}: {_whole(folder.artifact)}"]
+            well = well and not damage
+            lines += damage
+    return lines or [f"nothing of this config is in {plan.store.root}"], well
+
+
+def _whole(artifact: Artifact) -> str:
+    return f"{counted(len(artifact.manifest['files']), 'file')} as written"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 file", "2 files"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _set_aside(plan: Plan, name: str, artifact: Artifact) -> list[str]:
+    """Read every file of an artifact, and set damaged ones aside; returns a line for each."""
+    lines = []
+    for file in plan.store.verify(artifact):
+        path = artifact.path / file
+        aside = f"altered, set aside as {plan.store.set_aside(path)}" if path.exists() else "missing"
+        lines.append(f"{name}: {path} is {aside}")
+    return lines
 
 
 def set_damage_aside(plan: Plan, slug: str, state: State) -> list[str]:
@@ -204,10 +241,7 @@ def set_damage_aside(plan: Plan, slug: str, state: State) -> list[str]:
         return []
     name, lines = plan.stages[slug].name, []
     if state.artifact is not None:
-        for file in plan.store.verify(state.artifact):
-            path = state.artifact.path / file
-            aside = f"altered, set aside as {plan.store.set_aside(path)}" if path.exists() else "missing"
-            lines.append(f"{name}: {path} is {aside}")
+        lines += _set_aside(plan, name, state.artifact)
     elif state.name == "corrupt":
         lines.append(f"{name}: {', '.join(state.reasons)}")
     for path in plan.store.verify_build(plan.recipe(slug)):

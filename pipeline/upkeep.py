@@ -25,8 +25,8 @@ from cache.upkeep import (
 from configs.errors import ConfigError, CorruptError, UserError
 from configs.load import known_datasets, load_config
 from configs.schema import Config
-from pipeline.graph import Plan, flat
-from pipeline.show import described, readable
+from pipeline.graph import Plan, differing, flat
+from pipeline.show import counted, described, readable
 
 Place = tuple[str, str]
 """Data set and slug."""
@@ -74,7 +74,7 @@ def _title(artifact: Artifact) -> str:
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return [f"{name}: {before.get(name, 'none')} -> {after.get(name, 'none')}" for name in names]
+    return [f"{name}: {differing(before.get(name, 'none'), after.get(name, 'none'))}" for name in names]
 
 
 def _only(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> str:
@@ -144,7 +144,7 @@ def gc(plan: Plan, variants: Sequence[Config], keep: int, *, dry_run: bool, yes:
     room = readable(sum(sizes[folder.path] for folder, _ in found.removed))
     rest = readable(sum(sizes[folder.path] for folder, _ in found.kept))
     verb = "would remove" if dry_run else "removes"
-    print(f"{verb} {len(found.removed)} folders, {room}; keeps {len(found.kept)}, {rest}")
+    print(f"{verb} {counted(len(found.removed), 'folder')}, {room}; keeps {len(found.kept)}, {rest}")
     if dry_run or not found.removed or not (yes or _agreed()):
         return 0
     for folder, _ in found.removed:

@@ -31,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ SETTINGS = (
     *("shapes.train_scenes=6", "shapes.val_scenes=3", "shapes.image_size=64", "features.size=64"),
     *("decoder.dim=32", "decoder.ffn=32", "decoder.heads=2", "decoder.layers=1", "evaluate.gamma_sweep=[0.1]"),
     *("train.steps=12", "train.batch=2", "train.log_every=1", "train.checkpoint_every=3", "report.examples=2"),
-    *("runtime.shard_size=1", "runtime.threads=1"),
+    *("runtime.shard_size=1", "runtime.threads=1", "pretrain.steps=5", "pretrain.batch=2", "pretrain.warmup=1"),
 )
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "fcntl.lockf", "open")
 CLONE_NEWNS, MS_RDONLY, MS_REMOUNT, MS_REC, MS_PRIVATE = 0x20000, 1, 32, 16384, 1 << 18
@@ -109,20 +109,27 @@ class Rig:
     """A folder with the result of an undisturbed run, and the means to disturb others.
 
     Args:
-        folder: an empty one.
+        folder: where all its caches go; empty, or not there.
+        last: the stage that the undisturbed run makes, with all that it needs.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, last: str = "Report") -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.settings = SETTINGS
         self.base = folder / "base"
         self.seconds: dict[str, float] = {}
         self.changes: dict[str, int] = {}
         warm_up()
-        ended = self.run("Report", self.base)
+        ended = self.run(last, self.base)
         assert ended.code == 0, ended.err
         self.files = contents(self.base)
         self.stages = [(path.parts[1], self._name(path)) for path in self.files if path.name == "manifest.json"]
+
+    @cached_property
+    def pretraining(self) -> Rig:
+        """A rig for the one stage that a report does not need."""
+        return Rig(self.folder / "pretraining", "PretrainClip")
 
     def _name(self, manifest: Path) -> str:
         return str(json.loads(self.files[manifest])["stage"])
@@ -248,7 +255,10 @@ def made(root: Path) -> list[str]:
 def pin() -> None:
     """Make everything that may differ between two runs the same, and log what is finished."""
     from cache import store
+    from stages import pretrain
 
+    pretrain.CHECKPOINT_EVERY = 2  # or so short a training would write none
+    pretrain.probe = lambda *arguments: 0.0  # takes longer than all the rest, and writes nothing
     finish, commit = store.Build.finish, store.Build.commit
 
     def log(line: str) -> None:
@@ -305,6 +315,11 @@ def kill_in_stage(rig: Rig, rng: random.Random, slug: str, name: str, workers: s
     problem = rig.finish(name, root)
     rig.drop(root)
     return problem if disturbed or problem else None
+
+
+def of_pretraining(rig: Rig, rng: random.Random, case: Callable[..., str | None]) -> str | None:
+    """Show a case on PretrainClip, whose weights are in the repository, so that only who asks for it runs it."""
+    return case(rig.pretraining, rng, slug="pretrain", name="PretrainClip")
 
 
 def kill_twice(rig: Rig, rng: random.Random) -> str | None:
@@ -837,6 +852,7 @@ def cases(rig: Rig, short: bool) -> dict[str, tuple[Case, int]]:
     found: dict[str, tuple[Case, int]] = {}
     for slug, name in stages.items():
         found[f"kill in {name}"] = (partial(kill_in_stage, slug=slug, name=name), many)
+    found["kill in PretrainClip"] = (partial(of_pretraining, case=kill_in_stage), many)
     for slug, name in stages.items():
         if slug == "features" or (slug == "train" and not short):
             found[f"kill in {name}, 2 workers"] = (partial(kill_in_stage, slug=slug, name=name, workers="2"), many)
@@ -855,6 +871,9 @@ def cases(rig: Rig, short: bool) -> dict[str, tuple[Case, int]]:
     found["luigid: scheduler is lost"] = (luigid_lost, few)
     for slug, name in stages.items():
         found[f"file size limit in {name}"] = (partial(full_disk, slug=slug, name=name), many)
+    if not short:
+        found["file size limit in PretrainClip"] = (partial(of_pretraining, case=full_disk), many)
+        found["full file system in PretrainClip"] = (partial(of_pretraining, case=full_file_system), few)
     for slug, name in stages.items():
         if not short or slug == "features":
             found[f"full file system in {name}"] = (partial(full_file_system, slug=slug, name=name), many)
@@ -937,6 +956,7 @@ MODULES = (
     *("luigi", "pipeline.cli", "pipeline.launch", "pipeline.task", "pipeline.tasks", "pipeline.sharing"),
     *("pipeline.show", "stages.datasets.shapes", "stages.prepare", "stages.text", "stages.features"),
     *("stages.pseudo_masks", "stages.regions", "stages.train", "stages.evaluate", "stages.report"),
+    "stages.pretrain",
 )
 
 if __name__ == "__main__":

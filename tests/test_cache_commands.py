@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from cache.keys import digest
-from cache.store import Recipe, Store, load_artifact, shard_name
+from cache.store import Recipe, State, Store, load_artifact, shard_name
 from cache.upkeep import Folder, accept_code, remove_folder
 from configs.errors import CorruptError
 from configs.load import load_config
 from pipeline import show
 from pipeline.cli import main
-from pipeline.graph import Plan
+from pipeline.graph import Plan, differing
 from tests import test_pipeline_run, toy
 from tests.test_pipeline_run import Toy
 
@@ -159,6 +159,81 @@ def test_status_lists_a_partial_build_of_1000_shards_without_opening_them(store:
     state = store.state(recipe)
     assert (state.name, state.done, state.total) == ("partial", 700, SHARDS)
     assert len(calls) < 20
+
+
+# ---- plan ----
+
+
+def planned(project: Toy, stage: str, *more: str) -> dict[str, str]:
+    """What `plan` says of each stage."""
+    assert project.run(f"plan {stage}", *more) == 0
+    return {line.split()[0]: line.partition(" ")[2].strip() for line in project.out[:-1]}
+
+
+def test_plan_compares_with_the_nearest_artifact_and_not_with_a_later_trial(project: Toy) -> None:
+    project.run("Squares")
+    project.run("Squares", "--set", "shapes.train_scenes=3", "pseudo_masks.k=9")
+    said = planned(project, "Total", "--set", "pseudo_masks.k=9")["Squares"]
+    assert said.startswith("run    missing (config pseudo_masks.k 8 -> 9), 4 shards, took ")
+
+
+def test_plan_names_the_input_that_changed_where_the_config_did_not(project: Toy) -> None:
+    project.run("Total")
+    project.run("Squares", "--set", "pseudo_masks.k=9")
+    said = planned(project, "Total", "--set", "pseudo_masks.k=9")
+    assert said["Squares"].startswith("fresh")
+    assert said["Total"].startswith("run    missing (input squares/train changed), took ")
+
+
+def test_plan_says_when_a_config_upstream_changed_and_its_result_did_not(project: Toy) -> None:
+    project.run("Listing")
+    project.run("Numbers", "--set", "shapes.seed=5")
+    said = planned(project, "Listing", "--set", "shapes.seed=5")
+    assert said["Listing"].startswith("run    missing (config upstream changed), took ")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (8, 12, "8 -> 12"),
+        (None, [1], "None -> [1]"),
+        ([4, 8], [4], "[4, 8] -> [4]"),
+        (list(range(9)), [*range(1, 9), 30, 31], "without 0; with 30, 31"),
+        (list(range(9)), list(range(200)), "with 9, 10, 11, 12, 13, 14, and 185 more"),
+        ([1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1], "[1, 2, 3, 4, 5, 6, 7] -> [7, 6, 5, 4, 3, 2, 1]"),
+        ([{"id": i, "name": f"n{i}"} for i in range(9)], [{"id": i, "name": f"n{i}"} for i in range(8)], "without n8"),
+    ],
+)
+def test_long_lists_are_compared_by_what_differs(before: Any, after: Any, said: str) -> None:
+    assert differing(before, after) == said
+
+
+def test_of_very_many_reasons_the_first_are_said() -> None:
+    state = State("corrupt", (*(f"train-{i:05d}.h5 is missing" for i in range(1000)), "waits for A", "waits for B"))
+    said = show.described(state)
+    assert said.endswith("train-00005.h5 is missing, and 994 more, waits for A, B)") and len(said) < 250
+
+
+# ---- verify ----
+
+
+def test_verify_all_reads_what_other_configs_made(project: Toy) -> None:
+    project.run("Squares", "--set", "pseudo_masks.k=9")
+    shard = folder_of(project, "squares") / "train-00001.h5"
+    project.run("Total")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert project.run("verify") == 0  # the present config does not reach it
+    assert project.run("verify", "--all") == 4
+    name = f"shapes/squares/{shard.parent.name}"
+    assert [line for line in project.out if "altered" in line] == [
+        f"{name}: {shard} is altered, set aside as {shard}.damaged: run its config again"
+    ]
+    assert len([line for line in project.out if line.endswith(" as written")]) == 4
+    project.run("Squares", "--set", "pseudo_masks.k=9")
+    assert project.run("verify", "--all") == 0
+    (shard.parent / "manifest.json").write_text("{}")
+    assert project.run("verify", "--all") == 4
+    assert f"{name}: its manifest is damaged or absent: `gc` removes it" in project.out
 
 
 # ---- diff ----

@@ -119,6 +119,19 @@ def test_what_is_not_in_the_cache_is_one_line(inspect: Inspect, capsys: pytest.C
     assert error.count("\n") == 1
 
 
+def test_a_damaged_manifest_is_damage_and_not_absence(
+    inspect: Inspect, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = next(Path(arguments[3]).glob("*/regions/*/manifest.json"))
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-9])
+    try:
+        assert inspect("regions", "--image", "t001") == 4
+        assert capsys.readouterr().err == f"error: {manifest} is altered: run the stage again\n"
+    finally:
+        manifest.write_bytes(whole)
+
+
 def test_only_pseudo_masks_have_a_gallery(inspect: Inspect) -> None:
     assert inspect("regions") == 2
 

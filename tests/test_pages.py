@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from test_report import make_context
 
 from configs.schema import Config
 from pipeline import cli
-from stages.report import run
+from stages import gallery
+from stages.gallery import Card
+from stages.report import page_template, run
 
 WIDTHS = (390, 1280)
 
@@ -93,6 +98,63 @@ def test_gallery_filters_and_sorts(chromium: Browser, pages: dict[str, Path]) ->
     seen, value = chromium.look(pages["gallery"], 1280, script=script)
     assert value["sorted"] == sorted(value["all"]) and len(value["all"]) == 4
     assert value["none"] == [] and value["shown"] == "0" and seen.complaints == []
+
+
+def test_gallery_of_1000_images_filters_at_once(chromium: Browser, tmp_path: Path) -> None:
+    """By class, area and number of regions, alone and together; the times are those of a busy machine."""
+    dot = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
+    cards = []
+    for i in range(1000):
+        areas = tuple(float((i + 10 * k) % 50) for k in range(i % 7))
+        near = tuple((i + k) % 5 for k in range(i % 7))
+        cards.append(
+            Card(f"t{i:04d}", dot, 272, 136, i / 1000, (i % 3,), near, areas, tuple(f"{area} %" for area in areas))
+        )
+    script = (Path(gallery.__file__).parent / "gallery.js").read_text(encoding="utf-8")
+    page = {
+        **{"dataset": "many", "cards": cards, "total": 1000, "classes": list("abcde"), "named": True, "stale": []},
+        **{"provenance": [], "script": script},
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    (tmp_path / "many.html").write_text(page_template("gallery.html.j2").render(page), encoding="utf-8")
+    filters: list[tuple[dict[str, int], Callable[[Card], bool]]] = [
+        ({"seen": 1}, lambda card: 1 in card.seen),
+        ({"near": 2}, lambda card: 2 in card.near),
+        ({"few": 2, "many": 3}, lambda card: 2 <= len(card.areas) <= 3),
+        ({"small": 10, "large": 12}, lambda card: any(10 <= area <= 12 for area in card.areas)),
+        (
+            {"seen": 0, "few": 5, "small": 40},
+            lambda card: 0 in card.seen and len(card.areas) > 4 and max(card.areas) >= 40,
+        ),
+    ]
+    asked = json.dumps([values for values, _ in filters])
+    _, found = chromium.look(
+        tmp_path / "many.html",
+        1280,
+        script=f"""(() => {{
+      const form = document.getElementById("controls");
+      const choose = (name, value) => {{
+        form.elements[name].value = value;
+        form.elements[name].dispatchEvent(new Event("input", {{ bubbles: true }}));
+      }};
+      const names = ["seen", "near", "few", "many", "small", "large"];
+      const timed = {asked}.map((values) => {{
+        for (const name of names) choose(name, "");
+        const start = performance.now();
+        for (const name in values) choose(name, values[name]);
+        document.body.offsetHeight;
+        return [document.querySelectorAll("#grid article:not([hidden])").length, performance.now() - start];
+      }});
+      const start = performance.now();
+      choose("order", "quality down");
+      document.body.offsetHeight;
+      return {{ timed, sorting: performance.now() - start, first: document.querySelector("#grid article").dataset.id }};
+    }})()""",
+    )
+    wanted = [sum(fits(card) for card in cards) for _, fits in filters]
+    assert [count for count, _ in found["timed"]] == wanted and all(0 < count < 1000 for count in wanted)
+    assert found["first"] == "t0999"
+    assert max(found["sorting"], *(milliseconds for _, milliseconds in found["timed"])) < 2000
 
 
 def test_a_bad_page_is_found_out(chromium: Browser, tmp_path: Path) -> None:

@@ -27,10 +27,24 @@ ROOT = Path(__file__).parent.parent
         (["help"], "unknown stage 'help': did you mean --help?"),
         (["zzz"], "unknown stage 'zzz': expected one of"),
         (["plan", "Reprot"], "unknown stage 'Reprot': did you mean Report?"),
+        (["plan", "status"], "unknown stage 'status': expected one of RenderShapes"),
         (["plan"], "the following arguments are required: STAGE"),
         (["Report", "--wrokers", "2"], "unrecognized arguments: --wrokers 2"),
         (["Report", "--workers", "two"], "argument --workers: invalid int value"),
         (["Report", "--workers", "0"], "runtime.workers"),
+        (["Report", "--artifacts", ""], "argument --artifacts: is empty; expected a folder"),
+        (
+            ["inspect", "regions", "--image", "a", "--out", "/"],
+            "--out /: is a folder; expected the name of a file in it",
+        ),
+        (["export", "--out", "/"], "--out /: is a folder"),
+        (
+            ["predict", "--image", "a", "--classes", "a", "--out", "/etc/passwd"],
+            "--out /etc/passwd: is a file; expected",
+        ),
+        (["inspect", "quality", "--out", "x.png"], "inspect quality draws nothing: leave --out away"),
+        (["inspect", "features", "--image", "a", "--out", "x.html"], "expected a name that ends in .png"),
+        (["inspect", "pseudo_masks", "--out", "x.png"], "the gallery is a page; expected a name that ends in .html"),
         (["Report", "--dataset", "vok"], "voc"),
         (["Report", "--set", "train.stepz=1"], "train.steps"),
         (["Report", "--set", "train.steps"], "train.steps"),
@@ -71,6 +85,11 @@ def test_status_of_an_empty_cache(capsys: pytest.CaptureFixture[str], tmp_path: 
     found = [line.lstrip("│├└─ ").split()[:2] for line in lines]
     assert sorted(found) == sorted([stage.name, "missing"] for stage in STAGES)
     assert not cache.exists()
+
+
+def test_verify_of_an_empty_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["verify", "--all", "--artifacts", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"nothing of this config is in {tmp_path}\n"
 
 
 def test_help_names_every_stage_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
