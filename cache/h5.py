@@ -43,8 +43,8 @@ from cache.refusals import refusals_named
 from configs.errors import CorruptError, UserError
 
 SCHEMA = 1
-CHUNK_BYTES = 1 << 19  # of plain data: an image's features then lie in a few pieces
-SMALL_CHUNK_BYTES = 1 << 17  # of compressed data, of which a read unpacks whole chunks
+CHUNK_BYTES = 1 << 19  # where images are large: an image's features then lie in a few pieces
+SMALL_CHUNK_BYTES = 1 << 17  # elsewhere, as files hold whole chunks; and compressed, as a read unpacks whole chunks
 OPEN_FILES = 16  # files that one ShardSet keeps open in a process
 AttrValue = int | float | str
 
@@ -82,7 +82,7 @@ class _Column:
         """Append one image's array; the dtype is right already."""
         lead, trail = array.shape[: self.field.lead], array.shape[self.field.lead :]
         if self.data is None:
-            self._create(trail, array.dtype)
+            self._create(trail, array)
         elif trail != self.trail:
             raise ValueError(f"trailing shape {trail}, expected {self.trail} as in the file's first image")
         rows = math.prod(lead)
@@ -102,17 +102,18 @@ class _Column:
         if self.field.lead:
             _index(self.group, "shape", np.asarray(self.shapes, np.int64).reshape(-1, self.field.lead))
 
-    def _create(self, trail: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def _create(self, trail: tuple[int, ...], first: NDArray[Any]) -> None:
         self.trail = trail
-        row = dtype.itemsize * math.prod(trail)
-        self._chunk = max(1, (SMALL_CHUNK_BYTES if self.field.compress else CHUNK_BYTES) // max(1, row))
+        row = first.dtype.itemsize * math.prod(trail)
+        large = first.nbytes > SMALL_CHUNK_BYTES and not self.field.compress
+        self._chunk = max(1, (CHUNK_BYTES if large else SMALL_CHUNK_BYTES) // max(1, row))
         filters: dict[str, Any] = {"compression": "gzip", "shuffle": True} if self.field.compress else {}
         self.data = self.group.create_dataset(
             "data",
             shape=(0, *trail),
             maxshape=(None, *trail),
             chunks=(self._chunk, *(max(1, n) for n in trail)),
-            dtype=dtype,
+            dtype=first.dtype,
             fletcher32=True,
             track_times=False,
             **filters,

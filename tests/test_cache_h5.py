@@ -182,6 +182,7 @@ def test_shard_set_reads_as_one_with_few_open_files(tmp_path: Path, monkeypatch:
 
 
 def test_second_reads_come_from_the_map_and_equal_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h5, "SMALL_CHUNK_BYTES", 100)
     monkeypatch.setattr(h5, "CHUNK_BYTES", 200)  # arrays of several chunks, and chunks of several arrays
     arrays = images()
     reader = ShardReader(write(tmp_path / "a.h5", arrays))
