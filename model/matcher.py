@@ -22,7 +22,7 @@ def mask_costs(masks: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, T
     """BCE and dice of every query against every target.
 
     Args:
-        masks: mask logits. Shape: (B, Q, P).
+        masks: mask logits; below -80 they count as -80. Shape: (B, Q, P).
         targets: coverage in 0..1. Shape: (B, T, P).
         valid: 1 on cells that count, 0 on padding. Shape: (B, P), float.
 

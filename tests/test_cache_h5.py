@@ -255,3 +255,12 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert "file too large" in message
     assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_field_without_any_row_comes_back_twice(tmp_path: Path) -> None:
+    """What a tower without a CLS token gives as the tokens before its patches."""
+    with ShardWriter(tmp_path / "a.h5", "test", {"prefix": Field("float16", 1)}) as writer:
+        for image_id in "ab":
+            writer.add(image_id, prefix=np.zeros((0, 8), np.float16))
+    reader = ShardReader(tmp_path / "a.h5")
+    assert [reader.read("b", "prefix").shape for _ in range(2)] == [(0, 8)] * 2

@@ -88,3 +88,14 @@ def test_assign_ignores_padded_columns() -> None:
     cost = torch.tensor([[[1.0, -100.0], [0.0, -100.0]]])
     rows, cols = assign(cost, [1])[0]
     assert rows.tolist() == [1] and cols.tolist() == [0]
+
+
+def test_mask_costs_of_certain_predictions_are_finite_and_right() -> None:
+    logits = torch.tensor([[[-1e4, -60.0, -20.0, 0.0, 20.0, 60.0, 1e4]]])
+    for value in (0.0, 1.0):
+        target = torch.full((1, 1, 7), value)
+        bce, dice = mask_costs(logits, target, torch.ones(1, 7))
+        # beyond -80 the loss grows no further: it is certain enough
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(logits.double().clamp(min=-80), target.double())
+        assert bce.isfinite().all() and dice.isfinite().all()
+        assert bce.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-4)
