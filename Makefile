@@ -32,7 +32,7 @@ demo: $(RUN_STAMP)
 test: lint
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	    echo "make: no Chromium here: the test that opens the pages in a browser is left out (apt-get install chromium)"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(DEV_STAMP)
 	@$(BIN)/python -m ruff check .

@@ -13,6 +13,7 @@ Source: choice. Prompts after VPT (deep) and ZegCLIP, which uses 10.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.clip import FrozenClip
+if TYPE_CHECKING:  # open_clip takes seconds to import, and training on cached features does without
+    from model.clip import FrozenClip
 
 
 def split_patches(image: NDArray[np.uint8], patch: int) -> NDArray[np.uint8]:

@@ -270,8 +270,10 @@ def _preload(plan: Plan, stage: Stage) -> None:
     task.use_threads(plan, alone=False)
     for slug, state in plan.states([stage.slug]).items():
         if not state.fresh:
-            with contextlib.suppress(Exception):  # the task that needs it will say so
-                importlib.import_module(plan.stages[slug].module)
+            runs_clip = "clip.identity" in plan.stages[slug].reads
+            for module in (plan.stages[slug].module, *(["model.clip"] if runs_clip else [])):
+                with contextlib.suppress(Exception):  # the task that needs it will say so
+                    importlib.import_module(module)
 
 
 def _worker_died(dead: Any, message: str) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from configs.errors import ConfigError
 from configs.schema import ClipConfig
-from model.clip import FrozenClip
 from model.weights import weights_file
 from stages.context import StageContext
+
+if TYPE_CHECKING:  # open_clip takes seconds to import, and training on cached features does without
+    from model.clip import FrozenClip
 
 
 def device_of(ctx: StageContext) -> str:
@@ -41,4 +44,6 @@ def frozen_clip(ctx: StageContext) -> FrozenClip:
 
 @lru_cache(maxsize=1)
 def _load(clip: ClipConfig, device: str, weights: Path | None, stamp: tuple[int, ...]) -> FrozenClip:
+    from model.clip import FrozenClip
+
     return FrozenClip(clip, device, weights)

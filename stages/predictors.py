@@ -7,7 +7,7 @@ zsseg; `dense` is MaskCLIP's training-free labelling, `regions` names clusters b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.schema import PseudoMasksConfig, RegionsConfig
-from model.clip import FrozenClip
 from model.query_decoder import QueryDecoder, QueryOutput
 from model.segmenter import fuse, normalise_scores, query_probabilities
 from stages.pseudo_masks import cluster
 from stages.regions import RegionItem, embed_regions, masks_of
+
+if TYPE_CHECKING:  # open_clip takes seconds to import, and training on cached features does without
+    from model.clip import FrozenClip
 
 Pixels = Callable[[], NDArray[np.uint8]]
 """Reads an image or window, (H, W, 3) uint8; called only where its pixels matter."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,13 +22,15 @@ from torch import Tensor
 
 from cache.h5 import Field, ShardWriter
 from configs.schema import RegionsConfig
-from model.clip import FrozenClip
 from stages.context import Shard, StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_image
 from stages.frozen import device_of, frozen_clip
 from stages.in_order import in_order
 from stages.resize import resize_share
+
+if TYPE_CHECKING:  # open_clip takes seconds to import, and training on cached features does without
+    from model.clip import FrozenClip
 
 KIND = "regions"
 CROPS = 64
