@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.measure import ROOT
 from benchmarks.render import README, RESULTS, update
+from pipeline.placement import WAITING
 
 NAMES = (
     "machine",
@@ -57,7 +58,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help=f"folder of the JSON files (default: {RESULTS.relative_to(ROOT)})")
     given = parser.parse_args()
     results = given.results or (Path(tempfile.mkdtemp(prefix="split-matching-bench-")) if given.quick else RESULTS)
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**WAITING, **os.environ}
     trouble, start = [], time.monotonic()
     for name, device in jobs(given.only):
         missing = NEEDS.get(name)

@@ -42,7 +42,8 @@ def run(options: Options) -> Report:
     share = 100 * sides[0].median / sum(side.median for side in sides)
     target = 75.0 if options.device == "cuda" and not options.quick else None
     return Report(
-        f"{space.config.clip.model}, {space.config.features.size} px, {space.images}, regions by attention",
+        f"{space.config.clip.model}, {space.config.features.size} px, {space.images}, {space.config.clip.precision}, "
+        "regions by attention",
         sides,
         [Check("throughput of all three over extraction alone", share, target, "at least", "%")],
         facts,

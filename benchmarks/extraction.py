@@ -45,8 +45,10 @@ def run(options: Options) -> Report:
         sides = paired({"whole stage": stage, "bare forward": bare}, rounds, 1000 / len(images), "ms an image")
         whole = ratio(sides, "whole stage", "bare forward")
         size = path.stat().st_size / len(images)
+        config = space.config
         return Report(
-            f"{space.config.clip.model}, {space.config.features.size} px, {space.images}, batch {extractor.batch}",
+            f"{config.clip.model}, {config.features.size} px, {space.images}, batch {extractor.batch}, "
+            f"{config.clip.precision}",
             sides,
             [Check("whole stage over bare forward", whole, None if options.quick else 1.10)],
             {"ms_per_image": sides[0].median, "bytes_per_image": size},

@@ -194,7 +194,8 @@ def workspace(options: Options, images: int, *overrides: str) -> Iterator[Worksp
             f"runtime.device={options.device}",
             "runtime.shard_size=4096",
         )
-        common = (*runtime, f"runtime.threads={options.threads}", *overrides)
+        precision = "bfloat16" if options.device == "cuda" else "float32"  # as anybody would run it there
+        common = (*runtime, f"runtime.threads={options.threads}", f"clip.precision={precision}", *overrides)
         photos = os.environ.get(PHOTOS)
         scenes = (f"shapes.train_scenes={images}", f"shapes.val_scenes={max(1, images // 4)}")
         if options.quick:

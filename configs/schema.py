@@ -116,6 +116,11 @@ class ClipConfig(Section):
         "with one activation only, and asks otherwise.",
     )
     seed: NonNegative = Field(0, description="Seed of `weights: random`.", json_schema_extra=IDENTITY)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of the image tower's products; sums, norms and results stay float32. bfloat16 is for GPUs, which "
+        "multiply several times faster in it; features then differ in their third digit.",
+    )
 
 
 class PretrainConfig(Section):

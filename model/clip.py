@@ -11,11 +11,11 @@ import hashlib
 import importlib.util
 import logging
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -36,6 +36,9 @@ from configs.schema import ClipConfig
 from model.checkpoint_file import Checkpoint, read_checkpoint
 from model.towers import Tower, open_tower
 from model.weights import REPOSITORY, is_tag, weights_file, weights_identity
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 CONFIGS = REPOSITORY / "configs" / "clip"
 SCALES = (1.0, 1000.0)
@@ -354,6 +357,17 @@ def _remedy(clip: ClipConfig) -> str:
     )
 
 
+def _tower_pass(method: Callable[Concatenate[FrozenClip, P], R]) -> Callable[Concatenate[FrozenClip, P], R]:
+    """Run a method without gradients, with the image tower's products in `clip.precision`."""
+
+    @wraps(method)
+    def run(self: FrozenClip, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(), self.in_precision():
+            return method(self, *args, **kwargs)
+
+    return run
+
+
 class FrozenClip(nn.Module):
     """A CLIP whose weights never change, in evaluation mode, in float32.
 
@@ -371,7 +385,7 @@ class FrozenClip(nn.Module):
         super().__init__()
         # open_clip's towers are duck-typed: their attributes are checked in `model.towers`, not by the type checker
         self.model: Any = create_open_clip(clip, weights).float().requires_grad_(False)
-        self.name = clip.model
+        self.name, self.precision = clip.model, clip.precision
         self.visual: Any = self.model.visual
         self.quick_gelu = any(type(module).__name__ == "QuickGELU" for module in self.model.modules())
         self.tower: Tower = open_tower(self.visual, clip.model)
@@ -385,6 +399,12 @@ class FrozenClip(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.model.logit_scale.device
+
+    def in_precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Context in which the image tower's products have `clip.precision`."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -431,15 +451,15 @@ class FrozenClip(nn.Module):
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
-    @torch.inference_mode()
+    @_tower_pass
     def encode_image(self, images: Tensor) -> Tensor:
         """Image embedding of preprocessed images of any size. (B, 3, H, W) -> (B, D), not normalised."""
         x, _ = self.tower.embed(images.to(self.device))
         for index in range(self.depth):
             x = self.tower.block(index, x)
-        return self.tower.pool(x)
+        return self.tower.pool(x).float()
 
-    @torch.inference_mode()
+    @_tower_pass
     def dense(self, images: Tensor, variant: str = "value", decoder_blocks: Sequence[int] = ()) -> DenseOutput:
         """Image embedding, dense features and token maps from one forward pass.
 
@@ -467,9 +487,10 @@ class FrozenClip(nn.Module):
             if index + 1 in decoder_blocks:
                 tokens[index + 1], prefixes[index + 1] = x[:, first:].unflatten(1, grid), x[:, :first]
         flat = self.tower.dense(before, x, variant)
-        return DenseOutput(self.tower.pool(x), F.normalize(flat.unflatten(1, grid), dim=-1), tokens, prefixes)
+        dense = F.normalize(flat.float().unflatten(1, grid), dim=-1)
+        return DenseOutput(self.tower.pool(x).float(), dense, tokens, prefixes)
 
-    @torch.inference_mode()
+    @_tower_pass
     def tokens(self, images: Tensor, block: int) -> Tensor:
         """Output tokens of one block, counted from 1; later blocks are not run. (B, 3, H, W) -> (B, h, w, width)."""
         x, grid = self.tower.embed(images.to(self.device))
@@ -477,7 +498,7 @@ class FrozenClip(nn.Module):
             x = self.tower.block(index, x)
         return x[:, self.tower.prefix :].unflatten(1, grid)
 
-    @torch.inference_mode()
+    @_tower_pass
     def encode_regions(self, images: Tensor, regions: Sequence[Tensor], blocks: int) -> list[Tensor]:
         """Embedding of each region by masked attention: one image forward, then a look at each region alone.
 
@@ -505,7 +526,7 @@ class FrozenClip(nn.Module):
             x = self.tower.block(index, x)
         return self.encode_regions_of(x, regions, blocks)
 
-    @torch.inference_mode()
+    @_tower_pass
     def encode_regions_of(self, tokens: Tensor, regions: Sequence[Tensor], blocks: int) -> list[Tensor]:
         """As `encode_regions`, from the tokens after the plain blocks (`tower.plain_blocks`), such as cached ones.
 
@@ -522,7 +543,7 @@ class FrozenClip(nn.Module):
             allowed[index, len(region) :] = True  # rows of no region: anything but empty
         if count == 0:
             return [x.new_zeros(0, self.dim) for _ in regions]
-        embedded = self.tower.regions(x, allowed, blocks)
+        embedded = self.tower.regions(x, allowed, blocks).float()
         return [embedded[index, : len(region)] for index, region in enumerate(regions)]
 
     # -- text -----------------------------------------------------------------------------------------------------

@@ -68,12 +68,14 @@ class TokenTower:
         grids = [(int(rows), int(cols)) for rows, cols in sides]
         first = self.clip.tower.prefix
         mean, std = (patches.new_tensor(values)[:, None, None] for values in (self.clip.mean, self.clip.std))
-        x, grid = self.clip.tower.embed((join_patches(patches, self.clip.patch) / 255 - mean) / std, grids)
+        images = (join_patches(patches, self.clip.patch) / 255 - mean) / std
         count = 0 if prompts is None else prompts.shape[1]
         mask = None
         if any(grid != (height, width) for grid in grids):
             mask = F.pad(valid.flatten(1), (first + count, 0), value=True)[:, None, None]  # (B, 1, 1, prefix + n + N)
-        return self.through_blocks(x, grid, mask, prompts)
+        with self.clip.in_precision():
+            x, grid = self.clip.tower.embed(images, grids)
+            return self.through_blocks(x, grid, mask, prompts)
 
     def through_blocks(
         self, x: Tensor, grid: tuple[int, int], mask: Tensor | None, prompts: Tensor | None

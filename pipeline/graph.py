@@ -64,7 +64,7 @@ class Stage:
     unit: str = "images"
 
 
-CLIP = ("clip.model", "clip.weights", "clip.quick_gelu", "clip.seed", "clip.identity")
+CLIP = ("clip.model", "clip.weights", "clip.quick_gelu", "clip.seed", "clip.precision", "clip.identity")
 # what finding the raw files depends on; each layout adds fields of its own, see `stages.datasets.Layout`
 IMAGES = "data.layout"
 MASKS = "data.masks"

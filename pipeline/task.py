@@ -36,7 +36,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from pipeline import distributed
 from pipeline.graph import Plan, Stage
-from pipeline.placement import take_gpu
+from pipeline.placement import WAITING, take_gpu
 from pipeline.progress import Board
 from stages.context import Shard, StageContext
 
@@ -298,8 +298,8 @@ def use_threads(plan: Plan, alone: bool) -> int:
     cores = len(os.sched_getaffinity(0))
     threads = runtime.threads or (cores if alone else max(1, cores // runtime.workers))
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    # threads that spin while they wait slow everything down when workers, or other programs, want the same cores
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
     return threads
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from stages.context import Shard, StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_image
 from stages.frozen import device_of, frozen_clip
+from stages.in_order import worker_threads
 
 KIND = "features"
 Arrays = dict[str, NDArray[Any]]
@@ -139,7 +139,7 @@ def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     extractor = Extractor(ctx)
     size, done = 4 * extractor.batch, 0
     chunks = [shard.ids[start : start + size] for start in range(0, len(shard.ids), size)]
-    with ThreadPoolExecutor(2) as pool:
+    with worker_threads(2) as pool:
         ahead = [pool.submit(extractor.load, image_id) for image_id in chunks[0]]
         for chunk, following in zip(chunks, [*chunks[1:], ()], strict=True):
             images = [future.result() for future in ahead]

@@ -7,7 +7,6 @@ only cuts them. What a step sees is a function of (seed, step, index in the batc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from os import sched_getaffinity
 from typing import Any
@@ -23,6 +22,7 @@ from stages.context import StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_image, read_seen_labels
 from stages.frozen import device_of, frozen_clip
+from stages.in_order import worker_threads
 from stages.predictors import DecoderPredictor
 from stages.resize import resize_share
 from stages.sliding import Corner, slide_scores
@@ -58,13 +58,13 @@ class AugmentedImages:
         self.source = open_source(ctx.config.data, ctx.data_root)
         self.clip = frozen_clip(ctx)
         self.crop = self.clip.patch * max(1, round(self.size / self.clip.patch))
-        self.threads = ctx.runtime.threads or len(sched_getaffinity(0))
+        self.pool = worker_threads(ctx.runtime.threads or len(sched_getaffinity(0)))
 
     def items(self, ids: Sequence[str], step: int, positions: Sequence[int]) -> list[Arrays]:
         """Return the items of one step, in the order of `ids`; `positions` are their places in the whole batch."""
         cached = [(self.masks.read(i, "labels"), self.regions.read(i, "embeddings")) for i in ids]
-        with ThreadPoolExecutor(self.threads) as pool:  # for the images only: HDF5 files are read by one thread
-            return list(pool.map(self._item, ids, [step] * len(ids), positions, *zip(*cached, strict=True)))
+        # the pool is for the images only: HDF5 files are read by one thread
+        return list(self.pool.map(self._item, ids, [step] * len(ids), positions, *zip(*cached, strict=True)))
 
     def _item(
         self, image_id: str, step: int, index: int, masks: NDArray[np.uint8], embeddings: NDArray[np.float16]

@@ -42,7 +42,7 @@ from stages.predictors import DecoderPredictor
 Picture = Image.Image | NDArray[np.uint8] | str | os.PathLike[str]
 """A Pillow image, an RGB array (H, W, 3) uint8, or a file."""
 
-FORMAT = 1
+FORMAT = 2
 METADATA = "split_matching"
 MOST_NAMES = 255
 """Label maps are uint8."""
@@ -133,7 +133,11 @@ class Segmenter:
                 "clip.weights=PATH, or clip_weights=PATH in Python)"
             )
         clip_config = ClipConfig(
-            model=recorded["model"], weights=source, seed=recorded["seed"], quick_gelu=recorded["quick_gelu"]
+            model=recorded["model"],
+            weights=source,
+            seed=recorded["seed"],
+            quick_gelu=recorded["quick_gelu"],
+            precision=recorded["precision"],
         )
         clip = FrozenClip(clip_config, resolve_device(device))
         if clip.fingerprint() != recorded["fingerprint"]:
@@ -164,6 +168,7 @@ class Segmenter:
                 "weights": "" if from_file else clip.weights,
                 "seed": clip.seed,
                 "quick_gelu": self.clip.quick_gelu,
+                "precision": clip.precision,
                 "fingerprint": self.clip.fingerprint(),
             },
             "config": self._settings(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from stages.context import StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_seen_labels
 from stages.frozen import device_of
+from stages.in_order import worker_threads
 from stages.metric_log import MetricLog
 from stages.online import AugmentedImages, token_tower
 from stages.regions import masks_of
@@ -204,7 +204,7 @@ def build_decoder(config: DecoderConfig, width: int, maps: int, dim: int, blocks
 
 def prefetch(data: TrainingSet, config: TrainConfig, start: int, group: Group) -> Iterator[list[Item]]:
     """Items of the steps from `start` on, read two steps ahead in a thread."""
-    with ThreadPoolExecutor(1) as pool:
+    with worker_threads(1) as pool:
         ahead = [pool.submit(load_batch, data, config, s, group) for s in range(start, min(start + 2, config.steps))]
         for step in range(start, config.steps):
             items = ahead.pop(0).result()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # before torch is imported: threads that spin while they wait take the cores from the tests beside
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 import numpy as np
 import pytest

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -278,7 +279,7 @@ def test_items_depend_on_seed_step_and_index_alone(base: Chain, tmp_path: Path) 
     again = TrainingSet(ctx).online.items([first, second], 4, range(2))[1]
     for got, want in zip(data.items([first, second], 4, range(2))[1], again, strict=True):
         assert np.array_equal(got, want)
-    data.threads = 1
+    data.pool = ThreadPoolExecutor(1)
     assert np.array_equal(patches([third, second], 4), again[0][0])  # neighbours and threads do not matter
     assert not np.array_equal(patches([first, second], 5), again[0][0])
     assert not np.array_equal(data.items([second], 4, range(1))[0][0][0], again[0][0])  # another place in the batch

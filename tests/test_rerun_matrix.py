@@ -76,6 +76,7 @@ READS: dict[str, set[str]] = {
     "clip.model": CLIP,
     "clip.weights": CLIP - {"PretrainClip"},  # by what the weights are, not by their name
     "clip.quick_gelu": CLIP - {"PretrainClip"},
+    "clip.precision": CLIP - {"PretrainClip"},
     "clip.seed": CLIP - {"PretrainClip"},
     **{
         f"pretrain.{name}": {"PretrainClip"}
