@@ -278,7 +278,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 1
         again = "" if debug else "; rerun with --debug"
-        print(f"error: {type(error).__name__}: {one_line(' '.join(str(error).split()))}{again}", file=sys.stderr)
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            what = f"{error.filename}: {error.strerror.lower()}"
+        print(f"error: {one_line(what)}{again}", file=sys.stderr)
         return 1
 
 
@@ -290,12 +293,12 @@ def _main(arguments: list[str]) -> int:
     options, unknown = _parser({stage.name: stage.makes for stage in STAGES}).parse_known_args(arguments)
     if unknown:
         raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}; see run_pipeline.py {options.verb} --help")
+    _check_out(options)
     if options.verb in EXPERIMENTS:
         return _experiment(options, arguments)
     from configs.load import describe, load_config
     from pipeline.graph import Plan
 
-    _check_out(options)
     config = load_config(options.dataset, options.set_file, [*options.set, *_runtime_overrides(options)])
     if options.verb == "config":
         print(describe(config))
@@ -347,9 +350,10 @@ def _check_out(options: argparse.Namespace) -> None:
     out = getattr(options, "out", None)
     if out is None or not out.exists():
         return
-    if options.verb == "predict" and not out.is_dir():
+    folder = options.verb in ("predict", "ablate", "tune")
+    if folder and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; expected a folder, there or not")
-    if options.verb != "predict" and out.is_dir():
+    if not folder and out.is_dir():
         raise ConfigError(f"--out {out}: is a folder; expected the name of a file in it")
 
 

@@ -61,14 +61,14 @@ def load_decoder(ctx: StageContext, features: ShardSet, dim: int, device: str) -
     return model.eval().to(device)
 
 
-def scorer(ctx: StageContext, features: ShardSet, text: Tensor) -> Callable[[str], Tensor]:
-    """Return what gives the class scores (C, H', W') of a validation image."""
+def scorer(ctx: StageContext, features: ShardSet, text: Tensor, seen: Tensor) -> Callable[[str], Tensor]:
+    """Return what gives the class scores (C, H', W') of a validation image; text (C, D), seen (C,) bool."""
     config, clip = ctx.config, frozen_clip(ctx)
     source = open_source(config.data, ctx.data_root)
     if config.evaluate.predictor != "decoder":
         return partial(training_free, config, features, source, clip, text)
     model = load_decoder(ctx, features, text.shape[1], device_of(ctx))
-    predict = DecoderPredictor(model, text, config, clip)
+    predict = DecoderPredictor(model, text, seen, config, clip)
     if evaluates_images(config):
         return ImageScores(ctx, predict, model.prompts)
 
@@ -100,11 +100,11 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     entries, seen = evaluated_classes(config)
     text = frozen_clip(ctx).encode_classes([entry.name for entry in entries], config.text.templates).to(device)
     features = ctx.inputs["features"].shards("val")
-    score = scorer(ctx, features, text)
     source = open_source(config.data, ctx.data_root)
     gammas = sorted({config.evaluate.gamma, *config.evaluate.gamma_sweep})
     confusions = {gamma: ConfusionMatrix(len(entries)) for gamma in gammas}
     seen_tensor = torch.from_numpy(seen).to(device)
+    score = scorer(ctx, features, text, seen_tensor)
     images: list[tuple[str, float, float]] = []
     with ShardWriter(ctx.out / "val-00000.h5", KIND, {"labels": Field("uint8", lead=2, compress=True)}) as writer:
         for done, image_id in enumerate(features.ids, 1):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from configs.schema import PseudoMasksConfig, RegionsConfig
 from model.query_decoder import QueryDecoder, QueryOutput
-from model.segmenter import fuse, normalise_scores, query_probabilities
+from model.segmenter import fuse, group_votes, normalise_scores, query_probabilities
 from stages.pseudo_masks import cluster
 from stages.regions import RegionItem, embed_regions, masks_of
 
@@ -35,16 +35,20 @@ class DecoderPredictor:
     Args:
         model: the trained decoder.
         text: embeddings of all classes, unit length. Shape: (C, D).
+        seen: which of them are seen. Shape: (C,), bool.
         config: reads `decoder`, `evaluate`, `train.matching`; for fusion `regions` and `features.variant`.
         clip: the frozen CLIP; needed for fusion only.
     """
 
-    def __init__(self, model: QueryDecoder, text: Tensor, config: Any, clip: FrozenClip) -> None:
+    def __init__(self, model: QueryDecoder, text: Tensor, seen: Tensor, config: Any, clip: FrozenClip) -> None:
         self.model, self.text, self.clip = model, text, clip
         self.config, self.temperature = config.evaluate, config.decoder.temperature
         # a baseline trained by single matching has one group: all of its queries know "nothing"
         single = config.train.matching == "single"
-        self.group = config.decoder.seen_queries + (config.decoder.candidate_queries if single else 0)
+        queries = config.decoder.seen_queries + config.decoder.candidate_queries
+        self.group = queries if single else config.decoder.seen_queries
+        own = self.config.group_classes == "own" and not single
+        self.votes = group_votes(seen, self.group, queries, self.config.candidate_weight, own)
         self.regions: RegionsConfig | None = None
         if self.config.fusion > 0:
             self.regions = config.regions.model_copy(update={"method": self.config.fusion_method})
@@ -67,10 +71,7 @@ class DecoderPredictor:
         if self.regions is not None:
             named = [self._clip_scores(output, share, row, read(), maps) for row, read in enumerate(pixels)]
             share = fuse(share, torch.stack(named), self.config.fusion)
-        weight = torch.ones(share.shape[1], device=share.device)
-        weight[self.group :] = self.config.candidate_weight
-        votes = torch.einsum("bqc,bqhw->bchw", share * weight[:, None], output.masks.sigmoid())
-        return normalise_scores(votes)
+        return normalise_scores(torch.einsum("bqc,bqhw->bchw", share * self.votes, output.masks.sigmoid()))
 
     def _clip_scores(
         self, output: QueryOutput, share: Tensor, row: int, image: NDArray[np.uint8], maps: list[Tensor]

@@ -219,11 +219,11 @@ class Segmenter:
         names = check_names(names)
         pixels = as_pixels(image)
         seen = tuple(name in self.seen for name in names)
-        score = DecoderPredictor(self.decoder, self._text(names), self.config, self.clip)
+        marks = torch.tensor(seen, device=self.clip.device)
+        score = DecoderPredictor(self.decoder, self._text(names), marks, self.config, self.clip)
         batch = 1 if self.clip.device.type == "cpu" else self.config.runtime.batch
         tower = TokenTower(self.clip, self.config.features.decoder_blocks)
         scores = PixelScores(self.config, tower, score, self.decoder.prompts, batch)(pixels)
-        marks = torch.tensor(seen, device=scores.device)
         labels = label_map_of_any_size(scores, marks, self.config.evaluate.gamma, *pixels.shape[:2])
         return Prediction(labels.cpu().numpy(), names, seen)
 

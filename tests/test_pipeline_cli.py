@@ -42,6 +42,11 @@ ROOT = Path(__file__).parent.parent
             ["predict", "--image", "a", "--classes", "a", "--out", "/etc/passwd"],
             "--out /etc/passwd: is a file; expected",
         ),
+        (["ablate", "--out", "/etc/passwd"], "--out /etc/passwd: is a file; expected a folder"),
+        (
+            ["tune", "--grid", "configs/tuning/shapes.yaml", "--out", "/etc/passwd"],
+            "--out /etc/passwd: is a file; expected a folder",
+        ),
         (["inspect", "quality", "--out", "x.png"], "inspect quality draws nothing: leave --out away"),
         (["inspect", "features", "--image", "a", "--out", "x.html"], "expected a name that ends in .png"),
         (["inspect", "pseudo_masks", "--out", "x.png"], "the gallery is a page; expected a name that ends in .html"),

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from configs.schema import DecoderConfig
 from model.query_decoder import MultiScaleEnhancement, QueryDecoder
-from model.segmenter import fuse, label_map, query_probabilities
+from model.segmenter import fuse, group_votes, label_map, query_probabilities
 
 CONFIG = DecoderConfig(dim=32, heads=4, ffn=48, layers=2, seen_queries=5, candidate_queries=4, upsample=2)
 
@@ -103,6 +103,18 @@ def test_probabilities_equal_a_plain_loop() -> None:
             logits = 20.0 * output.embeddings[b, q] @ text.T
             knows_nothing = torch.cat([logits, output.no_object[b, q : q + 1]]).softmax(0)[:-1]
             assert torch.allclose(got[b, q], knows_nothing if q < 5 else logits.softmax(0), atol=1e-5)
+
+
+def test_votes_of_groups_equal_a_plain_loop() -> None:
+    seen = torch.tensor([True, False, True])
+    for own in (False, True):
+        got = group_votes(seen, 2, 5, 0.3, own)
+        for query in range(5):
+            for entry in range(3):
+                expected = 1.0 if query < 2 else 0.3
+                if own and bool(seen[entry]) != (query < 2):
+                    expected = 0.0
+                assert got[query, entry] == torch.tensor(expected)
 
 
 def test_fusion_is_a_geometric_mean_that_keeps_the_vote() -> None:

@@ -111,7 +111,7 @@ READS: dict[str, set[str]] = {
         f"evaluate.{name}": {"Evaluate"}
         for name in (
             *("mode", "window", "stride", "short_side", "gamma", "gamma_sweep", "predictor", "fusion"),
-            *("fusion_method", "fusion_floor", "candidate_weight"),
+            *("fusion_method", "fusion_floor", "group_classes", "candidate_weight"),
         )
     },
     **{f"report.{name}": {"Report"} for name in ("examples", "worst", "quality_images")},

@@ -365,6 +365,18 @@ def test_siglip_embeds_images_as_open_clip_does(siglip: FrozenClip) -> None:
     assert torch.allclose(siglip.dense(batch).cls, expected, atol=1e-5)
 
 
+def test_siglip_in_bfloat16_is_nearly_the_same(siglip: FrozenClip) -> None:
+    batch = noise(2, 3, 24, 40)
+    exact = siglip.dense(batch)
+    siglip.precision = "bfloat16"
+    coarse = siglip.dense(batch)
+    siglip.precision = "float32"
+    for one, other in ((exact.cls, coarse.cls), (exact.dense, coarse.dense)):
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        assert torch.nn.functional.cosine_similarity(one, other, dim=-1).min() > 0.999
+
+
 def test_siglip_dense_value_is_the_pool_of_one_token(siglip: FrozenClip) -> None:
     tower = siglip.tower
     x, grid = tower.embed(noise(1, 3, 24, 40))
