@@ -41,7 +41,7 @@ def in_order(work: Callable[[Job], Result], jobs: Iterable[Job], threads: int = 
         jobs: taken as they are needed, a few ahead.
         threads: how many; 0 for one a core.
     """
-    threads = threads or os.cpu_count() or 1
+    threads = threads or len(os.sched_getaffinity(0))
     with worker_threads(threads) as pool:
         waiting: deque[Future[Result]] = deque()
         for job in jobs:
