@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Check, Options, Report, main, paired, ratio, workspace
 from cache.h5 import ShardWriter
@@ -41,6 +42,8 @@ def run(options: Options) -> Report:
                     views = [images[index] for index in members[first : first + extractor.batch]]
                     extractor.clip.dense(torch.cat(views), extractor.config.variant, extractor.config.decoder_blocks)
 
+        with FlopCounterMode(display=False) as counter:  # of these images: photographs are not square
+            bare()
         rounds = min(options.rounds, 3)
         sides = paired({"whole stage": stage, "bare forward": bare}, rounds, 1000 / len(images), "ms an image")
         whole = ratio(sides, "whole stage", "bare forward")
@@ -51,7 +54,11 @@ def run(options: Options) -> Report:
             f"{config.clip.precision}",
             sides,
             [Check("whole stage over bare forward", whole, None if options.quick else 1.10)],
-            {"ms_per_image": sides[0].median, "bytes_per_image": size},
+            {
+                "ms_per_image": sides[0].median,
+                "bytes_per_image": size,
+                "flop_per_image": counter.get_total_flops() / len(images),
+            },
         )
 
 

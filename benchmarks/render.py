@@ -91,9 +91,8 @@ def floors(results: Results, suffix: str) -> str:
     rates = facts["machine"]
     threads = results["machine" + suffix]["threads"]
     rows = []
-    if "forward" in facts and "extraction" in facts:
-        written = facts["extraction"]["bytes_per_image"]
-        row = ("ExtractFeatures", facts["forward"]["flop_per_image"], written, facts["extraction"]["ms_per_image"])
+    if "extraction" in facts:
+        row = ("ExtractFeatures", *(facts["extraction"][key] for key in COSTS))
         rows.append(floor_row(*row, rates["matrix_gflops"], rates["disk_gb"]))
     if "clustering" in facts:  # one thread a worker
         row = ("ClusterPseudoMasks, one thread", *(facts["clustering"][key] for key in COSTS))
