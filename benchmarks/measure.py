@@ -219,20 +219,26 @@ def scenes(count: int, size: int) -> list[NDArray[np.uint8]]:
 # --- command line and report ------------------------------------------------------------------------------------------
 
 
-def child(arguments: Sequence[str], threads: int = 0) -> tuple[float, int, str]:
+def child(arguments: Sequence[str], threads: int = 0, imports: Sequence[str] = ()) -> tuple[float, int, str]:
     """Run the pipeline's command line in a process of its own.
+
+    Args:
+        arguments: of the command line.
+        threads: CPU threads; 0 for what the pipeline chooses.
+        imports: modules to import first, so that no stage's time holds an import.
 
     Returns:
         Seconds, peak memory of that process in bytes, and stdout.
     """
     environment = dict(os.environ)
+    command = ["run_pipeline.py"]
+    if imports:
+        command = ["-c", f"import sys, {', '.join(imports)}; from pipeline.cli import main; sys.exit(main())"]
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryFile("w+") as out:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "run_pipeline.py", *arguments], cwd=ROOT, env=environment, stdout=out
-        )
+        process = subprocess.Popen([sys.executable, *command, *arguments], cwd=ROOT, env=environment, stdout=out)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)

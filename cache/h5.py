@@ -340,7 +340,7 @@ class ShardReader:
         self._pid = 0
         self._index: _Index | None = None
         self._mapped: MappedFile | None = None
-        self._checked: dict[str, _Checked] = {}
+        self._sums_checked: dict[str, _SumsChecked] = {}
 
     @property
     def kind(self) -> str:
@@ -371,7 +371,7 @@ class ShardReader:
         """Return one image's array. Shape: (*lead, *trail), in the field's dtype."""
         if self._mapped is not None and not self._mapped.current():
             self.close()
-            self._index, self._mapped, self._checked = None, None, {}
+            self._index, self._mapped, self._sums_checked = None, None, {}
         index = self._loaded()
         if image_id not in index.row:
             raise KeyError(f"image {image_id!r} is not in {self.path.name}")
@@ -389,7 +389,7 @@ class ShardReader:
 
     def _read_again(self, field: str, row: int, start: int, stop: int) -> NDArray[Any] | None:
         """Rows whose sums were checked before."""
-        checked = self._checked.get(field)
+        checked = self._sums_checked.get(field)
         if self._mapped is None or checked is None or not checked.images[row]:
             return None
         return self._mapped.read(checked.layout, start, stop)
@@ -398,9 +398,9 @@ class ShardReader:
         """Note that the sums of an image's rows are right."""
         if data.compression is not None:
             return
-        if field not in self._checked:
-            self._checked[field] = _Checked(_layout(data), np.zeros(len(self.ids), np.bool_))
-        self._checked[field].images[row] = True
+        if field not in self._sums_checked:
+            self._sums_checked[field] = _SumsChecked(_layout(data), np.zeros(len(self.ids), np.bool_))
+        self._sums_checked[field].images[row] = True
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
@@ -444,7 +444,7 @@ class ShardReader:
 
 
 @dataclass(frozen=True)
-class _Checked:
+class _SumsChecked:
     """Of which images the sums of one field were found right, and where its rows lie."""
 
     layout: Layout

@@ -18,8 +18,9 @@ Result = TypeVar("Result")
 def worker_threads(count: int) -> ThreadPoolExecutor:
     """Pool of threads that compute with one CPU thread each, beside a main thread that uses all of them.
 
-    Every thread that runs one of torch's parallel loops would otherwise keep an OpenMP team of its own; a training step
-    of `shapes` took twice as long (210 against 105 ms on 2 cores) because a thread beside it had once resized a mask.
+    Every thread that runs one of torch's parallel loops would otherwise keep an OpenMP team of its own, and with more
+    threads than cores none of them may wait awake (see `pipeline.placement.WAITING`): a training step of `shapes` took
+    twice as long, 213 against 100 ms on 2 cores, beside a thread that had once resized a mask.
 
     Args:
         count: how many threads.

@@ -236,8 +236,6 @@ def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
 
     def made(job: tuple[str, NDArray[np.float16]]) -> tuple[str, NDArray[np.uint8]]:
         image_id, dense = job
-        # one image is a tiny problem: one thread beats many, and its sums do not depend on how many there are
-        faiss.omp_set_num_threads(1)
         _, annotated = read_seen_labels(source, image_id, seen)
         try:
             return image_id, pseudo_masks(dense.astype(np.float32), annotated, config)
