@@ -27,6 +27,7 @@ import io
 import math
 import os
 import secrets
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -539,10 +540,12 @@ class ShardSet:
             KeyError: no such image or field.
             CorruptError: the shard is damaged.
         """
-        where = self._located()
-        if image_id not in where:
+        index = self._searched(image_id) if self._where is None else None
+        if index is None:
+            index = self._located().get(image_id)
+        if index is None:
             raise KeyError(f"image {image_id!r} is not in the {len(self.paths)} shards of {self.paths[0].parent}")
-        return self._use(where[image_id]).read(image_id, field)
+        return self._use(index).read(image_id, field)
 
     def __contains__(self, image_id: object) -> bool:
         return image_id in self._located()
@@ -569,6 +572,22 @@ class ShardSet:
             oldest, _ = self._open.popitem(last=False)
             self._readers[oldest].close()
         return self._readers[index]
+
+    def _searched(self, image_id: str) -> int | None:
+        """Find the shard of an image by bisection, as ids ascend from shard to shard; None if it is not found so.
+
+        A stage's task reads the images of one shard: it need not open all of them.
+        """
+        low, high = 0, len(self._readers)
+        while low < high:
+            middle = (low + high) // 2
+            ids = self._use(middle).ids
+            if not ids:
+                return None
+            if ids[0] <= image_id <= ids[-1]:
+                return middle if ids[bisect_left(ids, image_id)] == image_id else None
+            low, high = (middle + 1, high) if image_id > ids[-1] else (low, middle)
+        return None
 
     def _located(self) -> dict[str, int]:
         if self._where is None:

@@ -219,6 +219,26 @@ def test_file_that_is_replaced_altered_or_cut_is_noticed_by_second_reads(tmp_pat
         reader.read("image_0003_é", "dense")
 
 
+def test_one_image_is_found_without_reading_every_index(tmp_path: Path) -> None:
+    arrays = images(32)
+    ids = sorted(arrays)
+    paths = [write(tmp_path / f"{n:02}.h5", {i: arrays[i] for i in ids[2 * n : 2 * n + 2]}) for n in range(16)]
+    for number, image_id in enumerate(ids):
+        shards = ShardSet(paths)
+        assert np.array_equal(shards.read(image_id, "dense"), arrays[image_id]["dense"])
+        assert sum(reader._index is not None for reader in shards._readers) <= 5, number  # log2 of 16, and one
+        with pytest.raises(KeyError):
+            shards.read(f"{image_id}x", "dense")
+
+
+def test_shards_in_any_order_are_searched_whole(tmp_path: Path) -> None:
+    arrays = images(12)
+    ids = sorted(arrays)
+    paths = [write(tmp_path / f"{n}.h5", {i: arrays[i] for i in ids[n::4]}) for n in (2, 0, 3, 1)]
+    for image_id in ids:
+        assert np.array_equal(ShardSet(paths).read(image_id, "dense"), arrays[image_id]["dense"])
+
+
 def test_shard_set_survives_pickling(tmp_path: Path) -> None:
     shards, arrays = shard_set(tmp_path)
     shards.read("image_0000_é", "cls")
