@@ -2,9 +2,9 @@
 
     python -m benchmarks.growth [--quick] [--json FILE]
 
-`Evaluate --dataset shapes` twice, each in a process and a cache of its own, with few training steps. Times are the
-stages' own from the manifests, without imports; memory is the process's peak as the system counted it. Training keeps
-decoded items up to `runtime.cache_mb`; it is set so low here that both sizes reach it.
+`Evaluate --dataset shapes` in both sizes by turns, each in a process and a cache of its own, with few training steps.
+Times are the stages' own from the manifests, without imports; memory is the process's peak as the system counted it.
+Training keeps decoded items up to `runtime.cache_mb`; it is set so low here that both sizes reach it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import Check, Options, Report, Side, child, main
+from benchmarks.measure import Check, Options, Report, Side, child, main, ratio
 
 STAGES = ("ExtractFeatures", "ClusterPseudoMasks", "EmbedRegions", "Evaluate")
 # made beforehand, for they would hide growth: a fifth of what ExtractFeatures took for 100 images
 IMPORTS = ("model.clip", *(f"stages.{name}" for name in ("features", "pseudo_masks", "regions", "train", "evaluate")))
 KEPT_MB = 10
+ROUNDS = 3
 TINY = ("features.size=32", "shapes.image_size=32", "clip.weights=random", "features.shifts=1", "evaluate.fusion=0.0")
 
 
 def cost(train: int, options: Options) -> tuple[dict[str, float], float]:
     """Milliseconds an image by stage, and peak memory in MB, of a run with so many training images."""
-    held_out = max(1, train // 2)  # what Evaluate works on
+    held_out = train // 4  # what Evaluate works on
     settings = [f"shapes.train_scenes={train}", f"shapes.val_scenes={held_out}", "train.steps=4"]
     settings += [f"runtime.cache_mb={KEPT_MB}"]
     settings += [*(TINY if options.quick else ()), f"runtime.threads={options.threads}"]
@@ -40,23 +41,25 @@ def cost(train: int, options: Options) -> tuple[dict[str, float], float]:
 
 
 def run(options: Options) -> Report:
-    """Run both sizes."""
-    few = 2 if options.quick else 100
-    small, large = cost(few, options), cost(10 * few, options)
-    sides = [
-        side
-        for stage in STAGES
-        for side in (
-            Side(f"{stage}, {few} training images", "ms an image", (small[0][stage],)),
-            Side(f"{stage}, {10 * few}", "ms an image", (large[0][stage],)),
-        )
-    ]
-    sides += [Side(f"peak memory, {n}", "MB", (cost_[1],)) for n, cost_ in ((few, small), (10 * few, large))]
-    free = options.quick
-    checks = [Check(f"{stage}, x10", large[0][stage] / small[0][stage], None if free else 1.05) for stage in STAGES]
-    checks.append(Check("peak memory, x10", large[1] / small[1], None if free else 1.10))
-    why = "" if free else "each size is run once, so a busy moment of the machine shows"
-    return Report("shapes, half as many validation images, one worker, imports left out", sides, checks, why=why)
+    """Run both sizes in turn, as often as fits into a few minutes."""
+    few = 4 if options.quick else 200
+    times: dict[str, dict[int, list[float]]] = {stage: {few: [], 10 * few: []} for stage in STAGES}
+    peaks: dict[int, list[float]] = {few: [], 10 * few: []}
+    for number in range(min(options.rounds, ROUNDS)):
+        for train in (few, 10 * few) if number % 2 else (10 * few, few):
+            of_stage, peak = cost(train, options)
+            peaks[train].append(peak)
+            for stage in STAGES:
+                times[stage][train].append(of_stage[stage])
+    sides, checks = [], []
+    for stage in STAGES:
+        pair = [Side(f"{stage}, {train} training images", "ms an image", tuple(times[stage][train])) for train in peaks]
+        sides += pair
+        checks.append(Check(f"{stage}, x10", ratio(pair, pair[1].name, pair[0].name), None if options.quick else 1.05))
+    pair = [Side(f"peak memory, {train}", "MB", tuple(peaks[train])) for train in peaks]
+    memory = Check("peak memory, x10", ratio(pair, pair[1].name, pair[0].name), None if options.quick else 1.10)
+    setting = "shapes, a quarter as many validation images, one worker, imports left out"
+    return Report(setting, [*sides, *pair], [*checks, memory])
 
 
 if __name__ == "__main__":

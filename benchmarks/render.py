@@ -149,6 +149,8 @@ def plan(results: Results, suffix: str) -> str:
                 *(number(value) for value in hours),
                 size(sizes[0]),
                 size(sizes[1] + sizes[2]),
+                number(images * facts["fused_ms_per_image"] / 3.6e6),
+                size(images * (facts["fused_bytes_per_image"] + facts["regions_bytes_per_image"])),
                 f"{shards:,}",
                 f"{CALLS * shards:,}",
                 number(busy),
@@ -162,6 +164,8 @@ def plan(results: Results, suffix: str) -> str:
         "regions, h",
         "features",
         "masks and regions",
+        "fused, h",
+        "fused, on disk",
         "shards",
     )
     head += ("scheduler calls", "scheduler, h", "images a shard for 1 %")
@@ -170,8 +174,9 @@ def plan(results: Results, suffix: str) -> str:
     )
     note = (
         "The last column is the shard size at which one scheduler costs at most 1 % of the work of one machine. Dense "
-        "features are by far the most bytes. Where they do not fit, training computes them (`train.features=online`); "
-        "it then reads pseudo masks and regions alone, which are made of one part of the images after the other."
+        "features are by far the most bytes. Where they do not fit, `features.persist=false` makes pseudo masks and "
+        "regions in one go and keeps nothing else (the columns *fused*), and training computes what it reads "
+        "(`train.features=online`)."
     )
     return f"{text}\n\n{markdown(head, rows)}\n\n{note}"
 

@@ -167,6 +167,11 @@ class FeaturesConfig(Section):
         description="For clustering: forward passes along each axis, at sub-token offsets that are stitched into one "
         "grid; 2 makes clusters twice as fine for 4 more passes an image and 4 times the features to keep.",
     )
+    persist: bool = Field(
+        True,
+        description="Keep the features of training images. false: pseudo masks and regions are made of them on the "
+        "fly, for data whose features would not fit on the disk; needs train.features online.",
+    )
 
 
 class PseudoMasksConfig(Section):
@@ -397,6 +402,15 @@ class Config(Section):
         if self.decoder.prompts and self.train.features == "cached":
             raise ValueError(
                 f"decoder.prompts {self.decoder.prompts} needs train.features online: the cache is the plain CLIP's"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _training_has_features(self) -> Config:
+        if not self.features.persist and self.train.features == "cached":
+            raise ValueError(
+                "features.persist false keeps no features to train on, but train.features is cached: "
+                "set train.features online"
             )
         return self
 

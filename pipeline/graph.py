@@ -72,6 +72,18 @@ LISTS = "data.lists"
 # read beside a stage's row of the table when it runs CLIP on images itself instead of reading cached features
 ONLINE = (*CLIP, "features.size", "features.resize", IMAGES)
 
+# what is otherwise where `features.persist` is false, see `stages.fused`
+FUSED: Mapping[str, Mapping[str, Any]] = {
+    "features": {"sharded": ("val",), "makes": "dense CLIP features of the validation images"},
+    "pseudo_masks": {
+        "module": "stages.fused",
+        "makes": "pseudo masks of the training images, with a CLIP embedding of each",
+        "reads": (*CLIP, "features", "regions", "pseudo_masks", IMAGES, MASKS, "classes.seen_ids"),
+        "upstream": {"dataset": ("images.json", "train.json")},
+    },
+    "regions": {"reads": (), "upstream": {"pseudo_masks": ("train",)}},
+}
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         "RenderShapes",
@@ -206,13 +218,16 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
     """Return the stages that exist for a config by slug, upstream first.
 
     RenderShapes exists only where the data are rendered. PretrainClip exists there too, and comes before the stages
-    that use CLIP only if its weights are asked for. Training and evaluation read images only if asked to.
+    that use CLIP only if its weights are asked for. Training and evaluation read images only if asked to. Where
+    features of training images are not kept, ClusterPseudoMasks extracts them, and embeds the regions too.
     """
     online = {"train": config.train.features == "online", "evaluate": evaluates_images(config)}
     trains = config.evaluate.predictor == "decoder"
     stages: dict[str, Stage] = {}
+    fused = {} if config.features.persist else FUSED
     pretrained = config.clip.weights == "pretrain"
-    for stage in STAGES if table is None else table:
+    for row in STAGES if table is None else table:
+        stage = replace(row, **fused.get(row.slug, {}))
         if stage.slug == "shapes" and config.data.layout != "shapes":
             continue
         if stage.slug == "pretrain" and config.data.layout != "shapes" and not pretrained:
@@ -232,6 +247,8 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
         if online.get(stage.slug):
             reads = (*reads, *ONLINE)
             upstream["dataset"] = tuple(dict.fromkeys((*upstream["dataset"], "images.json")))
+            if stage.slug == "train":
+                upstream.pop("features", None)
         if pretrained and "clip.identity" in reads:
             upstream["pretrain"] = ("clip.safetensors",)
         stages[stage.slug] = replace(stage, reads=_of_layout(reads, config.data.layout), upstream=upstream)

@@ -28,7 +28,6 @@ MORE: Mapping[str, tuple[str, ...]] = {
     "pseudo_masks": ("regions", "text"),
     "features": ("text",),
     "predictions": ("train", "features"),
-    "quality": ("pretrain",),
 }
 READS = (
     *("data", "clip", "features", "pseudo_masks", "regions", "decoder", "train"),
@@ -89,7 +88,12 @@ def _quality(plan: Plan, image_id: str | None, limit: int) -> list[str]:
 def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
     """Return the artifacts of the config as a stage would see them, and how they stand."""
     inputs: dict[str, Artifact] = {}
-    for slug in (*NEEDS[kind], *MORE.get(kind, ())):
+    needs = NEEDS[kind]
+    if not plan.config.features.persist and kind != "features":
+        needs = tuple(slug for slug in needs if slug != "features")  # computed when they are looked at
+    if plan.config.clip.weights == "pretrain" and (kind == "quality" or not plan.config.features.persist):
+        needs = (*needs, "pretrain")
+    for slug in (*needs, *MORE.get(kind, ())):
         if slug not in plan.stages:
             continue
         try:
@@ -97,7 +101,7 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
         except CorruptError:
             if plan.own_state(slug).name == "corrupt":
                 raise  # there is one, and it is damaged
-            if slug in NEEDS[kind]:
+            if slug in needs:
                 raise DataError(_missing(plan, slug)) from None
     found = plan.states(list(inputs))
     # what the trained decoder was given is looked at as the cache has it, not as augmentation would make it

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cache.store import Artifact
 from configs.schema import RuntimeConfig
+
+if TYPE_CHECKING:  # `status` and `plan` do without NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)`; cheap enough to be called for every image or step."""
@@ -20,6 +24,21 @@ Progress = Callable[[int, int], None]
 
 def no_progress(done: int, total: int) -> None:
     """Ignore progress: the default in notebooks and tests."""
+
+
+class Features(Protocol):
+    """Features of images by id: those of the cache, as `cache.h5.ShardSet`, or computed when they are asked for."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the images, sorted."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the features, see `stages.features.fields`."""
+
+    def read(self, image_id: str, field: str) -> NDArray[np.generic]:
+        """Return the features of one image by their name."""
 
 
 @dataclass(frozen=True)

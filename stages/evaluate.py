@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cache.h5 import Field, ShardSet, ShardWriter
+from cache.h5 import Field, ShardWriter
 from configs.classes import ClassEntry
 from configs.errors import ConfigError
 from configs.schema import evaluates_images
@@ -26,7 +26,7 @@ from model.clip import FrozenClip
 from model.query_decoder import QueryDecoder
 from model.segmenter import label_map
 from stages.complexity import complexity
-from stages.context import StageContext
+from stages.context import Features, StageContext
 from stages.datasets import Source, open_source
 from stages.datasets.images import IGNORE, read_all_labels, read_image
 from stages.frozen import device_of, frozen_clip
@@ -52,7 +52,7 @@ def evaluated_classes(config: Any) -> tuple[list[ClassEntry], NDArray[np.bool_]]
     return entries, np.array([entry.id in trained for entry in entries])
 
 
-def load_decoder(ctx: StageContext, features: ShardSet, dim: int, device: str) -> QueryDecoder:
+def load_decoder(ctx: StageContext, features: Features, dim: int, device: str) -> QueryDecoder:
     """Build the trained decoder from the train artifact."""
     blocks = ctx.config.features.decoder_blocks
     width = features.read(features.ids[0], f"tokens_{blocks[0]}").shape[-1]
@@ -61,7 +61,7 @@ def load_decoder(ctx: StageContext, features: ShardSet, dim: int, device: str) -
     return model.eval().to(device)
 
 
-def scorer(ctx: StageContext, features: ShardSet, text: Tensor, seen: Tensor) -> Callable[[str], Tensor]:
+def scorer(ctx: StageContext, features: Features, text: Tensor, seen: Tensor) -> Callable[[str], Tensor]:
     """Return what gives the class scores (C, H', W') of a validation image; text (C, D), seen (C,) bool."""
     config, clip = ctx.config, frozen_clip(ctx)
     source = open_source(config.data, ctx.data_root)
@@ -82,14 +82,14 @@ def scorer(ctx: StageContext, features: ShardSet, text: Tensor, seen: Tensor) ->
 
 @torch.inference_mode()
 def training_free(
-    config: Any, features: ShardSet, source: Source, clip: FrozenClip, text: Tensor, image_id: str
+    config: Any, features: Features, source: Source, clip: FrozenClip, text: Tensor, image_id: str
 ) -> Tensor:
     """Class scores of the baselines that know the frozen CLIP only, on the token or the cluster grid. (C, h, w)."""
     dense = features.read(image_id, "dense").astype(np.float32)
     temperature = config.decoder.temperature
     if config.evaluate.predictor == "dense":
         return dense_scores(torch.from_numpy(dense).to(text.device), text, temperature)
-    points = features.read(image_id, clustered_field(features, config.pseudo_masks)).astype(np.float32)
+    points = features.read(image_id, clustered_field(features.fields, config.pseudo_masks)).astype(np.float32)
     image = read_image(source.image_path(image_id))
     return region_scores(points, dense, image, clip, text, temperature, config.pseudo_masks, config.regions)
 

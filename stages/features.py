@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cache.h5 import Field, ShardWriter
 from configs.errors import ConfigError
-from stages.context import Shard, StageContext
+from stages.context import Features, Shard, StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_image
 from stages.frozen import device_of, frozen_clip
@@ -134,17 +134,48 @@ class Extractor:
             yield {name: value[row].cpu().numpy() for name, value in halves.items()}
 
 
-def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
-    """Extract and write one shard, in id order; the next images are read while CLIP works on the present ones."""
-    extractor = Extractor(ctx)
-    size, done = 4 * extractor.batch, 0
-    chunks = [shard.ids[start : start + size] for start in range(0, len(shard.ids), size)]
+class ComputedFeatures:
+    """Features of training images where none are kept: computed when they are asked for, as extraction would.
+
+    For looking at single images; a stage that needs them all is `stages.fused`.
+
+    Args:
+        ctx: inputs `dataset`, and `pretrain` where CLIP's weights come from there; reads `clip`, `data`, `features`.
+    """
+
+    def __init__(self, ctx: StageContext) -> None:
+        self.ids = tuple(sorted(str(image["id"]) for image in ctx.inputs["dataset"].json("images.json")["train"]))
+        self.fields = tuple(fields(ctx.config))
+        self._extractor = Extractor(ctx)
+        self._last: tuple[str, Arrays] = ("", {})
+
+    def read(self, image_id: str, field: str) -> NDArray[Any]:
+        """Return one image's array, see `fields`; those of the image asked for last are kept."""
+        if self._last[0] != image_id:
+            [arrays] = self._extractor.features([self._extractor.load(image_id)])
+            self._last = (image_id, arrays)
+        return self._last[1][field]
+
+
+def training_features(ctx: StageContext) -> Features:
+    """Return the features of the training images, from the cache where it keeps them."""
+    return ctx.inputs["features"].shards("train") if ctx.config.features.persist else ComputedFeatures(ctx)
+
+
+def extracted(extractor: Extractor, ids: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
+    """Ids and features of images, in the order given; the next are read while CLIP works on the present ones."""
+    size = 4 * extractor.batch
+    chunks = [ids[start : start + size] for start in range(0, len(ids), size)]
     with worker_threads(2) as pool:
         ahead = [pool.submit(extractor.load, image_id) for image_id in chunks[0]]
         for chunk, following in zip(chunks, [*chunks[1:], ()], strict=True):
             images = [future.result() for future in ahead]
             ahead = [pool.submit(extractor.load, image_id) for image_id in following]
-            for image_id, arrays in zip(chunk, extractor.features(images), strict=True):
-                writer.add(image_id, **arrays)
-                done += 1
-                ctx.progress(done, len(shard.ids))
+            yield from zip(chunk, extractor.features(images), strict=True)
+
+
+def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
+    """Extract and write one shard, in id order."""
+    for done, (image_id, arrays) in enumerate(extracted(Extractor(ctx), shard.ids), 1):
+        writer.add(image_id, **arrays)
+        ctx.progress(done, len(shard.ids))

@@ -19,6 +19,7 @@ from stages import figures
 from stages.context import StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_image
+from stages.features import training_features
 from stages.inspect import (
     Names,
     States,
@@ -140,8 +141,8 @@ class _Cards:
     def __init__(self, ctx: StageContext) -> None:
         self.inputs = ctx.inputs
         self.masks = ctx.inputs["pseudo_masks"].shards("train")
-        self.features = ctx.inputs["features"].shards("train")
-        self.field = clustered_field(self.features, ctx.config.pseudo_masks)
+        self.features = training_features(ctx)
+        self.field = clustered_field(self.features.fields, ctx.config.pseudo_masks)
         self.source = open_source(ctx.config.data, ctx.data_root)
         self.classes = {int(entry.id): index for index, entry in enumerate(ctx.config.classes.seen)}
         self.annotated = {

@@ -20,9 +20,10 @@ from cache.h5 import ShardSet
 from cache.store import KEY_LENGTH, Artifact
 from configs.errors import DataError
 from stages import figures
-from stages.context import StageContext
+from stages.context import Features, StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_all_labels, read_image
+from stages.features import training_features
 from stages.image_ids import refuse_unknown
 from stages.pseudo_masks import clustered_field
 from stages.regions import masks_of, region_crops
@@ -165,8 +166,8 @@ def pseudo_mask_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet
     masks = ctx.inputs["pseudo_masks"].shards("train")
     refuse_unknown([image_id], masks.ids, "training images")
     labels = masks.read(image_id, "labels")
-    features = ctx.inputs["features"].shards("train")
-    dense = features.read(image_id, clustered_field(features, ctx.config.pseudo_masks))
+    features = training_features(ctx)
+    dense = features.read(image_id, clustered_field(features.fields, ctx.config.pseudo_masks))
     apart = separation(dense, labels)
     embeddings = region_embeddings(ctx.inputs, image_id)
     names = Names(ctx.inputs["text"]) if embeddings is not None else None
@@ -273,10 +274,11 @@ def principal_colours(dense: npt.NDArray[Any]) -> tuple[figures.Bytes, float]:
 
 def features_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet:
     """Dense features of an image: principal components as colours, and the nearest seen class of every token."""
-    contents = ctx.inputs["features"].manifest["content"]  # a trial may have no validation image
-    splits = {split: ctx.inputs["features"].shards(split) for split in ("train", "val") if split in contents}
-    refuse_unknown([image_id], [i for shards in splits.values() for i in shards.ids], "images")
-    split = next(name for name, shards in splits.items() if image_id in shards)
+    splits: dict[str, Features] = {"train": training_features(ctx)}
+    if "val" in ctx.inputs["features"].manifest["content"]:  # a trial may have no validation image
+        splits["val"] = ctx.inputs["features"].shards("val")
+    refuse_unknown([image_id], [i for features in splits.values() for i in features.ids], "images")
+    split = next(name for name, features in splits.items() if image_id in features.ids)
     dense = splits[split].read(image_id, "dense").astype(np.float32)
     image = figures.resize_image(read_image(_source(ctx).image_path(image_id)), PANEL_SIDE)
     colours, share = principal_colours(dense)
@@ -352,7 +354,7 @@ def matches_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet:
     """Which query of each group took which target, with the trained weights and the costs of training."""
     from stages.inspect_matches import match_image
 
-    refuse_unknown([image_id], ctx.inputs["features"].shards("train").ids, "training images")
+    refuse_unknown([image_id], ctx.inputs["pseudo_masks"].shards("train").ids, "training images")
     names = Names(ctx.inputs["text"])
     found = match_image(ctx, image_id, names.names)
     image = figures.resize_image(read_image(_source(ctx).image_path(image_id)), PANEL_SIDE)

@@ -16,6 +16,7 @@ from configs.errors import DataError
 from model.criterion import SplitCriterion
 from stages.context import StageContext
 from stages.evaluate import load_decoder
+from stages.features import training_features
 from stages.frozen import device_of
 from stages.train import TrainingSet, collate
 
@@ -68,8 +69,9 @@ def match_image(ctx: StageContext, image_id: str, names: list[str]) -> Matches:
         raise DataError("matches of a decoder with prompts cannot be shown: its features are in no cache")
     text = load_file(ctx.inputs["text"].file("text.safetensors"))["seen"]
     device = device_of(ctx)
-    model = load_decoder(ctx, ctx.inputs["features"].shards("train"), text.shape[1], device)
-    item = TrainingSet(ctx).item(image_id)
+    features = training_features(ctx)
+    item = TrainingSet(ctx, features).item(image_id)
+    model = load_decoder(ctx, features, text.shape[1], device)
     tokens, valid, targets = collate([item], ctx.config.decoder.upsample, device)
     output = model(tokens, valid)[-1]
     criterion = SplitCriterion(ctx.config.train, ctx.config.decoder, text, ctx.config.pseudo_masks.merge).to(device)

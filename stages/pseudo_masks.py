@@ -7,6 +7,8 @@ read are the seen classes' annotated pixels, which are removed from every region
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +20,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
-from cache.h5 import Field, ShardSet, ShardWriter
+from cache.h5 import Field, ShardWriter
 from configs.errors import DataError
 from configs.schema import PseudoMasksConfig
 from stages.context import Shard, StageContext
@@ -36,9 +38,9 @@ def fields(config: Any) -> dict[str, Field]:
     return {"labels": Field("uint8", lead=2, compress=True)}
 
 
-def clustered_field(features: ShardSet, config: PseudoMasksConfig) -> str:
-    """Name of the cached features that are clustered: `stitched` where there is one, else `dense` or a token map."""
-    if "stitched" in features.fields:  # made of the same block: see stages.features
+def clustered_field(features: Collection[str], config: PseudoMasksConfig) -> str:
+    """Name of the features that are clustered: `stitched` where there is one, else `dense` or a token map."""
+    if "stitched" in features:  # made of the same block: see stages.features
         return "stitched"
     return "dense" if config.block is None else f"tokens_{config.block}"
 
@@ -226,25 +228,39 @@ def pseudo_masks(
     return number_by_area(labels, config.min_area * labels.size)
 
 
-def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
-    """Cluster and write one shard, in id order; every thread has images of its own."""
+def clustering(ctx: StageContext) -> Callable[[str, NDArray[Any]], NDArray[np.uint8]]:
+    """Return what makes the pseudo masks of an image from its id and the features to cluster, for any thread."""
     config: PseudoMasksConfig = ctx.config.pseudo_masks
-    features = ctx.inputs["features"].shards(shard.split)
     source = open_source(ctx.config.data, ctx.data_root)
     seen = ctx.config.classes.seen_ids
-    field = clustered_field(features, config)
 
-    def made(job: tuple[str, NDArray[np.float16]]) -> tuple[str, NDArray[np.uint8]]:
-        image_id, dense = job
+    def made(image_id: str, dense: NDArray[Any]) -> NDArray[np.uint8]:
         _, annotated = read_seen_labels(source, image_id, seen)
         try:
-            return image_id, pseudo_masks(dense.astype(np.float32), annotated, config)
+            return pseudo_masks(dense.astype(np.float32), annotated, config)
         except DataError as error:
             raise DataError(f"image {image_id}: {error}") from error
 
+    return made
+
+
+def single_blas_thread() -> AbstractContextManager[Any]:
+    """Keep NumPy's products to one thread while images are clustered, a thread each: they would start more in each."""
+    return threadpool_limits(1, "blas")
+
+
+def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
+    """Cluster and write one shard, in id order; every thread has images of its own."""
+    features = ctx.inputs["features"].shards(shard.split)
+    field = clustered_field(features.fields, ctx.config.pseudo_masks)
+    make = clustering(ctx)
+
+    def made(job: tuple[str, NDArray[Any]]) -> tuple[str, NDArray[np.uint8]]:
+        return job[0], make(*job)
+
     # features are read in this thread: a ShardSet is not shared between threads
     jobs = ((image_id, features.read(image_id, field)) for image_id in shard.ids)
-    with threadpool_limits(1, "blas"):  # NumPy's products would start threads in every thread
+    with single_blas_thread():
         for done, (image_id, labels) in enumerate(in_order(made, jobs, torch.get_num_threads()), 1):
             writer.add(image_id, labels=labels)
             ctx.progress(done, len(shard.ids))

@@ -22,6 +22,7 @@ from configs.schema import RegionsConfig
 from stages.context import StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_image, read_seen_labels
+from stages.features import training_features
 from stages.frozen import frozen_clip
 from stages.pseudo_masks import cluster, clustered_field
 from stages.regions import RegionItem, embed_regions
@@ -133,8 +134,8 @@ def measure(ctx: StageContext, count: int) -> Quality:
     Raises:
         DataError: no image has an annotated seen class.
     """
-    features = ctx.inputs["features"].shards("train")
-    field = clustered_field(features, ctx.config.pseudo_masks)
+    features = training_features(ctx)
+    field = clustered_field(features.fields, ctx.config.pseudo_masks)
     source, naming = open_source(ctx.config.data, ctx.data_root), _Naming(ctx)
     ids = spread(tuple(features.ids), count)
     overlaps: list[float] = []

@@ -9,8 +9,9 @@ ablation). Where the tokens that enter the last `regions.blocks` blocks are cach
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,47 +179,59 @@ def embed_regions(clip: FrozenClip, items: Sequence[RegionItem], config: Regions
     return embed_attention(clip, items, config.blocks)
 
 
-class _Loader:
-    """Reads what the embedding of an image's regions needs, and no more.
+class ItemMaker:
+    """Puts together what the embedding of an image's regions needs, and no more.
 
     Args:
         ctx: context of the stage.
-        clip: whose tower says which cached tokens `attention` can go on from.
-        split: of the shard.
+        clip: whose tower says which tokens `attention` can go on from.
+        features: names of the features that there are, see `stages.features.fields`.
     """
 
-    def __init__(self, ctx: StageContext, clip: FrozenClip, split: str) -> None:
-        self.labels, self.features = (ctx.inputs[name].shards(split) for name in ("pseudo_masks", "features"))
+    def __init__(self, ctx: StageContext, clip: FrozenClip, features: Collection[str]) -> None:
         self.source = open_source(ctx.config.data, ctx.data_root)
         config: RegionsConfig = ctx.config.regions
         self.block, self.needs_image = 0, config.method != "mean"
         if config.method == "attention":
             plain = clip.tower.plain_blocks(config.blocks)
-            if f"tokens_{plain}" in self.features.fields:
+            if f"tokens_{plain}" in features:
                 self.block, self.needs_image = plain, False
 
-    def __call__(self, ids: Sequence[str]) -> list[RegionItem]:
-        """Read some images."""
-        return [self._item(image_id) for image_id in ids]
+    def item(self, image_id: str, labels: NDArray[np.uint8], feature: Callable[[str], NDArray[Any]]) -> RegionItem:
+        """Return one image's regions.
 
-    def _item(self, image_id: str) -> RegionItem:
-        dense = self.features.read(image_id, "dense").astype(np.float32)
+        Args:
+            image_id: which image.
+            labels: regions 1..R, 0 is none. Shape: (H', W').
+            feature: gives the features of this name, float16.
+        """
+        dense = feature("dense").astype(np.float32)
         image = read_image(self.source.image_path(image_id)) if self.needs_image else None
         tokens = None
         if self.block:
-            first = self.features.read(image_id, f"prefix_{self.block}")
-            patches = self.features.read(image_id, f"tokens_{self.block}")
+            first, patches = feature(f"prefix_{self.block}"), feature(f"tokens_{self.block}")
             tokens = np.concatenate([first, patches.reshape(-1, patches.shape[-1])]).astype(np.float32)
-        return RegionItem(masks_of(self.labels.read(image_id, "labels")), dense, image, tokens)
+        return RegionItem(masks_of(labels), dense, image, tokens)
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     """Embed the regions of one shard's images, in id order; the next images are read meanwhile.
 
     On the CPU every image is its own batch, so that its bytes do not depend on its neighbours; see `stages.features`.
+    Where features are not kept, the embeddings came with the pseudo masks (see `stages.fused`) and are taken over.
     """
-    clip = frozen_clip(ctx)
-    load = _Loader(ctx, clip, shard.split)
+    labels = ctx.inputs["pseudo_masks"].shards(shard.split)
+    if "embeddings" in labels.fields:
+        for done, image_id in enumerate(shard.ids, 1):
+            writer.add(image_id, embeddings=labels.read(image_id, "embeddings"))
+            ctx.progress(done, len(shard.ids))
+        return
+    features, clip = ctx.inputs["features"].shards(shard.split), frozen_clip(ctx)
+    maker = ItemMaker(ctx, clip, features.fields)
+
+    def load(ids: Sequence[str]) -> list[RegionItem]:
+        return [maker.item(i, labels.read(i, "labels"), partial(features.read, i)) for i in ids]
+
     size = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
     chunks = [shard.ids[start : start + size] for start in range(0, len(shard.ids), size)]
     done = 0

@@ -441,7 +441,7 @@ def _example(ctx: StageContext, source: Any, image_id: str, rows: Sequence[Class
     truth = _signed(read_all_labels(source, image_id, ids), len(ids))
     prediction = _signed(ctx.inputs["evaluate"].shards("val").read(image_id, "labels"), len(ids))
     features = ctx.inputs["features"].shards("val")
-    points = features.read(image_id, clustered_field(features, ctx.config.pseudo_masks)).astype(np.float32)
+    points = features.read(image_id, clustered_field(features.fields, ctx.config.pseudo_masks)).astype(np.float32)
     regions = np.asarray(cluster(points, ctx.config.pseudo_masks)).astype(np.int32) - 1  # 0 is none -> -1
 
     small = figures.resize_image(image, PANEL_SIDE)

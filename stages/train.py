@@ -23,7 +23,7 @@ from model.criterion import SplitCriterion, Targets
 from model.parallel import Group
 from model.query_decoder import QueryDecoder
 from stages.checkpoint import resume, save_checkpoint
-from stages.context import StageContext
+from stages.context import Features, StageContext
 from stages.datasets import open_source
 from stages.datasets.images import read_seen_labels
 from stages.frozen import device_of
@@ -73,18 +73,25 @@ class Item:
 
 
 class TrainingSet:
-    """Reads training items by id from the cache; labels are remapped to seen or unannotated on reading."""
+    """Reads training items by id from the cache; labels are remapped to seen or unannotated on reading.
 
-    def __init__(self, ctx: StageContext) -> None:
-        self.features = ctx.inputs["features"].shards("train")
+    Args:
+        ctx: context of the stage.
+        features: where token maps are read from, if not from the cache.
+    """
+
+    def __init__(self, ctx: StageContext, features: Features | None = None) -> None:
+        self.online = AugmentedImages(ctx) if ctx.config.train.features == "online" else None
+        self.features = features
+        if self.features is None and self.online is None:
+            self.features = ctx.inputs["features"].shards("train")
         self.masks = ctx.inputs["pseudo_masks"].shards("train")
         self.regions = ctx.inputs["regions"].shards("train")
         self.source = open_source(ctx.config.data, ctx.data_root)
         self.seen_ids = ctx.config.classes.seen_ids
         self.blocks = ctx.config.features.decoder_blocks
         self.upsample = ctx.config.decoder.upsample
-        self.online = AugmentedImages(ctx) if ctx.config.train.features == "online" else None
-        self.ids = list(self.features.ids)
+        self.ids = list(self.masks.ids)
         if not self.ids:
             raise DataError("the training split is empty: give a split with at least one image")
         self._kept: dict[str, Item] = {}
@@ -101,6 +108,7 @@ class TrainingSet:
         return item
 
     def _read(self, image_id: str) -> Item:
+        assert self.features is not None
         tokens = [self.features.read(image_id, f"tokens_{block}") for block in self.blocks]
         size = (tokens[0].shape[0] * self.upsample, tokens[0].shape[1] * self.upsample)
         labels, annotated = read_seen_labels(self.source, image_id, self.seen_ids)
@@ -224,10 +232,10 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         raise ConfigError(f"train.batch {config.batch} cannot be shared evenly by {group.size} processes")
     data = TrainingSet(ctx)
     text = load_file(ctx.inputs["text"].file("text.safetensors"))["seen"]
-    first = data.item(data.ids[0])
-    width, blocks = first.tokens[0].shape[-1], ctx.config.features.decoder_blocks
-    model = build_decoder(ctx.config.decoder, width, len(blocks), text.shape[1], max(blocks), config.seed).to(device)
     tower = token_tower(ctx) if data.online else None
+    blocks = ctx.config.features.decoder_blocks
+    width = tower.clip.width if tower else data.item(data.ids[0]).tokens[0].shape[-1]
+    model = build_decoder(ctx.config.decoder, width, len(blocks), text.shape[1], max(blocks), config.seed).to(device)
     criterion = SplitCriterion(config, ctx.config.decoder, text, ctx.config.pseudo_masks.merge, group).to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr, fused=True)
     start = _resume(ctx, model, optimizer, device, group)

@@ -87,6 +87,7 @@ def test_floors_and_plan_follow_from_the_results(tmp_path: Path) -> None:
     extraction = {"ms_per_image": 2500.0, "bytes_per_image": 5e6, "flop_per_image": 2e11}
     write(tmp_path, "extraction", Report("", side, [], extraction))
     stages = {"features": (2000.0, 5e6), "pseudo_masks": (10.0, 500.0), "regions": (90.0, 1000.0)}
+    stages["fused"] = (2050.0, 1500.0)
     chain = {f"{name}_ms_per_image": ms for name, (ms, _) in stages.items()}
     chain |= {f"{name}_bytes_per_image": size for name, (_, size) in stages.items()}
     write(tmp_path, "chain", Report("", side, [], chain))
@@ -99,12 +100,14 @@ def test_floors_and_plan_follow_from_the_results(tmp_path: Path) -> None:
     assert "`reads`" not in page
     row = next(line for line in page.splitlines() if line.startswith("| 10 M |"))
     # 10 M x 2 s = 5,556 h; 10 M x 5 MB = 50 TB; 3 stages of 78,125 shards, three calls each
-    assert [cell.strip() for cell in row.split("|")[2:9]] == [
+    assert [cell.strip() for cell in row.split("|")[2:11]] == [
         "5,556",
         "27.8",
         "250",
         "50 TB",
         "15 GB",
+        "5,694",
+        "25 GB",
         "234,375",
         "703,125",
     ]

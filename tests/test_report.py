@@ -50,6 +50,8 @@ class FakeShards:
     def __init__(self, arrays: Mapping[tuple[str, str], np.ndarray]) -> None:
         self._arrays = arrays
 
+    fields = ("dense",)
+
     def read(self, image_id: str, field: str) -> np.ndarray:
         return self._arrays[image_id, field]
 
@@ -177,7 +179,7 @@ def make_context(
     write_per_image(tmp_path / "evaluate" / "per_image.csv", [*ious, ("without labels", math.nan, math.nan)])
     fake = ModuleType("stages.pseudo_masks")
     fake.cluster = lambda dense, config: np.array([[1, 1, 2], [0, 3, 3]], np.uint8)  # type: ignore[attr-defined]
-    fake.clustered_field = lambda features, config: "dense"  # type: ignore[attr-defined]
+    fake.clustered_field = lambda fields, config: "dense"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stages.pseudo_masks", fake)
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)

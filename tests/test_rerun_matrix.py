@@ -83,7 +83,10 @@ READS: dict[str, set[str]] = {
         for name in ("steps", "batch", "lr", "warmup", "weight_decay", "single_fraction", "seed")
     },
     "text.templates": {"EmbedText", "Evaluate"},
-    **{f"features.{name}": {"ExtractFeatures"} for name in ("size", "resize", "variant", "decoder_blocks", "shifts")},
+    **{
+        f"features.{name}": {"ExtractFeatures"}
+        for name in ("size", "resize", "variant", "decoder_blocks", "shifts", "persist")
+    },
     **{
         f"pseudo_masks.{name}": PSEUDO
         for name in ("method", "smooth", "windows", "k", "iterations", "merge", "min_area", "scale", "seed")
@@ -144,6 +147,7 @@ VALUES: dict[str, Sequence[str] | None] = {
     "clip.quick_gelu": ("clip.quick_gelu=true",),
     "text.templates": ("text.templates=['{}']",),
     "features.decoder_blocks": ("features.decoder_blocks=[2, 3]",),
+    "features.persist": ("features.persist=false", "train.features=online"),
     "pseudo_masks.block": ("pseudo_masks.block=4",),
     "pseudo_masks.windows": ("pseudo_masks.windows=[3]",),
     "decoder.dim": ("decoder.dim=64",),
