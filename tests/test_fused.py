@@ -175,6 +175,24 @@ def test_quality_is_measured_without_kept_features(folder: Path, capsys: pytest.
     assert "clusters an image" in capsys.readouterr().out
 
 
+def test_photographs_of_many_sizes(voc_mini: Path, tmp_path: Path) -> None:
+    base = Path("VOCdevkit/VOC2012/ImageSets/Segmentation")
+    ids = [
+        name for split in ("trainaug", "val") for name in (voc_mini / base / f"{split}.txt").read_text().split()[:12]
+    ]
+    settings = (
+        *(f"data.root={voc_mini}", f"data.images={json.dumps(ids)}", f"runtime.artifacts={tmp_path}"),
+        *("clip.model=shapes-vit", "clip.weights=random", "features.size=64", "features.decoder_blocks=[2, 4]"),
+        *("regions.method=attention", "regions.blocks=2", "runtime.shard_size=8"),
+    )
+    files = []
+    for more in ((), FUSED):
+        assert main(["EmbedRegions", "--dataset", "voc", "--quiet", "--set", *settings, *more]) == 0
+        folder = Plan(load_config("voc", overrides=[*settings, *more])).folder("regions")
+        files.append({path.name: path.read_bytes() for path in folder.glob("*.h5")})
+    assert files[0] == files[1] and len(files[0]) == 2
+
+
 def test_training_on_features_that_are_not_kept_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"features.persist false keeps no features .* set train.features online"):
         load_config("shapes", overrides=["features.persist=false"])
