@@ -7,7 +7,7 @@ sizes, and the bytes of a shard must not depend on its neighbours. On a GPU imag
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.behind import WriteBehind
 from cache.h5 import Field, ShardWriter
 from configs.errors import ConfigError
 from stages.context import Features, Shard, StageContext
@@ -105,15 +106,28 @@ class Extractor:
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
             groups[tuple(image.shape)].append(index)
+        batches = [
+            members[first : first + self.batch]
+            for members in groups.values()
+            for first in range(0, len(members), self.batch)
+        ]
         results: dict[int, Arrays] = {}
-        for members in groups.values():
-            for first in range(0, len(members), self.batch):
-                batch = members[first : first + self.batch]
-                results.update(zip(batch, self._forward([images[index] for index in batch]), strict=True))
+        coming: list[tuple[list[int], Callable[[], list[Arrays]]]] = []
+        for batch in batches:  # a GPU has the next batch to work on before the results of one are waited for
+            coming.append((batch, fetched(self._forward([images[index] for index in batch]))))
+            if len(coming) > 1:
+                members, arrived = coming.pop(0)
+                results.update(zip(members, arrived(), strict=True))
+        for members, arrived in coming:
+            results.update(zip(members, arrived(), strict=True))
         return [results[index] for index in range(len(images))]
 
-    def _forward(self, images: list[Tensor]) -> Iterator[Arrays]:
-        """One forward pass of images of one size, and one of their shifted views, as far as these are needed."""
+    def _forward(self, images: list[Tensor]) -> dict[str, Tensor]:
+        """One forward pass of images of one size, and one of their shifted views, as far as these are needed.
+
+        Returns:
+            What is cached of them, on CLIP's device. Shapes: (B, ...), float16.
+        """
         out = self.clip.dense(
             torch.stack([views[0] for views in images]), self.config.variant, self.config.decoder_blocks
         )
@@ -130,8 +144,29 @@ class Extractor:
             halves["stitched"] = torch.stack(
                 [stitch(one, self.config.shifts) for one in moved.half().unflatten(0, (len(images), -1))]
             )
-        for row in range(len(images)):
-            yield {name: value[row].cpu().numpy() for name, value in halves.items()}
+        return halves
+
+
+def fetched(values: dict[str, Tensor]) -> Callable[[], list[Arrays]]:
+    """Begin to copy the results of a batch to the CPU; return what waits for them and takes them apart by image.
+
+    Args:
+        values: Shapes: (B, ...).
+    """
+    copies = {name: value.to("cpu", non_blocking=True) for name, value in values.items()}  # from a GPU to pinned memory
+    event = None
+    if next(iter(values.values())).is_cuda:
+        event = torch.cuda.Event()
+        event.record()
+
+    def arrived() -> list[Arrays]:
+        if event is not None:
+            event.synchronize()
+        arrays = {name: value.numpy() for name, value in copies.items()}
+        count = len(next(iter(arrays.values())))
+        return [{name: array[row] for name, array in arrays.items()} for row in range(count)]
+
+    return arrived
 
 
 class ComputedFeatures:
@@ -166,7 +201,8 @@ def extracted(extractor: Extractor, ids: Sequence[str]) -> Iterator[tuple[str, A
     """Ids and features of images, in the order given; the next are read while CLIP works on the present ones."""
     size = 4 * extractor.batch
     chunks = [ids[start : start + size] for start in range(0, len(ids), size)]
-    with worker_threads(2) as pool:
+    # as many threads as there are cores: while a GPU works they are free, and it is through with an image sooner
+    with worker_threads(max(2, torch.get_num_threads())) as pool:
         ahead = [pool.submit(extractor.load, image_id) for image_id in chunks[0]]
         for chunk, following in zip(chunks, [*chunks[1:], ()], strict=True):
             images = [future.result() for future in ahead]
@@ -175,7 +211,8 @@ def extracted(extractor: Extractor, ids: Sequence[str]) -> Iterator[tuple[str, A
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
-    """Extract and write one shard, in id order."""
-    for done, (image_id, arrays) in enumerate(extracted(Extractor(ctx), shard.ids), 1):
-        writer.add(image_id, **arrays)
-        ctx.progress(done, len(shard.ids))
+    """Extract and write one shard, in id order; reading, CLIP, checksums and writing go on at the same time."""
+    with WriteBehind(writer) as behind:
+        for done, (image_id, arrays) in enumerate(extracted(Extractor(ctx), shard.ids), 1):
+            behind.add(image_id, **arrays)
+            ctx.progress(done, len(shard.ids))

@@ -100,6 +100,8 @@ def test_equal_inputs_give_equal_bytes_in_any_process(tmp_path: Path) -> None:
         ({"cls": np.full(8, np.nan)}, "'z', field 'cls': contains NaN"),
         ({"cls": np.full(8, np.inf)}, "infinity"),
         ({"cls": np.full(8, 1e6)}, "beyond the range of float16"),
+        ({"cls": np.array([0, 0, 0, 0, -np.inf, 0, 0, 0], np.float16)}, "infinity"),
+        ({"cls": np.array([0, 0, 0, 0, -np.nan, 0, 0, 0], np.float16)}, "contains NaN"),
         ({"labels": np.full((2, 2), 256, np.uint16)}, "beyond the range of uint8"),
         ({"labels": np.zeros((2, 2), np.int64)}, "does not fit uint8"),
         ({"cls": np.zeros(9)}, "trailing shape"),
@@ -284,3 +286,11 @@ def test_field_without_any_row_comes_back_twice(tmp_path: Path) -> None:
             writer.add(image_id, prefix=np.zeros((0, 8), np.float16))
     reader = ShardReader(tmp_path / "a.h5")
     assert [reader.read("b", "prefix").shape for _ in range(2)] == [(0, 8)] * 2
+
+
+def test_every_half_is_told_finite_or_not() -> None:
+    """All 65,536 bit patterns, alone and among others."""
+    halves = np.arange(65536, dtype=np.uint32).astype("<u2").view("<f2")
+    assert [h5._all_finite(halves[i : i + 1]) for i in range(len(halves))] == np.isfinite(halves).tolist()
+    assert h5._all_finite(halves[np.isfinite(halves)]) and not h5._all_finite(halves)
+    assert h5._all_finite(halves[:0].reshape(0, 3))
