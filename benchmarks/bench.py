@@ -37,7 +37,7 @@ NAMES = (
     "growth",
     "cold",
 )
-ON_GPU = ("machine", "forward", "extraction", "chain", "regions", "matcher", "training")
+ON_GPU = ("machine", "forward", "extraction", "clustering", "chain", "regions", "matcher", "training")
 NEEDS = {"matcher": "transformers", "confusion": "torchmetrics"}
 
 

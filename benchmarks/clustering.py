@@ -4,7 +4,8 @@
 
 Points are random unit vectors with a planted partition, so that k-means has something to find; timings do not depend on
 what CLIP says. One thread, as in the stage. Two settings: 32 x 32 tokens of 512 features with 59 seeds and 15
-iterations, and that of the data set `shapes`.
+iterations, and that of the data set `shapes`. Beside them the other engine, torch: on a GPU 16 images at once, on the
+CPU one, with one thread too.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import time
 
 import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import Check, Options, Report, Side, main
+from benchmarks.measure import Check, Options, Report, Side, main, synchronise
 from configs.load import load_config
 from configs.schema import PseudoMasksConfig
-from stages.pseudo_masks import pseudo_masks, smoothed, spherical_kmeans, window_seeds
+from stages.clusters import partition, smoothed, spherical_kmeans, window_seeds
+from stages.pseudo_masks import pseudo_masks
+from stages.torch_clusters import partitions
 
 PATCH, WIDTH = 8, 128  # of the CLIP of `shapes`, see configs/clip/shapes-vit.json
 
@@ -60,12 +64,36 @@ def compare(name: str, grid: int, width: int, config: PseudoMasksConfig, images:
     return sides, count, float(np.median(ratios))
 
 
+def engines(grid: int, width: int, config: PseudoMasksConfig, options: Options) -> list[Side]:
+    """Measure the partition alone, by faiss and by torch, in turn."""
+    batch = 16 if options.device == "cuda" and not options.quick else 1
+    images = [planted(grid, width, index) for index in range(batch)]
+    samples: tuple[list[float], list[float]] = ([], [])
+    for number in range(1 + (1 if options.quick else 20)):
+        start = time.perf_counter()
+        for image in images:
+            partition(image, config)
+        middle = time.perf_counter()
+        partitions(images, config, options.device)
+        synchronise()
+        end = time.perf_counter()
+        if number:
+            for found, took in zip(samples, (middle - start, end - middle), strict=True):
+                found.append(1000 * took / batch)
+    where = f"{batch} images at once on the GPU" if options.device == "cuda" else "one image, one CPU thread"
+    names = ("32x32x512: partition by faiss", f"32x32x512: partition by torch, {where}")
+    return [Side(name, "ms an image", tuple(found)) for name, found in zip(names, samples, strict=True)]
+
+
 def run(options: Options) -> Report:
     """Measure both settings."""
     faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)
     images = 1 if options.quick else 40
     # 49 windows of 8 tokens, 9 of 16 and one of 32: 59 seeds on 32 x 32 tokens
-    first = compare("32x32x512", 32, 512, PseudoMasksConfig(windows=(8, 16, 32)), images)
+    large = PseudoMasksConfig(windows=(8, 16, 32))
+    first = compare("32x32x512", 32, 512, large, images)
+    both = engines(32, 512, large, options)
     embedded = load_config("shapes")
     grid = embedded.features.size // PATCH * embedded.features.shifts
     second = compare("shapes", grid, WIDTH, embedded.pseudo_masks, images)
@@ -74,8 +102,12 @@ def run(options: Options) -> Report:
     return Report(
         f"{first[1]} seeds and 15 iterations; shapes: {grid}x{grid} cells, {second[1]} seeds, "
         f"{embedded.pseudo_masks.iterations} iterations; one thread",
-        [*first[0], *second[0]],
-        [Check("whole over bare, 32x32x512", first[2], target), Check("whole over bare, shapes", second[2], target)],
+        [*first[0], *second[0], *both],
+        [
+            Check("whole over bare, 32x32x512", first[2], target),
+            Check("whole over bare, shapes", second[2], target),
+            Check("faiss faster than torch by, 32x32x512", both[1].median / both[0].median),
+        ],
         {"ms_per_image": first[0][1].median, "flop_per_image": flop, "bytes_per_image": 1024 * 4 / 8},
     )
 

@@ -184,6 +184,11 @@ class PseudoMasksConfig(Section):
         None,
         description="Cluster the tokens of this block (one of features.decoder_blocks) instead of the dense features.",
     )
+    engine: Literal["faiss", "torch"] = Field(
+        "faiss",
+        description="Who runs k-means: faiss on the CPU, an image a thread, or torch on runtime.device, many images at "
+        "once. Assignments are the same, ties and last bits aside; which is faster on a GPU was not measured.",
+    )
     smooth: Fraction = Field(
         0.5, description="Weight of a cell's 3x3 neighbourhood mean against the cell itself, before clustering."
     )
@@ -196,6 +201,12 @@ class PseudoMasksConfig(Section):
     min_area: Fraction = Field(0.005, description="Regions smaller than this share of the image are dropped.")
     scale: Positive = Field(2, description="Label map resolution: this many cells per side of a clustered cell.")
     seed: NonNegative = Field(0, description="Seed of plain k-means.")
+
+    @model_validator(mode="after")
+    def _seeds_are_windows(self) -> PseudoMasksConfig:
+        if self.engine == "torch" and self.method == "kmeans":
+            raise ValueError("pseudo_masks.engine torch has no seeds for method kmeans: set engine faiss")
+        return self
 
 
 class RegionsConfig(Section):

@@ -29,7 +29,7 @@ ONLY_IN = {
     "luigi": ("pipeline/",),
     "h5py": ("cache/h5.py",),
     "open_clip": ("model/clip.py",),
-    "faiss": ("stages/pseudo_masks.py",),
+    "faiss": ("stages/clusters.py",),
     "torch": ("model/", "stages/"),
     "pydantic": ("configs/",),
     "yaml": ("configs/",),

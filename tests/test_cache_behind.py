@@ -73,11 +73,15 @@ def test_nothing_is_added_after_an_error(tmp_path: Path) -> None:
 
 def test_an_error_of_the_caller_stops_the_writing(tmp_path: Path) -> None:
     before = threading.active_count()
-    with pytest.raises(RuntimeError, match="mine"), ShardWriter(tmp_path / "a.h5", "test", FIELDS) as writer:
-        with WriteBehind(writer) as behind:
-            for name, values in images(10).items():
-                behind.add(name, **values)
-            raise RuntimeError("mine")
+    path = tmp_path / "a.h5"
+    with (
+        pytest.raises(RuntimeError, match="mine"),
+        ShardWriter(path, "test", FIELDS) as writer,
+        WriteBehind(writer) as behind,
+    ):
+        for name, values in images(10).items():
+            behind.add(name, **values)
+        raise RuntimeError("mine")
     assert list(tmp_path.iterdir()) == [] and threading.active_count() == before
 
 

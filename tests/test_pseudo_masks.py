@@ -6,15 +6,8 @@ from numpy.typing import NDArray
 
 from configs.errors import DataError
 from configs.schema import PseudoMasksConfig
-from stages.pseudo_masks import (
-    cluster,
-    merge_centroids,
-    number_by_area,
-    pseudo_masks,
-    smoothed,
-    spherical_kmeans,
-    window_seeds,
-)
+from stages.clusters import merge_centroids, number_by_area, smoothed, spherical_kmeans, window_seeds
+from stages.pseudo_masks import cluster, pseudo_masks
 
 CONFIG = PseudoMasksConfig(windows=(2, 4), merge=0.9, min_area=0.01, smooth=0.0)
 
