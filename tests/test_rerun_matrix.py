@@ -89,7 +89,7 @@ READS: dict[str, set[str]] = {
     },
     **{
         f"pseudo_masks.{name}": PSEUDO
-        for name in ("method", "smooth", "windows", "k", "iterations", "merge", "min_area", "scale", "seed")
+        for name in ("method", "engine", "smooth", "windows", "k", "iterations", "merge", "min_area", "scale", "seed")
     },
     "pseudo_masks.block": PSEUDO | {"ExtractFeatures"},  # features at sub-token offsets hold only what is clustered
     **{f"regions.{name}": {"EmbedRegions"} for name in ("method", "expand", "blocks")},
