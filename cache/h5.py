@@ -380,6 +380,7 @@ class ShardReader:
         self._file: h5py.File | None = None
         self._pid = 0
         self._index: _Index | None = None
+        self._bounds: tuple[str, str] | None = None
         self._mapped: MappedFile | None = None
         self._sums_checked: dict[str, _SumsChecked] = {}
 
@@ -399,9 +400,21 @@ class ShardReader:
         return self._loaded().ids
 
     @property
+    def bounds(self) -> tuple[str, str] | None:
+        """First and last image id; None without any. Costs a fraction of the whole index, which it does not read."""
+        if self._bounds is None:
+            with self._as_corrupt():
+                ids = self._handle()["ids"][:]
+                self._bounds = (ids[0].decode(), ids[-1].decode()) if len(ids) else None
+        return self._bounds
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """Names of the arrays."""
-        return tuple(self._loaded().offsets)
+        if self._index is not None:
+            return tuple(self._index.offsets)
+        with self._as_corrupt():
+            return tuple(_fields_of(self._handle()))
 
     @property
     def digests(self) -> NDArray[np.uint8]:
@@ -412,7 +425,7 @@ class ShardReader:
         """Return one image's array. Shape: (*lead, *trail), in the field's dtype."""
         if self._mapped is not None and not self._mapped.current():
             self.close()
-            self._index, self._mapped, self._sums_checked = None, None, {}
+            self._index, self._bounds, self._mapped, self._sums_checked = None, None, None, {}
         index = self._loaded()
         if image_id not in index.row:
             raise KeyError(f"image {image_id!r} is not in {self.path.name}")
@@ -521,9 +534,7 @@ class _Index:
         digests = file["digests"][:]
         offsets: dict[str, NDArray[np.int64]] = {}
         shapes: dict[str, NDArray[np.int64] | None] = {}
-        for name in sorted(file):
-            if name in ("ids", "digests"):
-                continue
+        for name in _fields_of(file):
             group = file[name]
             offset = group["offsets"][:]
             shape = group["shape"][:] if int(group.attrs["lead"]) else None
@@ -538,6 +549,10 @@ class _Index:
         attrs = {name: _plain(value) for name, value in file.attrs.items() if name not in ("schema", "kind")}
         row = {image_id: i for i, image_id in enumerate(ids)}
         return _Index(str(file.attrs["kind"]), attrs, ids, row, digests, offsets, shapes)
+
+
+def _fields_of(file: h5py.File) -> list[str]:
+    return sorted(name for name in file if name not in ("ids", "digests"))
 
 
 def _plain(value: Any) -> AttrValue:
@@ -616,17 +631,19 @@ class ShardSet:
     def _searched(self, image_id: str) -> int | None:
         """Find the shard of an image by bisection, as ids ascend from shard to shard; None if it is not found so.
 
-        A stage's task reads the images of one shard: it need not open all of them.
+        A stage's task reads the images of one shard: it need not open all of them, and of those it looks into not read
+        the whole index (6 ms for features, nearly what EmbedRegions takes for an image of `shapes`).
         """
         low, high = 0, len(self._readers)
         while low < high:
             middle = (low + high) // 2
-            ids = self._use(middle).ids
-            if not ids:
+            bounds = self._use(middle).bounds
+            if bounds is None:
                 return None
-            if ids[0] <= image_id <= ids[-1]:
+            if bounds[0] <= image_id <= bounds[1]:
+                ids = self._readers[middle].ids
                 return middle if ids[bisect_left(ids, image_id)] == image_id else None
-            low, high = (middle + 1, high) if image_id > ids[-1] else (low, middle)
+            low, high = (middle + 1, high) if image_id > bounds[1] else (low, middle)
         return None
 
     def _located(self) -> dict[str, int]:

@@ -228,7 +228,8 @@ def test_one_image_is_found_without_reading_every_index(tmp_path: Path) -> None:
     for number, image_id in enumerate(ids):
         shards = ShardSet(paths)
         assert np.array_equal(shards.read(image_id, "dense"), arrays[image_id]["dense"])
-        assert sum(reader._index is not None for reader in shards._readers) <= 5, number  # log2 of 16, and one
+        assert sum(reader._index is not None for reader in shards._readers) == 1, number
+        assert sum(reader._file is not None for reader in shards._readers) <= 5, number  # log2 of 16, and one
         with pytest.raises(KeyError):
             shards.read(f"{image_id}x", "dense")
 
