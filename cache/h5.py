@@ -432,7 +432,7 @@ class ShardReader:
         if field not in index.offsets:
             raise KeyError(f"field {field!r} is not in {self.path.name}, which has {', '.join(index.offsets)}")
         row = index.row[image_id]
-        start, stop, shapes = int(index.offsets[field][row]), int(index.offsets[field][row + 1]), index.shapes[field]
+        start, stop, shapes = index.offsets[field][row], index.offsets[field][row + 1], index.shapes[field]
         rows = self._read_again(field, row, start, stop)
         if rows is None:
             with self._as_corrupt():
@@ -509,9 +509,7 @@ def _layout(data: h5py.Dataset) -> Layout:
     """Where the chunks of an uncompressed dataset lie."""
     places: dict[int, int] = {}
     data.id.chunk_iter(lambda info: places.__setitem__(info.chunk_offset[0], info.byte_offset))
-    return Layout(
-        np.array([places[row] for row in sorted(places)], np.int64), data.chunks[0], data.shape[1:], data.dtype
-    )
+    return Layout([places[row] for row in sorted(places)], data.chunks[0], data.shape[1:], data.dtype)
 
 
 @dataclass(frozen=True)
@@ -523,8 +521,9 @@ class _Index:
     ids: tuple[str, ...]
     row: dict[str, int]
     digests: NDArray[np.uint8]
-    offsets: dict[str, NDArray[np.int64]]
-    shapes: dict[str, NDArray[np.int64] | None]
+    # plain numbers: a read looks up three of them, and NumPy's scalars take longer
+    offsets: dict[str, list[int]]
+    shapes: dict[str, list[tuple[int, ...]] | None]
 
     @staticmethod
     def load(file: h5py.File) -> _Index:
@@ -532,8 +531,8 @@ class _Index:
             raise ValueError(f"schema {file.attrs['schema']}, expected {SCHEMA}")
         ids = tuple(raw.decode() for raw in file["ids"][:])
         digests = file["digests"][:]
-        offsets: dict[str, NDArray[np.int64]] = {}
-        shapes: dict[str, NDArray[np.int64] | None] = {}
+        offsets: dict[str, list[int]] = {}
+        shapes: dict[str, list[tuple[int, ...]] | None] = {}
         for name in _fields_of(file):
             group = file[name]
             offset = group["offsets"][:]
@@ -543,7 +542,8 @@ class _Index:
                 raise ValueError(f"offsets of {name} do not fit its shapes")
             if group["data"].shape[0] != offset[-1]:
                 raise ValueError(f"{name} has {group['data'].shape[0]} rows, expected {offset[-1]}")
-            offsets[name], shapes[name] = offset, shape
+            offsets[name] = offset.tolist()
+            shapes[name] = None if shape is None else [tuple(row) for row in shape.tolist()]
         if digests.shape != (len(ids), 32):
             raise ValueError("digests do not fit the ids")
         attrs = {name: _plain(value) for name, value in file.attrs.items() if name not in ("schema", "kind")}
@@ -571,7 +571,8 @@ class ShardSet:
         self.paths = tuple(paths)
         self._readers = [ShardReader(path) for path in self.paths]
         self._open: OrderedDict[int, None] = OrderedDict()
-        self._where: dict[str, int] | None = None
+        self._where: dict[str, int] = {}  # shards of the images that were asked for, or of all
+        self._complete = False
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -595,9 +596,13 @@ class ShardSet:
             KeyError: no such image or field.
             CorruptError: the shard is damaged.
         """
-        index = self._searched(image_id) if self._where is None else None
-        if index is None:
-            index = self._located().get(image_id)
+        index = self._where.get(image_id)
+        if index is None and not self._complete:
+            index = self._searched(image_id)
+            if index is None:
+                index = self._located().get(image_id)
+            else:
+                self._where[image_id] = index
         if index is None:
             raise KeyError(f"image {image_id!r} is not in the {len(self.paths)} shards of {self.paths[0].parent}")
         return self._use(index).read(image_id, field)
@@ -647,6 +652,7 @@ class ShardSet:
         return None
 
     def _located(self) -> dict[str, int]:
-        if self._where is None:
+        if not self._complete:
             self._where = {i: n for n in range(len(self._readers)) for i in self._use(n).ids}
+            self._complete = True
         return self._where

@@ -11,6 +11,7 @@ import math
 import mmap
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,21 @@ class Layout:
     """Where the rows of one dataset lie in its file.
 
     Args:
-        offsets: of every chunk, in bytes from the start of the file, in the order of the rows. Shape: (chunks,), int64.
+        offsets: of every chunk, in bytes from the start of the file, in the order of the rows.
         rows: of a chunk.
         trail: shape of a row.
         dtype: of the elements.
     """
 
-    offsets: NDArray[np.int64]
+    offsets: list[int]
     rows: int
     trail: tuple[int, ...]
     dtype: np.dtype[Any]
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Size of a row."""
+        return self.dtype.itemsize * math.prod(self.trail)
 
 
 class MappedFile:
@@ -61,12 +67,12 @@ class MappedFile:
     def read(self, layout: Layout, start: int, stop: int) -> NDArray[Any]:
         """Copy the rows start : stop of a dataset. Shape: (stop - start, *trail)."""
         out = np.empty((stop - start, *layout.trail), layout.dtype)
-        filled, size = out.reshape(-1).view(np.uint8), layout.dtype.itemsize * math.prod(layout.trail)
+        filled, size = out.reshape(-1).view(np.uint8), layout.row_bytes
         row = start
         while row < stop:
             chunk, skipped = divmod(row, layout.rows)
             end = min(stop, row + layout.rows - skipped)
-            place = int(layout.offsets[chunk]) + skipped * size
+            place = layout.offsets[chunk] + skipped * size
             filled[(row - start) * size : (end - start) * size] = self._bytes[place : place + (end - row) * size]
             row = end
         return out
