@@ -98,6 +98,10 @@ def test_floors_and_plan_follow_from_the_results(tmp_path: Path) -> None:
     assert "| ExtractFeatures | 200 | 5 | 2,000 | 2,500 | 1.25 |" in page  # 200 GFLOP at 100 GFLOP/s are 2 s
     assert "55 % | at least 60 % | **not met**" in page
     assert "`reads`" not in page
+    assert (
+        "| `chain` on a GPU: throughput of all three over extraction alone |  | at least 75 % | **not measured** |"
+        in page
+    )
     row = next(line for line in page.splitlines() if line.startswith("| 10 M |"))
     # 10 M x 2 s = 5,556 h; 10 M x 5 MB = 50 TB; 3 stages of 78,125 shards, three calls each
     assert [cell.strip() for cell in row.split("|")[2:11]] == [
@@ -113,3 +117,14 @@ def test_floors_and_plan_follow_from_the_results(tmp_path: Path) -> None:
     ]
     # 1 % of 128 x 10 ms is 12.8 ms = 0.02 ms + 1 us x n / 2
     assert "25,560 shards on" in page
+
+
+def test_targets_of_a_gpu_are_those_of_the_benchmarks(tmp_path: Path) -> None:
+    """A row says "not measured" until there is a result; sense and number are then the benchmark's own."""
+    side = [Side("a", "ms", (1.0,))]
+    for name, (what, goal) in render.ON_GPU.items():
+        source = Path(importlib.import_module(f"benchmarks.{name}").__file__ or "").read_text(encoding="utf-8")
+        assert f'"{what}"' in source and goal.split()[2].rstrip("0") in source
+        write(tmp_path, f"{name}-cuda", Report("", side, [Check(what, 1.0, 1.0)]))
+    assert "not measured" in render.comparisons({})
+    assert "not measured" not in render.comparisons(render.load(tmp_path))
