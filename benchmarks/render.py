@@ -25,7 +25,7 @@ STAGES = ("features", "pseudo_masks", "regions")
 CALLS = 3  # a shard: registered, handed out, reported done
 BUDGET = 0.01  # of the work that the scheduler may cost
 # what a GPU is to reach; shown as not measured until there are results of one
-ON_GPU = {
+GPU_TARGETS = {
     "chain": ("throughput of all three over extraction alone", "at least 75 %"),
     "extraction": ("whole stage over bare forward", "at most 1.1 x"),
     "forward": ("ours over the matrix product", "at least 60 %"),
@@ -84,8 +84,9 @@ def comparisons(results: Results) -> str:
                 met = "met" if check["met"] else f"**not met**{': ' + value['why'] if value['why'] else ''}"
             rows.append((f"`{name}`: {check['what']}", f"{number(check['value'])} {check['unit']}", goal, met, medians))
             medians = ""
-    missing = [name for name in ON_GPU if f"{name}-cuda" not in results]
-    rows += [(f"`{name}` on a GPU: {ON_GPU[name][0]}", "", ON_GPU[name][1], "**not measured**", "") for name in missing]
+    for name, (what, goal) in GPU_TARGETS.items():
+        if f"{name}-cuda" not in results:
+            rows.append((f"`{name}` on a GPU: {what}", "", goal, "**not measured**", ""))
     head = ("what", "measured", "target", "", "medians of the sides")
     settings = [f"- `{name}`: {value['question']} {value['setting']}." for name, value in results.items()]
     return "\n".join(["**Against targets**", "", markdown(head, rows), "", *settings])

@@ -44,10 +44,10 @@ def clustered_field(features: Collection[str], config: PseudoMasksConfig) -> str
     return "dense" if config.block is None else f"tokens_{config.block}"
 
 
-def cluster(dense: NDArray[Any], config: PseudoMasksConfig, device: str = "cpu") -> NDArray[np.uint8]:
-    """Partition one image by the engine of the config. (h, w, D) -> (scale * h, scale * w), uint8, regions from 1."""
+def cluster(dense: NDArray[Any], config: PseudoMasksConfig) -> NDArray[np.uint8]:
+    """Partition one image by the config's engine, on the CPU. (h, w, D) -> (scale * h, scale * w), regions from 1."""
     if config.engine == "torch":
-        return torch_clusters.partitions([dense], config, device)[0]
+        return torch_clusters.partitions([dense], config, "cpu")[0]
     return clusters.partition(dense.astype(np.float32), config)
 
 

@@ -88,13 +88,13 @@ def spherical_kmeans(points: Tensor, seeds: Tensor, iterations: int) -> Tensor:
         counts = owners.sum(-1)  # (B, k)
         means = (owners @ points) / counts.clamp(min=1)[..., None]
         for index in (counts == 0).any(-1).nonzero().flatten().tolist():
-            split = split_largest(means[index].cpu().numpy(), counts[index].cpu().numpy(), points.shape[1])
+            split = fill_empty(means[index].cpu().numpy(), counts[index].cpu().numpy(), points.shape[1])
             means[index] = torch.from_numpy(split)
         centroids = F.normalize(means, dim=-1)
     return centroids
 
 
-def split_largest(centroids: NDArray[np.float32], counts: NDArray[np.float32], points: int) -> NDArray[np.float32]:
+def fill_empty(centroids: NDArray[np.float32], counts: NDArray[np.float32], points: int) -> NDArray[np.float32]:
     """Give empty clusters half of another one, drawn by size, as `faiss::Clustering` does.
 
     Args:
@@ -112,7 +112,8 @@ def split_largest(centroids: NDArray[np.float32], counts: NDArray[np.float32], p
     sign = np.where(np.arange(centroids.shape[1]) % 2 == 0, SPLIT, -SPLIT)
     draws = np.zeros(0, np.float32)
     for empty in np.flatnonzero(counts == 0):
-        chances = ((counts - 1.0) / np.float32(max(points - count, 0))).astype(np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):  # as many clusters as points: infinite, or none
+            chances = ((counts - 1.0) / np.float32(points - count)).astype(np.float32)
         while True:  # one draw a cluster, round and round, until one is taken
             if len(draws) < count:
                 more = rng.randint(0, 2**32, 4 * count, np.uint32)

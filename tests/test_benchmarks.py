@@ -122,7 +122,7 @@ def test_floors_and_plan_follow_from_the_results(tmp_path: Path) -> None:
 def test_targets_of_a_gpu_are_those_of_the_benchmarks(tmp_path: Path) -> None:
     """A row says "not measured" until there is a result; sense and number are then the benchmark's own."""
     side = [Side("a", "ms", (1.0,))]
-    for name, (what, goal) in render.ON_GPU.items():
+    for name, (what, goal) in render.GPU_TARGETS.items():
         source = Path(importlib.import_module(f"benchmarks.{name}").__file__ or "").read_text(encoding="utf-8")
         assert f'"{what}"' in source and goal.split()[2].rstrip("0") in source
         write(tmp_path, f"{name}-cuda", Report("", side, [Check(what, 1.0, 1.0)]))

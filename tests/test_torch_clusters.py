@@ -17,7 +17,7 @@ from configs.errors import ConfigError, DataError
 from configs.load import load_config
 from configs.schema import PseudoMasksConfig
 from stages import clusters, features, fused, pseudo_masks, torch_clusters
-from stages.torch_clusters import partitions, spherical_kmeans, split_largest
+from stages.torch_clusters import fill_empty, partitions, spherical_kmeans
 
 Floats = NDArray[np.float32]
 CONFIG = PseudoMasksConfig(windows=(3, 6), merge=0.9, engine="torch")
@@ -70,7 +70,7 @@ def test_some_split_goes_round_more_than_once() -> None:
     draws = np.random.RandomState(1234).randint(0, 2**32, 5000, np.uint32).astype(np.float32) / np.float32(2**32 - 1)
     first = next(i for i, draw in enumerate(draws) if draw < (counts[i % 6] - 1) / (200 - 6))
     assert first >= 6
-    split = split_largest(rows, counts, 200)
+    split = fill_empty(rows, counts, 200)
     assert np.allclose(split[1], rows[first % 6] * (1 + np.where(np.arange(8) % 2 == 0, 1, -1) / 1024))
 
 
