@@ -1,6 +1,6 @@
 """ClusterPseudoMasks where `features.persist` is false: features, pseudo masks and regions of an image in one go.
 
-Features are what fills a disk (6 MB an image for ViT-B/16 at 512 pixels, against some kB for all that is made of them),
+Features are what fills a disk (6 MB an image for ViT-B/16 at 512 pixels, against 15 kB for all that is made of them),
 and training can do without: `train.features=online`. Here they live in memory only, from the forward pass until an
 image's regions are embedded. The embeddings are written beside the pseudo masks, and EmbedRegions takes them over: CLIP
 runs once. Arrays are those of the separate stages, bit for bit on the CPU. Source: choice.
