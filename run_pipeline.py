@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline.cli import main
+from split_matching.pipeline.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

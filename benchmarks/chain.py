@@ -17,9 +17,9 @@ from typing import Any
 
 from benchmarks.measure import Check, Options, Report, Side, Workspace, main, synchronise, workspace
 from benchmarks.render import SHARD
-from cache.h5 import Field, ShardReader, ShardWriter
-from configs.schema import Config
-from stages import features, fused, pseudo_masks, regions
+from split_matching.cache.shard_reader import Field, ShardReader, ShardWriter
+from split_matching.configs.schema import Config
+from split_matching.stages.candidates import features, fused, pseudo_masks, regions
 
 
 def bytes_an_image(path: Path, fields: Mapping[str, Field], shard_size: int) -> float:

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measure import Check, Options, Report, Side, main, synchronise
-from configs.load import load_config
-from configs.schema import PseudoMasksConfig
-from stages.clusters import partition, smoothed, spherical_kmeans, window_seeds
-from stages.pseudo_masks import pseudo_masks
-from stages.torch_clusters import partitions
+from split_matching.configs.load import load_config
+from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.stages.candidates.clusters import partition, smoothed, spherical_kmeans, window_seeds
+from split_matching.stages.candidates.pseudo_masks import pseudo_masks
+from split_matching.stages.candidates.torch_clusters import partitions
 
 PATCH, WIDTH = 8, 128  # of the CLIP of `shapes`, see configs/clip/shapes-vit.json
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Check, Options, Report, main, paired, ratio
-from stages.metrics import ConfusionMatrix
+from split_matching.stages.inference.metrics import ConfusionMatrix
 
 CLASSES = 171
 

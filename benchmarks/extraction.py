@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Check, Options, Report, main, paired, ratio, workspace
-from cache.h5 import ShardWriter
-from stages import features
+from split_matching.cache.shard_reader import ShardWriter
+from split_matching.stages.candidates import features
 
 
 def run(options: Options) -> Report:

@@ -14,8 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Check, Options, Report, Side, main, paired
-from configs.schema import ClipConfig
-from model.clip import FrozenClip
+from split_matching.configs.schema import ClipConfig
+from split_matching.model.clip import FrozenClip
 
 
 def run(options: Options) -> Report:

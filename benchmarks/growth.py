@@ -17,7 +17,12 @@ from benchmarks.measure import Check, Options, Report, Side, child, main, ratio
 
 STAGES = ("ExtractFeatures", "ClusterPseudoMasks", "EmbedRegions", "Evaluate")
 # made beforehand, for they would hide growth: a fifth of what ExtractFeatures took for 100 images
-IMPORTS = ("model.clip", *(f"stages.{name}" for name in ("features", "pseudo_masks", "regions", "train", "evaluate")))
+IMPORTS = (
+    "split_matching.model.clip",
+    *(f"split_matching.stages.candidates.{name}" for name in ("features", "pseudo_masks", "regions")),
+    "split_matching.stages.training.train",
+    "split_matching.stages.inference.evaluate",
+)
 KEPT_MB = 10
 ROUNDS = 3
 TINY = ("features.size=32", "shapes.image_size=32", "clip.weights=random", "features.shifts=1", "evaluate.fusion=0.0")

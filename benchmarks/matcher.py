@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.measure import Check, Options, Report, main, paired, ratio
-from model.matcher import SplitMatcher
+from split_matching.model.matcher import SplitMatcher
 
 CLASSES = 20
 

@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from configs.load import load_config
-from configs.schema import Config
-from pipeline.graph import Plan
-from pipeline.launch import Options as RunOptions
-from pipeline.launch import ensure
-from stages.context import Shard, StageContext
-from stages.datasets.shapes import render_scene, scene_rng
-from stages.machine import describe_machine
+from split_matching.configs.load import load_config
+from split_matching.configs.schema import Config
+from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.run.launch import Options as RunOptions
+from split_matching.pipeline.run.launch import ensure
+from split_matching.stages.data.shapes import render_scene, scene_rng
+from split_matching.stages.ground.context import Shard, StageContext
+from split_matching.stages.ground.machine import describe_machine
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = "SPLIT_MATCHING_VOC_MINI"
@@ -233,7 +233,10 @@ def child(arguments: Sequence[str], threads: int = 0, imports: Sequence[str] = (
     environment = dict(os.environ)
     command = ["run_pipeline.py"]
     if imports:
-        command = ["-c", f"import sys, {', '.join(imports)}; from pipeline.cli import main; sys.exit(main())"]
+        command = [
+            "-c",
+            f"import sys, {', '.join(imports)}; from split_matching.pipeline.cli import main; sys.exit(main())",
+        ]
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryFile("w+") as out:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.classes import load_classes
-from configs.load import load_config
-from model.clip import FrozenClip
-from pipeline.graph import Plan
-from stages.datasets import open_source
-from stages.datasets.images import read_all_labels
-from stages.quality import best_overlap
+from split_matching.configs.class_list import load_classes
+from split_matching.configs.load import load_config
+from split_matching.model.clip import FrozenClip
+from split_matching.pipeline.plan import Plan
+from split_matching.stages.candidates.quality import best_overlap
+from split_matching.stages.data.images import read_all_labels
+from split_matching.stages.data.layouts import open_source
 
 
 def main() -> None:

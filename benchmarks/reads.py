@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Check, Options, Report, main, paired, ratio
-from cache.h5 import Field, ShardSet, ShardWriter
+from split_matching.cache.shard_reader import Field, ShardSet, ShardWriter
 
 
 def run(options: Options) -> Report:

@@ -17,8 +17,8 @@ from pathlib import Path
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Check, Options, Report, Side, Workspace, main, workspace
-from configs.schema import Config
-from stages import train
+from split_matching.configs.schema import Config
+from split_matching.stages.training import train
 
 SKIPPED = 2
 

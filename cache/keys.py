@@ -15,7 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = "split_matching"
+ROOMS = Path(__file__).resolve().parent.parent
+"""The folder that holds `cache`, `model` and the others: the checkout, or the installed package."""
+
 LOCAL = ("model", "stages")
 """Packages whose code makes results. The others (cache, configs, pipeline) carry bytes about without changing them."""
 
@@ -53,27 +56,27 @@ def code_fingerprint(module_file: Path) -> str:
     return _parse(module_file).fingerprint
 
 
-def module_closure(module: str, packages: Sequence[str] = LOCAL, root: Path = REPOSITORY) -> dict[str, str]:
+def module_closure(module: str, packages: Sequence[str] = LOCAL, root: Path = ROOMS) -> dict[str, str]:
     """Return the fingerprints of a module and of all local modules that it imports, directly or not.
 
     Imports inside functions count too: they run as well. A package's `__init__.py` counts, for importing a module in it
     runs it; but what it imports counts only if somebody imports the package itself.
 
     Args:
-        module: dotted name, e.g. "stages.features".
+        module: dotted name, e.g. "split_matching.stages.candidates.features".
         packages: top-level packages to follow.
         root: the folder that holds them.
 
     Returns:
-        Paths from `root` with forward slashes -> fingerprint, e.g. {"stages/features.py": "9f86..."}, sorted.
+        Paths from `root` with forward slashes -> fingerprint, e.g. {"stages/training/text.py": "9f86..."}, sorted.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()
     waiting = [module]
     while waiting:
-        name = waiting.pop()
+        name = waiting.pop().removeprefix(f"{PACKAGE}.")
         path = _module_file(name, root)
-        # no path: `from stages.features import run` names `stages.features.run`, which is no module
+        # no path: `from stages.a import run` names `stages.a.run`, which is no module
         if name in seen or name.partition(".")[0] not in packages or path is None:
             continue
         seen.add(name)

@@ -33,12 +33,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.keys import canonical_json, changed, digest, file_sha256
-from cache.refusals import refusals_named
-from configs.errors import CorruptError, UserError
+from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.keys import canonical_json, changed, digest, file_sha256
+from split_matching.errors import CorruptError, UserError
 
 if TYPE_CHECKING:
-    from cache.h5 import ShardSet
+    from split_matching.cache.shard_reader import ShardSet
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -172,7 +172,7 @@ class Artifact:
             LookupError: the stage did not declare the split.
             CorruptError: there is none.
         """
-        from cache.h5 import ShardSet
+        from split_matching.cache.shard_reader import ShardSet
 
         self._check_declared(split)
         names = [name for name in self.manifest["files"] if _split_of(name) == split]
@@ -187,7 +187,7 @@ class Artifact:
 
     def _check_declared(self, name: str) -> None:
         if self.only and name not in self.only:
-            raise LookupError(f"stage did not declare {self.slug}/{name}: add it to `upstream` in pipeline/graph.py")
+            raise LookupError(f"stage did not declare {self.slug}/{name}: add it to `upstream` in pipeline/plan.py")
 
 
 @dataclass(frozen=True)
@@ -569,7 +569,7 @@ def _size(path: Path) -> int | None:
 def _outdated(manifest: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Return what an artifact was made from otherwise than the recipe says."""
     reasons = [f"code {name}" for name in changed(manifest["code"], recipe.code)]
-    equal = manifest.get("equal_inputs", {})  # see `cache.upkeep.accept_input`
+    equal = manifest.get("equal_inputs", {})  # see `cache.folders.accept_input`
     others = changed(manifest["inputs"], recipe.inputs)
     reasons += [f"input {name} changed" for name in others if recipe.inputs.get(name) not in equal.get(name, ())]
     return reasons if manifest["key"] == recipe.key else ["key", *reasons]
@@ -603,8 +603,8 @@ def _contents(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
 
 def _split_content(paths: Sequence[Path]) -> str:
-    from cache.h5 import SCHEMA as H5_SCHEMA
-    from cache.h5 import ShardReader
+    from split_matching.cache.shard_reader import SCHEMA as H5_SCHEMA
+    from split_matching.cache.shard_reader import ShardReader
 
     content = hashlib.sha256()
     for number, path in enumerate(paths):

@@ -18,12 +18,12 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from configs.classes import classes_of, is_file
-from configs.errors import ConfigError
-from configs.schema import Config, Section
-from configs.strict_yaml import parse_value, read_mapping, shortened
+from split_matching.configs.class_list import classes_of, is_file
+from split_matching.configs.schema import Config, Section
+from split_matching.configs.strict_yaml import parse_value, read_mapping, shortened
+from split_matching.errors import ConfigError
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
 YAML_ENDINGS = (".yaml", ".yml")
 
 _NAME = re.compile(r"[A-Za-z0-9]\w*([.\-]\w+)*")

@@ -36,7 +36,8 @@ class DataConfig(Section):
     """Which images, which classes, and which of those are seen."""
 
     layout: Literal["shapes", "voc", "coco_stuff", "folder"] = Field(
-        "voc", description="How files lie under the root: a name of LAYOUTS in stages/datasets; `shapes` is rendered."
+        "voc",
+        description="How files lie under the root, see stages/data/layouts; `shapes` is rendered.",
     )
     root: Path | None = Field(
         None,

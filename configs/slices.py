@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from configs.classes import ClassEntry, ClassList, classes_of
-from configs.load import is_runtime
-from configs.published import load_published
-from configs.schema import Config, Section
+from split_matching.configs.class_list import ClassEntry, ClassList, classes_of
+from split_matching.configs.load import is_runtime
+from split_matching.configs.published_results import load_published
+from split_matching.configs.schema import Config, Section
 
 
 @dataclass(frozen=True)

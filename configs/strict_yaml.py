@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from configs.errors import ConfigError
+from split_matching.errors import ConfigError
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -31,11 +31,11 @@ from open_clip.model import convert_to_custom_text_state_dict
 from PIL import Image
 from torch import Tensor, nn
 
-from configs.errors import ConfigError, DataError
-from configs.schema import ClipConfig
-from model.checkpoint_file import Checkpoint, read_checkpoint
-from model.towers import Tower, open_tower
-from model.weights import REPOSITORY, is_tag, weights_file, weights_identity
+from split_matching.configs.schema import ClipConfig
+from split_matching.errors import ConfigError, DataError
+from split_matching.model.towers import Tower, open_tower
+from split_matching.model.weight_files import Checkpoint, read_checkpoint
+from split_matching.model.weights_identity import REPOSITORY, is_tag, weights_file, weights_identity
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import DecoderConfig, TrainConfig
-from model.matcher import Indices, SplitMatcher
-from model.parallel import Group
-from model.query_decoder import QueryOutput
+from split_matching.configs.schema import DecoderConfig, TrainConfig
+from split_matching.model.matcher import Indices, SplitMatcher
+from split_matching.model.parallel import Group
+from split_matching.model.query_decoder import QueryOutput
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from configs.errors import ConfigError
+from split_matching.errors import ConfigError
 
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 300.0  # processes of one job start within minutes of each other

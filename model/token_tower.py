@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on cached features does without
-    from model.clip import FrozenClip
+    from split_matching.model.clip import FrozenClip
 
 
 def split_patches(image: NDArray[np.uint8], patch: int) -> NDArray[np.uint8]:

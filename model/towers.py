@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.errors import ConfigError
+from split_matching.errors import ConfigError
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cache.refusals import REFUSALS, refusal
-from configs.errors import ConfigError, UserError, one_line
+from split_matching.cache.disk_errors import REFUSALS, refusal
+from split_matching.errors import ConfigError, UserError, one_line
 
 if TYPE_CHECKING:
-    from pipeline.graph import Plan
+    from split_matching.pipeline.plan import Plan
 
 EPILOG = """exit codes: 0 fresh, 1 a stage failed, 2 wrong usage or config, 3 data or weights missing,
 4 a file of the cache is damaged, 130 interrupted (the same command goes on from there)
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    from pipeline.distributed import together
+    from split_matching.pipeline.run.torchrun import together
 
     try:
         code = together(lambda: _main(arguments))
@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    from pipeline.graph import STAGES
+    from split_matching.pipeline.plan import STAGES
 
     names = [stage.name for stage in STAGES]
     _check_verb(arguments, [*names, *VERBS, *USES, *EXPERIMENTS])
@@ -296,20 +296,20 @@ def _main(arguments: list[str]) -> int:
     _check_out(options)
     if options.verb in EXPERIMENTS:
         return _experiment(options, arguments)
-    from configs.load import describe, load_config
-    from pipeline.graph import Plan
+    from split_matching.configs.load import describe, load_config
+    from split_matching.pipeline.plan import Plan
 
     config = load_config(options.dataset, options.set_file, [*options.set, *_runtime_overrides(options)])
     if options.verb == "config":
         print(describe(config))
         return 0
     if options.download:
-        from pipeline.acquire import download
+        from split_matching.pipeline.verbs.download import download
 
         download(config, options.quiet)
     plan = Plan(config)
     if options.verb in names:
-        from pipeline.launch import Options, launch
+        from split_matching.pipeline.run.launch import Options, launch
 
         how = Options(options.force, options.debug, options.quiet)
         return launch(plan, plan.named(options.verb), how)
@@ -317,20 +317,20 @@ def _main(arguments: list[str]) -> int:
         return _use(plan, options)
     if options.verb in ("diff", "adopt", "gc"):
         return _upkeep(plan, options)
-    from pipeline import show
+    from split_matching.pipeline.verbs import status as show
 
     if options.verb == "verify":
         lines, well = show.verify(plan, options.all)
         print(*lines, sep="\n")
         return 0 if well else 4
     if options.verb == "check-data":
-        from pipeline.check_data import check
+        from split_matching.pipeline.verbs.check_data import check
 
         lines, well = check(plan, options.out, options.limit)
         print(*lines, sep="\n")
         return 0 if well else 3
     if options.verb == "inspect":
-        from pipeline.inspection import inspect
+        from split_matching.pipeline.verbs.inspect import inspect
 
         print(*inspect(plan, options.kind, options.image, options.out, options.limit), sep="\n")
     elif options.verb == "plan":
@@ -359,8 +359,8 @@ def _check_out(options: argparse.Namespace) -> None:
 
 def _use(plan: Plan, options: argparse.Namespace) -> int:
     """Run `predict` or `export`."""
-    from pipeline.prediction import predict, segmenter_of
-    from pipeline.task import use_threads
+    from split_matching.pipeline.run.worker import use_threads
+    from split_matching.pipeline.verbs.predict import predict, segmenter_of
 
     use_threads(plan, alone=True)
     given = ["--dataset", options.dataset]
@@ -375,7 +375,7 @@ def _use(plan: Plan, options: argparse.Namespace) -> int:
     if options.decoder is None:
         segmenter = segmenter_of(plan, given)
     else:
-        from stages.segment import Segmenter
+        from split_matching.stages.inference.segmenter import Segmenter
 
         if options.set_file or any(not value.startswith("clip.weights=") for value in options.set):
             raise ConfigError("--decoder brings its own settings: leave out all but --set clip.weights=PATH")
@@ -388,8 +388,8 @@ def _use(plan: Plan, options: argparse.Namespace) -> int:
 
 def _upkeep(plan: Plan, options: argparse.Namespace) -> int:
     """Run `diff`, `adopt` or `gc`."""
-    from configs.load import load_config
-    from pipeline import upkeep
+    from split_matching.configs.load import load_config
+    from split_matching.pipeline.verbs import gc as upkeep
 
     if options.verb == "gc":
         if options.keep < 0:
@@ -583,7 +583,7 @@ def _positive(text: str) -> int:
 
 def _experiment(options: argparse.Namespace, arguments: list[str]) -> int:
     """Run `ablate` or `tune`."""
-    from pipeline.experiments import Request
+    from split_matching.pipeline.experiments.runs import Request
 
     ablates = options.verb == "ablate"
     usual = "main" if ablates else "gamma" if options.gamma_only else options.grid.stem
@@ -600,10 +600,10 @@ def _experiment(options: argparse.Namespace, arguments: list[str]) -> int:
         debug=options.debug,
     )
     if ablates:
-        from pipeline.ablation import ablate
+        from split_matching.pipeline.verbs.ablate import ablate
 
         return ablate(request, options.gammas)
-    from pipeline.tuning import tune, tune_gamma
+    from split_matching.pipeline.verbs.tune import tune, tune_gamma
 
     return tune_gamma(request, options.folds) if options.gamma_only else tune(request, options.grid, options.folds)
 

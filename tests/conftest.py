@@ -111,9 +111,8 @@ def voc_mini() -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Command-line options of a run of a few steps, evaluated, in a cache of its own: `--artifacts DIR --set ...`."""
-    from handmade import TINY
-
-    from pipeline import cli
+    from split_matching.pipeline import cli
+    from tests.handmade import TINY
 
     # bundled weights instead of random ones: an export of these names a file
     settings = [*(value for value in TINY if not value.startswith("clip.weights")), "evaluate.fusion=0"]

@@ -4,7 +4,7 @@ It must then come out as if nothing had happened: every file of every artifact b
 included.
 
     python -m tests.faults            the long form: 20 or more repetitions of most cases, half an hour or more
-    python -m tests.faults --short    what tests/test_faults.py runs
+    python -m tests.faults --short    what tests/pipeline/test_faults.py runs
 
 Times and the host's name are pinned while this runs, for they are all that may differ. Libraries are imported once, and
 every run is a fork of this process in a session of its own, so that it takes no second and can be killed as a whole.
@@ -171,7 +171,7 @@ class Rig:
             os.environ["FAULTS_LOG"] = str(log_of(root))
             if before:
                 before()
-            from pipeline.cli import main
+            from split_matching.pipeline.cli import main
 
             code = main(arguments)
             sys.stdout.flush()
@@ -222,8 +222,8 @@ def warm_up() -> None:
     """Import and parse here what every run would import and parse again."""
     for module in MODULES:
         importlib.import_module(module)
-    from configs.load import load_config
-    from pipeline.graph import Plan
+    from split_matching.configs.load import load_config
+    from split_matching.pipeline.plan import Plan
 
     Plan(load_config("shapes", [], list(SETTINGS))).states()
 
@@ -254,8 +254,8 @@ def made(root: Path) -> list[str]:
 
 def pin() -> None:
     """Make everything that may differ between two runs the same, and log what is finished."""
-    from cache import store
-    from stages import pretrain
+    from split_matching.cache import store
+    from split_matching.stages.training import pretrain
 
     pretrain.CHECKPOINT_EVERY = 2  # or so short a training would write none
     pretrain.probe = lambda *arguments: 0.0  # takes longer than all the rest, and writes nothing
@@ -515,7 +515,7 @@ def luigid_strangers(rig: Rig, rng: random.Random) -> str:
 
 def luigid_lost(rig: Rig, rng: random.Random) -> str:
     """Kill the scheduler in the middle: one line, and the next run goes on without it."""
-    from pipeline import sharing
+    from split_matching.pipeline.run import luigid as sharing
 
     def impatient() -> None:
         sharing.RPC = {**sharing.RPC, "rpc-retry-attempts": "2", "rpc-retry-wait": "1"}
@@ -960,10 +960,13 @@ def warnings_off() -> None:
 
 
 MODULES = (
-    *("luigi", "pipeline.cli", "pipeline.launch", "pipeline.task", "pipeline.tasks", "pipeline.sharing"),
-    *("pipeline.show", "stages.datasets.shapes", "stages.prepare", "stages.text", "stages.features"),
-    *("stages.pseudo_masks", "stages.regions", "stages.train", "stages.evaluate", "stages.report"),
-    "stages.pretrain",
+    "luigi",
+    *(f"split_matching.pipeline.{name}" for name in ("cli", "run.launch", "run.tasks", "run.luigid", "verbs.status")),
+    *(f"split_matching.stages.data.{name}" for name in ("shapes", "prepare")),
+    *(f"split_matching.stages.candidates.{name}" for name in ("features", "pseudo_masks", "regions")),
+    *(f"split_matching.stages.training.{name}" for name in ("pretrain", "text", "train")),
+    "split_matching.stages.inference.evaluate",
+    "split_matching.stages.pages.report",
 )
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from cache.h5 import ShardSet, ShardWriter
-from configs.classes import load_classes
-from configs.load import load_config
-from configs.schema import Config
-from stages import features, pseudo_masks, regions, text, train
-from stages.context import Shard, StageContext
-from stages.datasets import open_source, shapes
+from split_matching.cache.shard_reader import ShardSet, ShardWriter
+from split_matching.configs.class_list import load_classes
+from split_matching.configs.load import load_config
+from split_matching.configs.schema import Config
+from split_matching.stages.candidates import features, pseudo_masks, regions
+from split_matching.stages.data import shapes
+from split_matching.stages.data.layouts import open_source
+from split_matching.stages.ground.context import Shard, StageContext
+from split_matching.stages.training import text, train
 
 TINY = (
     "clip.weights=random",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import EXPERIMENTS, USES, VERBS, _parser
-from pipeline.graph import STAGES
+from split_matching.pipeline.cli import EXPERIMENTS, USES, VERBS, _parser
+from split_matching.pipeline.plan import STAGES
 
 TEXT = Path("README.md").read_text(encoding="utf-8")
 

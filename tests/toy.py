@@ -11,10 +11,10 @@ import importlib
 import sys
 from pathlib import Path
 
-import pipeline.graph
-import pipeline.task
-from cache.keys import module_closure
-from pipeline.graph import Stage
+from split_matching.cache.keys import module_closure
+from split_matching.pipeline import plan as plan_module
+from split_matching.pipeline.plan import Stage
+from split_matching.pipeline.run import worker
 
 MODULES = {
     "__init__": "",
@@ -61,8 +61,8 @@ import time
 
 import numpy as np
 
-from cache.h5 import Field
-from configs.errors import DataError
+from split_matching.cache.shard_reader import Field
+from split_matching.errors import DataError
 from toy_stages.log import log, trouble
 
 KIND = "squares"
@@ -133,23 +133,23 @@ TABLE = (
 )
 
 
-class Numbers(pipeline.task.StageTask):
+class Numbers(worker.StageTask):
     """Toy."""
 
 
-class Listing(pipeline.task.StageTask):
+class Listing(worker.StageTask):
     """Toy."""
 
 
-class Squares(pipeline.task.StageTask):
+class Squares(worker.StageTask):
     """Toy."""
 
 
-class Total(pipeline.task.StageTask):
+class Total(worker.StageTask):
     """Toy."""
 
 
-class Page(pipeline.task.StageTask):
+class Page(worker.StageTask):
     """Toy."""
 
 
@@ -162,9 +162,9 @@ def write_modules(folder: Path) -> None:
 
 def install(folder: Path) -> None:
     """Put the toy stages of a folder in place of the real ones, in this process."""
-    pipeline.graph.STAGES = TABLE
+    plan_module.STAGES = TABLE
     closure = functools.partial(module_closure, packages=("toy_stages",), root=folder)
-    pipeline.graph.module_closure = closure  # type: ignore[assignment]
+    plan_module.module_closure = closure  # type: ignore[assignment]
     for name in [name for name in sys.modules if name.startswith("toy_stages")]:
         del sys.modules[name]
     sys.dont_write_bytecode = True
@@ -173,7 +173,7 @@ def install(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from pipeline.cli import main
+    from split_matching.pipeline.cli import main
 
     install(Path(sys.argv[1]))
     sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,57 @@
+"""Results to be shown beside a run's own: `configs/published/<class list>.yaml`.
+
+Those of other methods, as published; for `shapes`, which nobody else uses, those of this project's own runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from split_matching.configs.schema import Section
+from split_matching.configs.strict_yaml import read_mapping
+from split_matching.errors import ConfigError
+
+FOLDER = Path(__file__).parent / "published"
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class PublishedRow(Section):
+    """One method: names of the metrics as in `metrics.json`, in percent; None where it was not reported."""
+
+    method: str
+    venue: str
+    pAcc: Percent | None = None
+    mIoU_seen: Percent | None = None
+    mIoU_unseen: Percent | None = None
+    hIoU: Percent | None = None
+    source: Literal["read", "recalled", "measured"]
+    note: str = ""
+
+
+class _File(Section):
+    rows: tuple[PublishedRow, ...]
+
+
+def load_published(name: str) -> tuple[PublishedRow, ...]:
+    """Read the rows of a class list; () where nothing is published for it.
+
+    Args:
+        name: of the class list, as in `data.classes`.
+
+    Raises:
+        ConfigError: the file breaks a rule.
+    """
+    path = FOLDER / f"{Path(name).name}.yaml"
+    if not path.is_file():
+        return ()
+    label = f"configs/published/{path.name}"
+    try:
+        return _File.model_validate(read_mapping(path, label)).rows
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{label}: {where}: {first['msg']}, got {first['input']!r}; mend the file") from None

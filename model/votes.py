@@ -1,0 +1,121 @@
+"""From queries to a label map.
+
+Source: `semseg[c] = sum_q p_q(c) sigmoid(mask_q)` after MaskFormer; fusion with CLIP after ZegFormer; which classes a
+group votes for, weights of the groups and `gamma` are choices.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from split_matching.model.query_decoder import QueryOutput
+
+
+def query_probabilities(output: QueryOutput, text: Tensor, seen_queries: int, temperature: float) -> Tensor:
+    """Class probabilities of every query, by the classes' text embeddings alone.
+
+    Args:
+        output: the last layer's prediction.
+        text: embeddings of all classes, unit length. Shape: (C, D).
+        seen_queries: Qs, the size of the seen group.
+        temperature: tau.
+
+    Returns:
+        Rows of the seen group sum to 1 less their "no object", those of the candidate group to 1: it was never pushed
+        to "no object". Shape: (B, Q, C).
+    """
+    logits = temperature * output.embeddings @ text.T  # (B, Q, C)
+    seen = torch.cat([logits, output.no_object[..., None]], 2)[:, :seen_queries].softmax(-1)[..., :-1]
+    return torch.cat([seen, logits[:, seen_queries:].softmax(-1)], 1)
+
+
+def group_votes(seen: Tensor, seen_queries: int, queries: int, weight: float, own: bool) -> Tensor:
+    """What the vote of each query for each class counts.
+
+    Args:
+        seen: which classes are seen. Shape: (C,), bool.
+        seen_queries: Qs.
+        queries: Q.
+        weight: of the candidate group against the seen group.
+        own: whether a group votes for its own classes only: seen queries for the seen ones, candidates for the others.
+
+    Returns:
+        Shape: (Q, C), float.
+
+    Source: choice. Own classes only was ahead on all folds of the seen classes of `shapes`, and behind on its unseen
+    classes: see configs/ablations/own_classes.yaml.
+    """
+    votes = torch.ones(queries, len(seen), device=seen.device)
+    votes[seen_queries:] = weight
+    if own:
+        votes[:seen_queries, ~seen] = 0
+        votes[seen_queries:, seen] = 0
+    return votes
+
+
+def fuse(share: Tensor, named: Tensor, weight: float) -> Tensor:
+    """Geometric ensemble of a query's own class probabilities with the frozen CLIP's of its region.
+
+    Args:
+        share: the queries' own. Shape: (B, Q, C).
+        named: CLIP's; rows of NaN leave a query as it is. Shape: (B, Q, C).
+        weight: of CLIP, 0..1.
+
+    Returns:
+        `share^(1-w) named^w`, scaled so that every query keeps its total vote. Shape: (B, Q, C).
+
+    Source: ZegFormer.
+    """
+    total = share.sum(2, keepdim=True)
+    own = (share / total.clamp(min=1e-9)).clamp(min=1e-9)
+    mixed = own ** (1 - weight) * named.clamp(min=1e-9) ** weight
+    mixed = mixed / mixed.sum(2, keepdim=True) * total
+    return torch.where(named.isnan(), share, mixed)
+
+
+def normalise_scores(scores: Tensor) -> Tensor:
+    """Scores as shares of each cell's total, so that `gamma` means the same everywhere. (B, C, H, W)."""
+    return scores / scores.sum(1, keepdim=True).clamp(min=1e-6)
+
+
+def label_map(scores: Tensor, seen: Tensor, gamma: float, height: int, width: int) -> Tensor:
+    """Resample scores to the image and take the best class.
+
+    Args:
+        scores: class scores of one image. Shape: (C, H', W').
+        seen: which classes are seen. Shape: (C,), bool.
+        gamma: subtracted from seen classes' scores (calibrated stacking, Chao et al. 2016).
+        height: of the image, pixels.
+        width: of the image, pixels.
+
+    Returns:
+        Index of the class at each pixel. Shape: (height, width), int64.
+    """
+    full = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)[0]
+    return (full - gamma * seen[:, None, None].to(full.dtype)).argmax(0)
+
+
+def label_map_of_any_size(scores: Tensor, seen: Tensor, gamma: float, height: int, width: int) -> Tensor:
+    """As `label_map`, but class by class: memory for three maps of the image, however many classes there are.
+
+    Args:
+        scores: class scores of one image. Shape: (C, H', W').
+        seen: which classes are seen. Shape: (C,), bool.
+        gamma: subtracted from seen classes' scores.
+        height: of the image, pixels.
+        width: of the image, pixels.
+
+    Returns:
+        Index of the class at each pixel. Shape: (height, width), uint8; at most 255 classes.
+    """
+    best = scores.new_full((height, width), -torch.inf)
+    labels = torch.zeros((height, width), dtype=torch.uint8, device=scores.device)
+    for index in range(len(scores)):
+        full = F.interpolate(scores[None, index : index + 1], (height, width), mode="bilinear", align_corners=False)
+        full = full[0, 0] - gamma if seen[index] else full[0, 0]
+        better = full > best
+        labels[better] = index
+        best = torch.where(better, full, best)
+    return labels

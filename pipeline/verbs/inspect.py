@@ -1,0 +1,125 @@
+"""The verb `inspect`: finds the artifacts that a look at an image or at all of them needs, fresh or not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from split_matching.cache.store import Artifact
+from split_matching.configs.slices import build_slice
+from split_matching.errors import ConfigError, CorruptError, DataError
+from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.run.progress import Board
+from split_matching.pipeline.verbs.status import described
+from split_matching.stages.ground.context import StageContext
+
+# what each kind cannot do without, and what it shows more with
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "pseudo_masks": ("pseudo_masks", "features", "dataset"),
+    "regions": ("regions", "pseudo_masks", "features", "text", "dataset"),
+    "features": ("features", "dataset"),
+    "matches": ("train", "regions", "pseudo_masks", "features", "text", "dataset"),
+    "predictions": ("evaluate", "dataset"),
+    "quality": ("features", "text", "dataset"),
+}
+MORE: Mapping[str, tuple[str, ...]] = {
+    "pseudo_masks": ("regions", "text"),
+    "features": ("text",),
+    "predictions": ("train", "features"),
+}
+READS = (
+    *("data", "clip", "features", "pseudo_masks", "regions", "decoder", "train"),
+    *("classes.seen", "classes.seen_ids"),
+)
+
+
+def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit: int) -> list[str]:
+    """Draw one image, or the gallery of all, and return what to print.
+
+    Args:
+        plan: the plan of the config.
+        kind: see NEEDS.
+        image_id: which image; None for the gallery.
+        out: the file to write; None for a place in the cache's folder.
+        limit: most images of a gallery, or to measure the quality on.
+
+    Raises:
+        ConfigError: there is no gallery of this kind.
+        DataError: an artifact or the image is not there.
+        CorruptError: an artifact is damaged.
+    """
+    if kind == "quality":
+        if out is not None:
+            raise ConfigError("inspect quality draws nothing: leave --out away")
+        return _quality(plan, image_id, limit)
+    if image_id is None and kind != "pseudo_masks":
+        raise ConfigError(f"inspect {kind} needs --image ID: only pseudo_masks has a gallery")
+    ending = ".html" if image_id is None else ".png"
+    if out is not None and out.suffix.lower() != ending:
+        what = "the gallery is a page" if image_id is None else "a look at one image is a picture"
+        raise ConfigError(f"--out {out}: {what}; expected a name that ends in {ending}")
+    ctx, states = _context(plan, kind)
+    path = out or _place(plan, kind, image_id)
+    if image_id is None:
+        from split_matching.stages.pages.gallery import write_gallery
+
+        return [*write_gallery(ctx, states, path, limit), str(path)]
+    from split_matching.stages.pages.image_sheets import inspect_image
+
+    return [*inspect_image(ctx, kind, image_id, states, path), "", str(path)]
+
+
+def _quality(plan: Plan, image_id: str | None, limit: int) -> list[str]:
+    """Measure clusters and region embeddings by seen annotation; there is no picture of it."""
+    if image_id is not None:
+        raise ConfigError("inspect quality takes no --image: it is a mean over training images, see --limit")
+    ctx, _ = _context(plan, "quality")
+    from split_matching.stages.candidates.quality import measure
+
+    board = Board(["quality"], ["images"])
+    board.start("quality")
+    result = measure(replace(ctx, progress=board.counter("quality")), limit)
+    board.end("quality")
+    return result.lines(plan.config.regions.method)
+
+
+def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
+    """Return the artifacts of the config as a stage would see them, and how they stand."""
+    inputs: dict[str, Artifact] = {}
+    needs = NEEDS[kind]
+    if not plan.config.features.persist and kind != "features":
+        needs = tuple(slug for slug in needs if slug != "features")  # computed when they are looked at
+    if plan.config.clip.weights == "pretrain" and (kind == "quality" or not plan.config.features.persist):
+        needs = (*needs, "pretrain")
+    for slug in (*needs, *MORE.get(kind, ())):
+        if slug not in plan.stages:
+            continue
+        try:
+            inputs[slug] = plan.artifact(slug)
+        except CorruptError:
+            if plan.own_state(slug).name == "corrupt":
+                raise  # there is one, and it is damaged
+            if slug in needs:
+                raise DataError(_missing(plan, slug)) from None
+    found = plan.states(list(inputs))
+    # what the trained decoder was given is looked at as the cache has it, not as augmentation would make it
+    train = plan.config.train.model_copy(update={"features": "cached"})
+    config = build_slice(plan.config.model_copy(update={"train": train}), READS)
+    ctx = StageContext(config, inputs, plan.store.root, plan.config.runtime, plan.data_root("dataset"))
+    return ctx, {slug: described(found[slug]) for slug in inputs}
+
+
+def _missing(plan: Plan, slug: str) -> str:
+    _, why = plan.nearest(slug)
+    other = f" (another config has one: {', '.join(why[:3])})" if why else ""
+    return f"there is nothing of {plan.stages[slug].name} for this config{other}: run {plan.stages[slug].name} first"
+
+
+def _place(plan: Plan, kind: str, image_id: str | None) -> Path:
+    """Return where a picture goes unless told: beside the artifacts, under a name without separators."""
+    folder = plan.store.root / plan.config.dataset / "inspect"
+    if image_id is None:
+        return folder / f"{kind}.html"
+    return folder / f"{kind}-{re.sub(r'[^A-Za-z0-9_.-]', '_', image_id)}.png"

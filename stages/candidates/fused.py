@@ -1,0 +1,43 @@
+"""ClusterPseudoMasks where `features.persist` is false: features, pseudo masks and regions of an image in one go.
+
+Features are what fills a disk (6 MB an image for ViT-B/16 at 512 pixels, against 15 kB for all that is made of them),
+and training can do without: `train.features=online`. Here they live in memory only, from the forward pass until an
+image's regions are embedded. The embeddings are written beside the pseudo masks, and EmbedRegions takes them over: CLIP
+runs once. Arrays are those of the separate stages, bit for bit on the CPU. Source: choice.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from split_matching.cache.shard_reader import Field, ShardWriter
+from split_matching.stages.candidates import features, pseudo_masks, regions
+from split_matching.stages.ground.context import Shard, StageContext
+
+KIND = pseudo_masks.KIND
+
+
+def fields(config: Any) -> dict[str, Field]:
+    """Schema of a shard: `labels` as in `pseudo_masks`, `embeddings` as in `regions`."""
+    return {**pseudo_masks.fields(config), **regions.fields(config)}
+
+
+def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
+    """Make and write one shard, in id order.
+
+    This thread runs CLIP; threads read the next images, and others cluster those that CLIP is through with.
+    """
+    extractor = features.Extractor(ctx)
+    names = features.fields(ctx.config)
+    field = pseudo_masks.clustered_field(names, ctx.config.pseudo_masks)
+    maker = regions.ItemMaker(ctx, extractor.clip, names)
+    extracted = ((image_id, arrays[field], arrays) for image_id, arrays in features.extracted(extractor, shard.ids))
+    images, done = pseudo_masks.clustered(ctx, extracted), 0
+    while batch := list(islice(images, extractor.batch)):
+        items = [maker.item(image_id, labels, arrays.__getitem__) for image_id, labels, arrays in batch]
+        embedded = regions.embed_regions(extractor.clip, items, ctx.config.regions)
+        for (image_id, labels, _), rows in zip(batch, embedded, strict=True):
+            writer.add(image_id, labels=labels, embeddings=rows.half().numpy())
+            done += 1
+            ctx.progress(done, len(shard.ids))

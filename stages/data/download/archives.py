@@ -1,0 +1,146 @@
+"""Takes files out of tar and zip archives: each wholly there or not at all, and none outside its folder.
+
+Refused are absolute paths, paths with `..`, links and devices, as by tarfile's data filter. Members are copied one by
+one and not by `extractall`, so that an interrupted run goes on; of a member nothing but name and bytes is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from split_matching.errors import DataError
+from split_matching.stages.ground.context import Progress
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive.
+
+    Args:
+        name: its path there, below the archive's root.
+        size: of the unpacked file, in bytes.
+        plain: it is a regular file, no link and no device.
+        open: opens it for reading.
+    """
+
+    name: str
+    size: int
+    plain: bool
+    open: Callable[[], IO[bytes]]
+
+
+def members(archive: Path, progress: Progress) -> Iterator[Member]:
+    """Walk through the files of an archive, in the order in which they are stored.
+
+    Args:
+        archive: a .zip, or a tar with any compression.
+        progress: called with megabytes of the archive that are done, and all.
+
+    Yields:
+        The files, links too; folders are left out.
+
+    Raises:
+        DataError: a name leads out of the folder that it is unpacked into. A damaged archive raises what its library
+            raises, here or when a member is read: see `damage_named`.
+    """
+    return _zip_members(archive, progress) if archive.suffix == ".zip" else _tar_members(archive, progress)
+
+
+@contextlib.contextmanager
+def damage_named(archive: Path) -> Iterator[None]:
+    """Turn what the libraries raise for a damaged archive into a DataError that names it."""
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{archive}: the archive is damaged ({reason}); remove it and run again") from None
+
+
+def unpack(archive: Path, folder: Path, place: Callable[[str], str | None], progress: Progress) -> int:
+    """Unpack some files of an archive; files that are there already, of the right size, stay.
+
+    Args:
+        archive: the archive.
+        folder: where they go.
+        place: path below `folder` of a member's name; None for a file that is not wanted.
+        progress: as for `members`.
+
+    Returns:
+        The number of files that were wanted.
+
+    Raises:
+        DataError: the archive is damaged, or a wanted member is a link or leads out of the folder.
+    """
+    count = 0
+    with damage_named(archive):
+        for member in members(archive, progress):
+            target = place(member.name)
+            if target is None:
+                continue
+            if not member.plain:
+                raise DataError(f"{archive}: {member.name} is a link or a device; expected plain files: not unpacked")
+            _refuse_outside(archive, target)
+            _write(member, folder / target)
+            count += 1
+    return count
+
+
+def _write(member: Member, path: Path) -> None:
+    """Unpack one file in one step, unless it is there."""
+    if path.is_file() and path.stat().st_size == member.size:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with member.open() as source, temporary.open("wb") as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
+    temporary.replace(path)
+
+
+def _tar_members(archive: Path, progress: Progress) -> Iterator[Member]:
+    total = archive.stat().st_size
+    with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
+        for info in tar:
+            progress(file.tell() // 1_000_000, total // 1_000_000)
+            _refuse_outside(archive, info.name)
+            if info.isdir():
+                continue
+            yield Member(info.name, info.size, info.isreg(), lambda info=info: _opened(tar, info))  # type: ignore[misc]
+
+
+def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(info)
+    if file is None:
+        raise tarfile.ReadError(f"{info.name} is no file")
+    return file
+
+
+def _zip_members(archive: Path, progress: Progress) -> Iterator[Member]:
+    with zipfile.ZipFile(archive) as bundle:
+        infos = bundle.infolist()
+        total, done = sum(info.compress_size for info in infos), 0
+        for info in infos:
+            _refuse_outside(archive, info.filename)
+            mode = info.external_attr >> 16
+            plain = not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode)
+            if not info.is_dir():
+                yield Member(info.filename, info.file_size, plain, lambda info=info: bundle.open(info))  # type: ignore[misc]
+            done += info.compress_size
+            progress(done // 1_000_000, total // 1_000_000)
+
+
+def _refuse_outside(archive: Path, name: str) -> None:
+    """Refuse a path that is absolute or climbs."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in (path.parts[0] if path.parts else ""):
+        raise DataError(
+            f"{archive}: {name!r} leads out of the folder; expected paths below it: nothing more is unpacked"
+        )

@@ -1,0 +1,264 @@
+"""Decode images and masks, and turn raw mask ids into labels.
+
+The remapping of training masks is the wall between training and the unseen classes: background, void and unseen
+classes become one value before anything else reads them (void outlines unseen objects too: telling it would leak).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from split_matching.errors import DataError
+from split_matching.stages.data.layouts import Source
+
+UNANNOTATED = 255
+"""Training label of every pixel that is not of a seen class (65535 in uint16 labels)."""
+
+IGNORE = 255
+"""Validation label of every pixel that is of no class (65535 in uint16 labels)."""
+
+MAX_PIXELS = 2**27
+"""An image of more is refused before it is decoded: a small file may claim sizes that fill any memory (choice)."""
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns on stderr first; `_decode` refuses
+
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of an image or mask file.
+
+    Raises:
+        DataError: the file is absent or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file") from None
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file.
+
+    The pixels are those stored: an EXIF orientation is not applied (choice), because VOC's masks align with the stored
+    pixels. Grey, palette, CMYK and 16-bit files become 8-bit RGB; transparency is dropped, as in CLIP's preprocessing.
+
+    Args:
+        path: a JPEG or PNG file.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        DataError: absent, truncated, not an image, or of a pixel type with no fixed range.
+    """
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decode the bytes of an image; see `read_image`. `path` is for errors only."""
+    image = _decode(data, path, "image")
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips instead of scaling.
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise DataError(f"{path}: pixels of 32 bits have no fixed range; save the image with 8 or 16 bits a channel")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def read_mask(
+    path: Path,
+    shape: tuple[int, int] | None = None,
+    allowed_ids: Collection[int] | None = None,
+    table: Sequence[int] | None = None,
+) -> Labels:
+    """Decode an index mask: a PNG whose palette index or grey value is the raw class id.
+
+    Args:
+        path: the mask file.
+        shape: (H, W) of its image, in pixels; None for a mask that PrepareDataset has checked.
+        allowed_ids: ids of the class list that may occur, ignored ones too; None for a mask that PrepareDataset has
+            checked.
+        table: the class list's id of each value of the file, see `Source.mask_table`; None where they are the same.
+
+    Returns:
+        (H, W) ids of the class list, uint8, or uint16 for a 16-bit file.
+
+    Raises:
+        DataError: absent, truncated, coloured, of another size than the image, or with an id that is not allowed.
+    """
+    return decode_mask(read_bytes(path), path, shape, allowed_ids, table)
+
+
+def decode_mask(
+    data: bytes,
+    path: Path,
+    shape: tuple[int, int] | None = None,
+    allowed_ids: Collection[int] | None = None,
+    table: Sequence[int] | None = None,
+) -> Labels:
+    """Decode the bytes of a mask; see `read_mask`. `path` is for errors only."""
+    mask = decode_values(data, path, shape)
+    if allowed_ids is not None:
+        allowed = set(allowed_ids)
+        there = [int(value) for value in np.unique(mask)]
+        unknown = [value for value in there if _translated(value, table) not in allowed]
+        if unknown:
+            raise DataError(
+                f"{path}: id {unknown[0]} ({int((mask == unknown[0]).sum())} pixels) is not in the class list; "
+                "mend the mask, or add the id to `classes` or `ignore` of the class list"
+            )
+    return mask if table is None else translate(mask, table)
+
+
+def _translated(value: int, table: Sequence[int] | None) -> int:
+    if table is None:
+        return value
+    return table[value] if value < len(table) else -1
+
+
+def translate(mask: Labels, table: Sequence[int]) -> Labels:
+    """Replace the values of a mask file by the class list's ids; values that may not occur become void, 255.
+
+    Args:
+        mask: (H, W) values of the file.
+        table: the class list's id of each value, as of `Source.mask_table`.
+
+    Returns:
+        (H, W) ids of the same type.
+    """
+    whole = np.full(np.iinfo(mask.dtype).max + 1, IGNORE, dtype=mask.dtype)
+    known = np.asarray(table, dtype=np.int64)
+    whole[: len(known)] = np.where(known < 0, IGNORE, known).astype(mask.dtype)
+    return np.asarray(whole[mask])
+
+
+def decode_values(data: bytes, path: Path, shape: tuple[int, int] | None = None) -> Labels:
+    """Decode the bytes of a mask into the values of the file, (H, W), whatever they mean; see `read_mask`."""
+    image = _decode(data, path, "mask")
+    if image.format == "JPEG":
+        raise DataError(f"{path}: the mask is a JPEG, which smears ids; expected a PNG")
+    mask: Labels
+    if image.mode in ("P", "L"):
+        mask = np.array(image, dtype=np.uint8)
+    elif image.mode.startswith("I;16"):
+        mask = np.array(image).astype(np.uint16)
+    else:
+        raise DataError(
+            f"{path}: the mask has pixels of mode {image.mode}; expected class ids, as a palette or grey PNG"
+        )
+    if shape is not None and mask.shape != tuple(shape):
+        turned = " (turned by 90 degrees: does the image have an EXIF orientation?)" if mask.T.shape == shape else ""
+        raise DataError(
+            f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} but its image is {shape[1]}x{shape[0]}{turned}; "
+            "replace one of them"
+        )
+    return mask
+
+
+def seen_labels(mask: Labels, seen_ids: Sequence[int]) -> Labels:
+    """Training labels: all that training may know of a mask.
+
+    Args:
+        mask: (H, W) raw ids.
+        seen_ids: raw ids of the seen classes, in order.
+
+    Returns:
+        (H, W) index into `seen_ids`, or `UNANNOTATED` for everything else alike: background, void, unseen. uint8, or
+        uint16 with 65535 for more than 255 classes.
+    """
+    return _indices(mask, seen_ids)
+
+
+def read_seen_labels(source: Source, image_id: str, seen_ids: Sequence[int]) -> tuple[Labels, NDArray[np.bool_]]:
+    """Read one training mask and forget at once all that training may not know.
+
+    Args:
+        source: where the mask is.
+        image_id: which image's; PrepareDataset has checked its mask.
+        seen_ids: raw ids of the seen classes, in order.
+
+    Returns:
+        Labels as of `seen_labels`, (H, W); and where a seen class is annotated, (H, W) bool.
+
+    Raises:
+        DataError: the mask went missing or was damaged since.
+    """
+    labels = seen_labels(_checked_mask(source, image_id), seen_ids)
+    return labels, labels != np.iinfo(labels.dtype).max
+
+
+def read_all_labels(source: Source, image_id: str, ids: Sequence[int]) -> Labels:
+    """Read one validation mask; labels as of `all_labels`.
+
+    Args:
+        source: where the mask is.
+        image_id: which image's; PrepareDataset has checked its mask.
+        ids: raw ids of all classes, in order.
+
+    Returns:
+        (H, W) labels.
+
+    Raises:
+        DataError: the mask went missing or was damaged since.
+    """
+    return all_labels(_checked_mask(source, image_id), ids)
+
+
+def _checked_mask(source: Source, image_id: str) -> Labels:
+    """A mask that PrepareDataset has checked, (H, W) ids of the class list."""
+    path = source.mask_path(image_id)
+    return read_mask(path, table=source.mask_table(path))
+
+
+def all_labels(mask: Labels, ids: Sequence[int]) -> Labels:
+    """Validation labels.
+
+    Args:
+        mask: (H, W) raw ids.
+        ids: raw ids of all classes, in order.
+
+    Returns:
+        (H, W) index into `ids`, or `IGNORE`. uint8, or uint16 with 65535 for more than 255 classes.
+    """
+    return _indices(mask, ids)
+
+
+def _indices(mask: Labels, ids: Sequence[int]) -> Labels:
+    """Replace each raw id by its place in `ids`, every other value by the largest one."""
+    wide = len(ids) > UNANNOTATED
+    table = np.full(np.iinfo(mask.dtype).max + 1, 65535 if wide else 255, dtype=np.uint16)
+    for place, raw in enumerate(ids):
+        if raw < len(table):
+            table[raw] = place
+    return table[mask] if wide else table.astype(np.uint8)[mask]
+
+
+def _decode(data: bytes, path: Path, what: str) -> Image.Image:
+    """Decode every pixel, so that a truncated file is found now."""
+    if not data:
+        raise DataError(f"{path}: the {what} file is empty; restore it or remove its id from the split")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise ValueError(f"it claims {image.width}x{image.height} pixels; expected {MAX_PIXELS:,} at most")
+            image.load()
+            return image
+    except Exception as error:  # Pillow's decoders answer damaged bytes with almost any exception
+        reason = " ".join(str(error).split())
+        if "cannot identify" in reason:
+            reason = "not an image"
+        raise DataError(
+            f"{path}: the {what} cannot be decoded ({reason or type(error).__name__}); "
+            "restore the file or remove its id from the split"
+        ) from None

@@ -1,0 +1,103 @@
+"""A user's own images: found in a folder, and read the right way up."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from split_matching.errors import DataError
+from split_matching.stages.data.images import decode_image, read_bytes
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image to label.
+
+    Args:
+        path: the file.
+        name: path below the folder that was given; the results have it below `out`.
+    """
+
+    path: Path
+    name: Path
+
+
+def find_photos(given: Path, out: Path) -> list[Photo]:
+    """Return the image files of a folder and all below it, or the one file, in sorted order.
+
+    Args:
+        given: a file or a folder.
+        out: folder of results, which is not looked into.
+
+    Raises:
+        DataError: nothing is there, or no image.
+    """
+    if given.is_file():
+        return [Photo(given, Path(given.name))]
+    if not given.is_dir():
+        raise DataError(f"{shown(given)}: no such file or folder; give an image or a folder of images")
+    own = out.resolve()
+    found = [
+        Photo(path, path.relative_to(given))
+        for path in sorted(given.rglob("*"))
+        if path.suffix.lower() in ENDINGS and path.is_file() and own not in path.resolve().parents
+    ]
+    if not found:
+        raise DataError(f"{shown(given)}: no image in it; expected files that end in {', '.join(ENDINGS)}")
+    return found
+
+
+def read_photo(path: Path) -> NDArray[np.uint8]:
+    """Read a photograph the right way up: unlike a data set's, its EXIF orientation is applied. (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return decode_photo(read_bytes(path), path)
+
+
+def decode_photo(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decode the bytes of a photograph; see `read_photo`. `path` is for errors only."""
+    try:
+        pixels = decode_image(data, path)
+    except DataError as error:
+        reason = str(error).partition(": ")[2].partition(";")[0]
+        raise DataError(f"{shown(path)}: {reason}") from None
+    with Image.open(io.BytesIO(data)) as image:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return a Pillow image with its EXIF orientation applied."""
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def shown(path: Path) -> str:
+    """Return a path for the terminal: what cannot be printed is escaped."""
+    return "".join(_escaped(str(path)))
+
+
+def _escaped(text: str) -> Iterator[str]:
+    for character in text:
+        yield character if character.isprintable() else character.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,288 @@
+"""A trained decoder in use: label the pixels of any image with any class names.
+
+    segmenter = Segmenter.load("decoder.safetensors")
+    prediction = segmenter.predict(PIL.Image.open("street.jpg"), ["car", "traffic cone", "road"])
+    prediction.labels  # (H, W) uint8, index into prediction.names
+
+Every pixel gets one of the given names: there is no background class, here as in the protocol.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from split_matching.configs.load import restore
+from split_matching.configs.schema import ClipConfig, Config
+from split_matching.errors import ConfigError, DataError
+from split_matching.model.clip import FrozenClip
+from split_matching.model.query_decoder import QueryDecoder
+from split_matching.model.token_tower import TokenTower
+from split_matching.model.votes import label_map_of_any_size
+from split_matching.model.weights_identity import is_file_spec
+from split_matching.stages.data.photos import read_photo, upright
+from split_matching.stages.ground.frozen_clip import resolve_device
+from split_matching.stages.inference.pixels import PixelScores
+from split_matching.stages.inference.predictors import DecoderPredictor
+
+Picture = Image.Image | NDArray[np.uint8] | str | os.PathLike[str]
+"""A Pillow image, an RGB array (H, W, 3) uint8, or a file."""
+
+FORMAT = 2
+METADATA = "split_matching"
+MOST_NAMES = 255
+"""Label maps are uint8."""
+
+EXPORTED: Mapping[str, tuple[str, ...]] = {
+    "text": (),
+    "features": (),
+    "regions": (),
+    "decoder": (),
+    "evaluate": (),
+    "train": ("matching", "features"),
+}
+"""Sections of the config that inference reads, or the fields of them; () for all."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Labels of one image.
+
+    Args:
+        labels: index into `names` of every pixel. Shape: (H, W), uint8.
+        names: the class names that were asked for.
+        seen: whether each had masks in training.
+    """
+
+    labels: NDArray[np.uint8]
+    names: tuple[str, ...]
+    seen: tuple[bool, ...]
+
+    def pixels(self) -> list[int]:
+        """Return the number of pixels of each name."""
+        return np.bincount(self.labels.ravel(), minlength=len(self.names)).tolist()
+
+
+class Segmenter:
+    """A trained decoder with the frozen CLIP that it was trained on.
+
+    Args:
+        config: of the run: sections of EXPORTED and `clip`.
+        clip: the frozen CLIP.
+        weights: of the decoder, by name.
+        seen: names of the classes that had masks in training; `evaluate.gamma` is subtracted from these.
+        run: name of the run, for records.
+
+    Raises:
+        ConfigError: the run's predictor is not the decoder.
+        DataError: the weights are not those of a decoder of this config.
+    """
+
+    def __init__(
+        self, config: Config, clip: FrozenClip, weights: Mapping[str, Tensor], seen: Sequence[str], run: str = ""
+    ) -> None:
+        if config.evaluate.predictor != "decoder":
+            raise ConfigError(
+                f"evaluate.predictor {config.evaluate.predictor} is a baseline without a decoder: leave it at decoder"
+            )
+        self.config, self.clip, self.seen, self.run = config, clip, tuple(seen), run
+        blocks = config.features.decoder_blocks
+        decoder = QueryDecoder(config.decoder, clip.width, len(blocks), clip.dim, max(blocks))
+        try:
+            decoder.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"the decoder's weights do not fit its config and {config.clip.model}: {reason}") from error
+        self.decoder = decoder.eval().to(clip.device)
+        self._fingerprint = ""
+        self._texts: tuple[tuple[str, ...], Tensor] | None = None
+
+    @classmethod
+    def load(cls, path: Path | str, clip_weights: str = "", device: str = "auto") -> Segmenter:
+        """Load an exported decoder.
+
+        Args:
+            path: a file that `export` wrote.
+            clip_weights: where CLIP's weights are: a file, or an open_clip tag; "" for what the export names. Whatever
+                they come from, they must be the weights that the decoder was trained on.
+            device: auto, cpu or cuda.
+
+        Raises:
+            DataError: no such file, no export, or CLIP weights other than in training.
+        """
+        about, weights = _read_export(Path(path))
+        recorded = about["clip"]
+        source = clip_weights or recorded["weights"]
+        if not source:
+            raise DataError(
+                f"{path} was trained on CLIP weights from a file of {recorded['model']}: say where it is (--set "
+                "clip.weights=PATH, or clip_weights=PATH in Python)"
+            )
+        clip_config = ClipConfig(
+            model=recorded["model"],
+            weights=source,
+            seed=recorded["seed"],
+            quick_gelu=recorded["quick_gelu"],
+            precision=recorded["precision"],
+        )
+        clip = FrozenClip(clip_config, resolve_device(device))
+        if clip.fingerprint() != recorded["fingerprint"]:
+            raise DataError(
+                f"CLIP weights {source} are not those that {path} was trained on: give the same ones (--set "
+                "clip.weights=PATH, or clip_weights=PATH in Python)"
+            )
+        try:
+            config = restore({**about["config"], "dataset": about["dataset"], "clip": clip_config.model_dump()})
+        except ConfigError as error:
+            raise DataError(f"{path}: {error}; it was exported by another version") from error
+        return cls(config, clip, weights, about["seen"], about["run"])
+
+    def save(self, path: Path) -> None:
+        """Write the decoder and its config to one safetensors file, which appears in one step.
+
+        CLIP's weights are not in it: their fingerprint is, and loading checks it.
+        """
+        clip = self.config.clip
+        from_file = is_file_spec(clip.weights) or clip.weights == "pretrain"
+        about = {
+            "format": FORMAT,
+            "dataset": self.config.dataset,
+            "run": self.run,
+            "seen": self.seen,
+            "clip": {
+                "model": clip.model,
+                "weights": "" if from_file else clip.weights,
+                "seed": clip.seed,
+                "quick_gelu": self.clip.quick_gelu,
+                "precision": clip.precision,
+                "fingerprint": self.clip.fingerprint(),
+            },
+            "config": self._settings(),
+        }
+        state = {name: value.cpu().contiguous() for name, value in self.decoder.state_dict().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
+        try:
+            save_file(state, temporary, {METADATA: json.dumps(about, sort_keys=True)})
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @property
+    def identity(self) -> str:
+        """Digest of everything that a prediction depends on but the image and the names. 64 hex digits."""
+        if not self._fingerprint:
+            digest = hashlib.sha256(self.clip.fingerprint().encode())
+            for name, value in sorted(self.decoder.state_dict().items()):
+                digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+            digest.update(json.dumps([self._settings(), self.seen], sort_keys=True).encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        """The settings that inference reads, as JSON values."""
+        dumped = self.config.model_dump(mode="json")
+        return {
+            section: {name: dumped[section][name] for name in (names or dumped[section])}
+            for section, names in EXPORTED.items()
+        }
+
+    @torch.inference_mode()
+    def predict(self, image: Picture, names: Sequence[str]) -> Prediction:
+        """Label every pixel of an image.
+
+        Args:
+            image: a Pillow image, an RGB array (H, W, 3) uint8, or a file.
+            names: class names, seen in training or not.
+
+        Returns:
+            The labels, at the image's own size.
+
+        Raises:
+            ConfigError: no names, too many, or one twice.
+            DataError: the image cannot be read.
+        """
+        names = check_names(names)
+        pixels = as_pixels(image)
+        seen = tuple(name in self.seen for name in names)
+        marks = torch.tensor(seen, device=self.clip.device)
+        score = DecoderPredictor(self.decoder, self._text(names), marks, self.config, self.clip)
+        batch = 1 if self.clip.device.type == "cpu" else self.config.runtime.batch
+        tower = TokenTower(self.clip, self.config.features.decoder_blocks)
+        scores = PixelScores(self.config, tower, score, self.decoder.prompts, batch)(pixels)
+        labels = label_map_of_any_size(scores, marks, self.config.evaluate.gamma, *pixels.shape[:2])
+        return Prediction(labels.cpu().numpy(), names, seen)
+
+    def _text(self, names: tuple[str, ...]) -> Tensor:
+        """Text embeddings of the names; those of the last call are kept. (C, D)."""
+        if self._texts is None or self._texts[0] != names:
+            embedded = self.clip.encode_classes(names, self.config.text.templates).to(self.clip.device)
+            self._texts = (names, embedded)
+        return self._texts[1]
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names without outer spaces.
+
+    Raises:
+        ConfigError: none, too many, an empty one, one twice, or one with control characters.
+    """
+    if isinstance(names, str):
+        raise ConfigError(f"class names {names!r}: expected a list of names, not one text")
+    clean = tuple(" ".join(str(name).split()) for name in names)
+    if not clean:
+        raise ConfigError("no class names: give at least one")
+    if len(clean) > MOST_NAMES:
+        raise ConfigError(f"{len(clean)} class names: a label map holds at most {MOST_NAMES}")
+    for place, name in enumerate(clean):
+        if not name or not name.isprintable():
+            raise ConfigError(f"class name {place + 1} is {name!r}: expected printable text")
+        if name in clean[:place]:
+            raise ConfigError(f"class name {name!r} was given twice: expected each once")
+    return clean
+
+
+def as_pixels(image: Picture) -> NDArray[np.uint8]:
+    """Return an image as (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: the file cannot be read, or the array is none of an image.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_photo(Path(image))
+    if isinstance(image, Image.Image):
+        return np.asarray(upright(image).convert("RGB"))
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise DataError(f"the image is {image.dtype} of shape {image.shape}: expected uint8 of shape (H, W, 3), RGB")
+    return image
+
+
+def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; write one with: run_pipeline.py export --dataset NAME --out {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})[METADATA])
+        if about["format"] != FORMAT:
+            raise DataError(f"{path}: format {about['format']}, expected {FORMAT}: export it with this version")
+        return about, load_file(path)
+    except DataError:
+        raise
+    except Exception as error:  # safetensors and json raise many kinds for damaged bytes
+        raise DataError(
+            f"{path} is no exported decoder, or is damaged ({type(error).__name__}): export it again"
+        ) from error

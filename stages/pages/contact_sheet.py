@@ -1,0 +1,143 @@
+"""A contact sheet of a data set: images beside their masks, with a legend of the classes that are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from split_matching.configs.class_list import ClassList
+from split_matching.configs.schema import DataConfig
+from split_matching.errors import DataError
+from split_matching.stages.data.audit import SPLITS, Check, Look
+from split_matching.stages.data.images import decode_values, read_bytes, read_image
+from split_matching.stages.data.layouts import Source, open_source
+from split_matching.stages.pages.figures import Bytes, overlay, palette, resize_image, resize_labels
+from split_matching.stages.pages.sheet import font
+
+PAIRS = 12
+COLUMNS = 3
+CELL = 230
+"""Longer side of a picture, pixels (choice)."""
+
+UNKNOWN_COLOUR = (0, 0, 0)  # no class is black
+_MARGIN, _GAP, _BETWEEN, _CAPTION, _LINE, _TITLE = 16, 16, 4, 22, 22, 50
+_PAIR = 2 * CELL + _BETWEEN
+_INK, _SOFT = (31, 38, 48), (91, 100, 112)
+_NOWHERE = -1
+
+
+def choose(looks: Sequence[Look], count: int = PAIRS) -> list[Look]:
+    """Images that show as many classes as possible: each adds the most that is not shown yet (choice).
+
+    Args:
+        looks: candidates; those without a usable mask are left out.
+        count: most images.
+
+    Returns:
+        Training images first, then validation images, about half each where there are enough.
+    """
+    chosen: list[Look] = []
+    for split in reversed(SPLITS):
+        rest = [look for look in looks if look.split == split and (look.counts or look.unknown)]
+        shown: set[object] = set()
+        room = count - len(chosen) if split == SPLITS[0] else count // 2
+        while rest and room:
+            best = max(rest, key=lambda look: len(_things(look) - shown))  # the first of equals
+            shown |= _things(best)
+            chosen.append(best)
+            rest.remove(best)
+            room -= 1
+    return sorted(chosen, key=lambda look: (SPLITS.index(look.split), look.image_id))
+
+
+def _things(look: Look) -> set[object]:
+    return {*look.counts, *(("unknown", value) for value in look.unknown)}
+
+
+def write_contact_sheet(check: Check, data: DataConfig, root: Path | None, path: Path) -> None:
+    """Draw the sheet into a PNG file, which appears in one step; its folder is made.
+
+    Args:
+        check: what was found; decides which images are shown.
+        data: the `data` section.
+        root: folder of the raw files.
+        path: the file.
+    """
+    source = open_source(data, root)
+    pairs = [_pair(source, look, check.classes) for look in choose(check.looks)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        _draw(pairs, check.classes).save(temporary, "PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+Pair = tuple[str, Bytes, npt.NDArray[np.int32]]
+"""Caption, image (h, w, 3) and labels (h, w): places in the class list, their number for unknown ids, -1 for none."""
+
+
+def _pair(source: Source, look: Look, classes: ClassList) -> Pair:
+    caption = look.image_id if look.image_id.startswith(look.split) else f"{look.split}  {look.image_id}"
+    try:
+        image = resize_image(read_image(source.image_path(look.image_id)), CELL)
+        path = source.mask_path(look.image_id)
+        values = resize_labels(decode_values(read_bytes(path), path), (image.shape[0], image.shape[1]))
+    except DataError:  # it went away since
+        return caption, np.full((CELL, CELL, 3), 238, np.uint8), np.full((CELL, CELL), _NOWHERE, np.int32)
+    table = source.mask_table(path)
+    labels = np.full(values.shape, len(classes.entries), np.int32)
+    for value in np.unique(values):
+        raw = int(value) if table is None else table[int(value)] if int(value) < len(table) else -1
+        if raw in classes.ignore:
+            labels[values == value] = _NOWHERE
+        elif raw in classes.ids:
+            labels[values == value] = classes.ids.index(raw)
+    return caption, image, labels
+
+
+def _draw(pairs: Sequence[Pair], classes: ClassList) -> Image.Image:
+    """Rows of pairs, and the legend below them."""
+    shown = sorted({int(label) for _, _, labels in pairs for label in np.unique(labels)} - {_NOWHERE})
+    rows = [pairs[start : start + COLUMNS] for start in range(0, len(pairs), COLUMNS)]
+    heights = [max(image.shape[0] for _, image, _ in row) + _CAPTION + _GAP for row in rows]
+    width = 2 * _MARGIN + COLUMNS * _PAIR + (COLUMNS - 1) * _GAP
+    widest = max((font(14).getlength(_name(label, classes)) for label in shown), default=0)
+    across = max(1, int((width - 2 * _MARGIN) // (widest + 50)))
+    legend_top = _TITLE + sum(heights)
+    height = legend_top + _LINE * -(-len(shown) // across) + _MARGIN
+    canvas = Image.new("RGB", (width, height), (255, 255, 255))
+    pen = ImageDraw.Draw(canvas)
+    title = "Images and their masks. Hatched: unseen classes. Bare: ignored."
+    pen.text((_MARGIN, 14), title, _INK, font(18, bold=True))
+    colours = np.concatenate([palette(len(classes.entries)), np.array([UNKNOWN_COLOUR], np.uint8)])
+    hatched = np.array([*(entry.id in classes.unseen_ids for entry in classes.entries), False])
+    top = _TITLE
+    for row, row_height in zip(rows, heights, strict=True):
+        for place, (caption, image, labels) in enumerate(row):
+            left = _MARGIN + place * (_PAIR + _GAP)
+            painted = overlay(image, labels, colours, none=_NOWHERE, hatched=hatched, alpha=0.75)
+            canvas.paste(Image.fromarray(image), (left, top))
+            canvas.paste(Image.fromarray(painted), (left + image.shape[1] + _BETWEEN, top))
+            pen.text((left, top + image.shape[0] + 3), caption, _SOFT, font(13))
+        top += row_height
+    for place, label in enumerate(shown):
+        left = _MARGIN + place % across * ((width - 2 * _MARGIN) // across)
+        upper = legend_top + _LINE * (place // across)
+        pen.rectangle((left, upper, left + 16, upper + 16), tuple(int(v) for v in colours[label]), (120, 120, 120))
+        for shift in (0, 6, 12) if hatched[label] else ():
+            pen.line((left + shift, upper + 15, left + shift + 4, upper + 1), (255, 255, 255), 1)
+        pen.text((left + 24, upper), _name(label, classes), _INK, font(14))
+    return canvas
+
+
+def _name(label: int, classes: ClassList) -> str:
+    if label == len(classes.entries):
+        return "ids outside the class list"
+    entry = classes.entries[label]
+    return f"{entry.id} {entry.name}"

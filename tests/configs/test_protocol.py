@@ -1,0 +1,91 @@
+"""What must be as in the peers' work for numbers to compare: metrics, class names, prompts, windows, schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import jaccard_score
+
+from split_matching.configs.class_list import load_classes
+from split_matching.configs.load import known_datasets, load_config
+from split_matching.stages.inference.metrics import ConfusionMatrix, scores
+from split_matching.stages.inference.sliding import window_starts
+
+PEERS = sorted(Path("configs/peers").glob("*.yaml"))
+
+
+def label_maps(seed: int, classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Truth and prediction of a few images: mostly right, some pixels ignored, one class that occurs nowhere."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(6):
+        shape = tuple(rng.integers(20, 60, 2))
+        truth = rng.integers(0, classes - 1, shape).astype(np.uint8)
+        prediction = np.where(rng.random(shape) < 0.7, truth, rng.integers(0, classes - 1, shape)).astype(np.uint8)
+        truth[rng.random(shape) < 0.2] = 255
+        found.append((truth, prediction))
+    return found
+
+
+def mmseg_ious(images: list[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
+    """The formula of mmsegmentation's `intersect_and_union`: histograms of labels, summed over images."""
+    areas = torch.zeros(3, classes, dtype=torch.float64)
+    for truth, prediction in images:
+        label, pred = (torch.from_numpy(side.astype(np.int64)) for side in (truth, prediction))
+        kept = label != 255
+        label, pred = label[kept], pred[kept]
+        for row, values in enumerate((pred[pred == label], pred, label)):
+            areas[row] += torch.histc(values.double(), bins=classes, min=0, max=classes - 1)
+    return (areas[0] / (areas[1] + areas[2] - areas[0])).numpy()
+
+
+@pytest.mark.parametrize(("seed", "classes"), [(0, 4), (1, 20), (2, 171)])
+def test_iou_agrees_with_two_independent_implementations(seed: int, classes: int) -> None:
+    images = label_maps(seed, classes)
+    confusion = ConfusionMatrix(classes)
+    for truth, prediction in images:
+        confusion.update(truth, prediction, 255)
+    seen = np.arange(classes) % 4 != 0
+    result = scores(confusion, seen)
+    truth, prediction = (np.concatenate([pair[side].ravel() for pair in images]) for side in (0, 1))
+    kept = truth != 255
+    present = list(range(classes - 1))
+    theirs = jaccard_score(truth[kept], prediction[kept], labels=present, average=None)
+    np.testing.assert_allclose(result.iou[:-1], theirs, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(result.iou, mmseg_ious(images, classes), atol=1e-6, rtol=0)
+    assert np.isnan(result.iou[-1])  # occurs nowhere, and enters no mean
+    means = [np.nanmean(theirs[seen[:-1]]), np.nanmean(theirs[~seen[:-1]])]
+    assert (result.miou_seen, result.miou_unseen) == pytest.approx(means, abs=1e-6)
+    assert result.hiou == pytest.approx(2 * means[0] * means[1] / sum(means), abs=1e-6)
+    assert result.pacc == pytest.approx((truth[kept] == prediction[kept]).mean(), abs=1e-9)
+
+
+def test_voc_classes_are_spelt_and_split_as_the_peers_do() -> None:
+    classes = load_classes("voc")
+    assert [entry.name for entry in classes.unseen_entries] == ["pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+    assert {"aeroplane", "diningtable", "motorbike"} <= {entry.name for entry in classes.seen()}
+    assert len(classes.seen()) == 15 and classes.ignore == (0, 255)
+
+
+@pytest.mark.parametrize("path", PEERS, ids=lambda path: path.stem)
+def test_peers_configs_are_valid_and_say_what_the_peers_do(path: Path) -> None:
+    if path.stem not in known_datasets():
+        pytest.skip(f"configs/{path.stem}.yaml is not there")
+    config = load_config(path.stem, set_files=[path])
+    assert (config.train.features, config.train.batch, config.train.warmup) == ("online", 16, 1500)
+    assert (config.evaluate.mode, config.evaluate.window, config.evaluate.stride) == ("slide", 512, 426)
+    assert (config.evaluate.short_side, config.features.resize) == (512, "short")
+    expected = {"voc": (10, 20000, 1), "coco_stuff": (100, 80000, 15)}[path.stem]
+    assert (config.decoder.prompts, config.train.steps, len(config.text.templates)) == expected
+    assert config.train.lr == pytest.approx(10 * 2e-5) and config.evaluate.gamma == 0
+
+
+def test_windows_of_an_image_with_a_short_side_of_512() -> None:
+    """mmsegmentation: ceil((length - window) / stride) + 1 windows, the last one flush with the border."""
+    for length in (512, 513, 683, 938, 939, 1365):
+        count = max(length - 512 + 426 - 1, 0) // 426 + 1
+        expected = [min(index * 426, length - 512) for index in range(count)]
+        assert window_starts(length, 512, 426) == expected

@@ -1,0 +1,101 @@
+"""Split matching against brute force, and its independence properties."""
+
+import itertools
+
+import pytest
+import torch
+
+from split_matching.model.matcher import SplitMatcher, assign, mask_costs
+
+
+def random_group(batch: int, queries: int, targets: int, cells: int, seed: int) -> tuple[torch.Tensor, ...]:
+    g = torch.Generator().manual_seed(seed)
+    affinity = torch.rand(batch, queries, targets, generator=g)
+    masks = torch.randn(batch, queries, cells, generator=g) * 3
+    return affinity, masks, (torch.rand(batch, targets, cells, generator=g) > 0.5).float()
+
+
+def cheapest(cost: torch.Tensor) -> float:
+    """Least total cost over all assignments, by trying all of them."""
+    queries, targets = cost.shape
+    if queries < targets:
+        cost, queries, targets = cost.T, targets, queries
+    return min(sum(cost[q, t].item() for t, q in enumerate(p)) for p in itertools.permutations(range(queries), targets))
+
+
+@pytest.mark.parametrize(("queries", "targets"), [(4, 4), (6, 3), (3, 5), (1, 1), (5, 1), (4, 0)])
+def test_both_groups_are_optimal(queries: int, targets: int) -> None:
+    matcher = SplitMatcher(2, 5, 5)
+    seen, candidate = random_group(2, queries, targets, 20, 0), random_group(2, queries + 1, targets, 20, 1)
+    valid = torch.ones(2, 20)
+    indices = matcher(seen, candidate, valid, ([targets] * 2, [targets] * 2))
+    for group, pairs in zip((seen, candidate), indices, strict=True):
+        cost = matcher.cost(*group, valid)
+        for block, (rows, cols) in zip(cost, pairs, strict=True):
+            assert len(rows) == min(block.shape)
+            assert len(set(rows.tolist())) == len(rows) and len(set(cols.tolist())) == len(cols)
+            if len(rows):
+                assert block[rows, cols].sum().item() == pytest.approx(cheapest(block), abs=1e-4)
+
+
+def test_costs_equal_a_plain_loop() -> None:
+    _, masks, targets = random_group(2, 3, 4, 10, 2)
+    valid = torch.ones(2, 10)
+    valid[1, 6:] = 0
+    bce, dice = mask_costs(masks, targets, valid)
+    for b, q, t in itertools.product(range(2), range(3), range(4)):
+        keep = valid[b] > 0
+        x, y = masks[b, q][keep], targets[b, t][keep]
+        p = x.sigmoid()
+        assert bce[b, q, t].item() == pytest.approx(-(y * p.log() + (1 - y) * (1 - p).log()).mean().item(), abs=1e-4)
+        assert dice[b, q, t].item() == pytest.approx(
+            (1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)).item(), abs=1e-5
+        )
+
+
+def test_batched_equals_single_and_padding_does_not_count() -> None:
+    matcher = SplitMatcher(2, 5, 5)
+    seen, candidate = random_group(3, 6, 4, 16, 3), random_group(3, 5, 3, 16, 4)
+    valid = (torch.rand(3, 16, generator=torch.Generator().manual_seed(5)) > 0.3).float()
+    counts = ([4, 2, 0], [3, 0, 1])
+    together = matcher(seen, candidate, valid, counts)
+    for i in range(3):
+        alone = matcher(
+            (seen[0][i : i + 1, :, : counts[0][i]], seen[1][i : i + 1], seen[2][i : i + 1, : counts[0][i]]),
+            (
+                candidate[0][i : i + 1, :, : counts[1][i]],
+                candidate[1][i : i + 1],
+                candidate[2][i : i + 1, : counts[1][i]],
+            ),
+            valid[i : i + 1],
+            ([counts[0][i]], [counts[1][i]]),
+        )
+        for group in range(2):
+            assert torch.equal(together[group][i][0], alone[group][0][0])
+            assert torch.equal(together[group][i][1], alone[group][0][1])
+
+
+def test_groups_do_not_see_each_other() -> None:
+    matcher = SplitMatcher(2, 5, 5)
+    seen = random_group(2, 6, 3, 16, 6)
+    valid = torch.ones(2, 16)
+    results = [matcher(seen, random_group(2, 5, 4, 16, seed), valid, ([3, 3], [4, 4]))[0] for seed in (7, 8)]
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+def test_assign_ignores_padded_columns() -> None:
+    cost = torch.tensor([[[1.0, -100.0], [0.0, -100.0]]])
+    rows, cols = assign(cost, [1])[0]
+    assert rows.tolist() == [1] and cols.tolist() == [0]
+
+
+def test_mask_costs_of_certain_predictions_are_finite_and_right() -> None:
+    logits = torch.tensor([[[-1e4, -60.0, -20.0, 0.0, 20.0, 60.0, 1e4]]])
+    for value in (0.0, 1.0):
+        target = torch.full((1, 1, 7), value)
+        bce, dice = mask_costs(logits, target, torch.ones(1, 7))
+        # beyond -80 the loss grows no further: it is certain enough
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(logits.double().clamp(min=-80), target.double())
+        assert bce.isfinite().all() and dice.isfinite().all()
+        assert bce.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-4)

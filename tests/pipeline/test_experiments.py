@@ -1,0 +1,745 @@
+"""Ablation and tuning: the statistics against slow loops, what is run, what is written, and what is never looked at."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from split_matching.configs.class_list import load_classes
+from split_matching.configs.load import load_config
+from split_matching.configs.schema import Config
+from split_matching.errors import ConfigError
+from split_matching.pipeline import plan as graph
+from split_matching.pipeline.cli import main
+from split_matching.pipeline.experiments import runs as experiments
+from split_matching.pipeline.experiments.files import (
+    GammaRecord,
+    opening_comment,
+    read_gammas,
+    read_grid,
+    set_file,
+    write_gammas,
+)
+from split_matching.pipeline.experiments.runs import Outcome, Request
+from split_matching.pipeline.verbs import ablate as ablation
+from split_matching.pipeline.verbs import tune as tuning
+from split_matching.stages.ground.machine import describe_machine
+from split_matching.stages.pages.ablation_page import render_page
+from split_matching.stages.pages.figures import intervals
+from split_matching.stages.pages.tables import (
+    DEFAULT,
+    METRICS,
+    Run,
+    Table,
+    Variant,
+    build_sections,
+    choose_gamma,
+    format_difference,
+    format_spread,
+    metrics_at,
+    paired_difference,
+    read_sweep,
+    spread,
+    to_csv,
+    to_json,
+    to_markdown,
+)
+from tests.handmade import TINY
+
+ROOT = Path(__file__).parents[2]
+NAN = math.nan
+
+
+def values(rng: np.random.Generator, count: int, missing: float = 0.3) -> list[float]:
+    return [NAN if rng.random() < missing else float(rng.normal(50, 10)) for _ in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def _no_held_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs hold the code for the life of a process; other tests are not to inherit that."""
+    monkeypatch.setattr(graph, "_held_code", {})
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spread_equals_a_loop(seed: int) -> None:
+    given = values(np.random.default_rng(seed), 9)
+    known = [value for value in given if value == value]
+    found = spread(given)
+    assert found.count == len(known)
+    assert found.mean == pytest.approx(statistics.mean(known))
+    assert found.deviation == pytest.approx(statistics.stdev(known))
+    assert len(found.values) == 9
+
+
+@pytest.mark.parametrize(("given", "mean", "count"), [([], NAN, 0), ([NAN, NAN], NAN, 0), ([3.0, NAN], 3.0, 1)])
+def test_spread_of_too_little_has_no_deviation(given: list[float], mean: float, count: int) -> None:
+    found = spread(given)
+    assert (found.mean == mean or math.isnan(mean)) and found.count == count
+    assert math.isnan(found.deviation)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_paired_difference_equals_a_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mine, base = values(rng, 12), values(rng, 12)
+    pairs = [a - b for a, b in zip(mine, base, strict=True) if a == a and b == b]
+    mean = statistics.mean(pairs)
+    found = paired_difference(mine, base)
+    assert found.mean == pytest.approx(mean)
+    assert found.deviation == pytest.approx(statistics.stdev(pairs))
+    assert (found.count, found.agree) == (len(pairs), sum(1 for pair in pairs if pair * mean > 0))
+
+
+def test_pairing_takes_out_what_seeds_share() -> None:
+    base = [10.0, 50.0, 90.0]
+    found = paired_difference([11.0, 51.0, 91.5], base)
+    assert found.deviation < 1 < spread(base).deviation
+    assert format_difference(found) == "+1.2 ± 0.3 (3/3)"
+
+
+def test_paired_difference_refuses_other_seeds() -> None:
+    with pytest.raises(ValueError, match="1 values cannot be paired with 3"):
+        paired_difference([1.0], [1.0, 2.0, 3.0])
+
+
+def test_text_of_undefined_numbers() -> None:
+    assert (
+        format_spread(spread([NAN])) == format_difference(None) == format_difference(paired_difference([], [])) == "–"
+    )
+    assert format_spread(spread([50.04])) == "50.0"
+
+
+def sweep_of(by_gamma: dict[float, float]) -> dict[float, dict[str, float]]:
+    return {gamma: dict.fromkeys(METRICS, value) for gamma, value in by_gamma.items()}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gamma_is_the_best_of_the_mean_sweep(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gammas = [0.0, 0.05, 0.1, 0.2]
+    table = rng.normal(size=(3, 4)).tolist()
+    best = max(range(4), key=lambda column: sum(row[column] for row in table))
+    assert choose_gamma([sweep_of(dict(zip(gammas, row, strict=True))) for row in table]) == gammas[best]
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "gamma"),
+    [
+        ([], None),
+        ([{0.0: NAN}], None),
+        ([{0.0: 1.0, 0.1: 1.0}], 0.0),  # among equals the smallest
+        ([{0.0: 1.0, 0.1: 9.0}, {0.0: 2.0}], 0.0),  # 0.1 was not tried by all
+        ([{0.0: 1.0, 0.1: 9.0}, {0.0: 2.0, 0.1: NAN}], 0.0),  # means over different runs do not compare
+    ],
+)
+def test_gamma_with_gaps(sweeps: list[dict[float, float]], gamma: float | None) -> None:
+    assert choose_gamma([sweep_of(sweep) for sweep in sweeps]) == gamma
+
+
+def metrics_of(hiou: float | None, gamma: float = 0.0, others: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
+    point = {"pAcc": 90.0, "mIoU_seen": 80.0, "mIoU_unseen": 60.0}
+    sweep = [{**point, "gamma": g, "hIoU": h} for g, h in [*others, (gamma, hiou)]]
+    return {**point, "hIoU": hiou, "extra": {"gamma": gamma, "gamma_sweep": sweep}}
+
+
+def test_a_sweep_is_read_with_the_configured_gamma_and_null_as_nan() -> None:
+    metrics = metrics_of(None, gamma=0.07, others=[(0.2, 5.0), (0.0, 6.0)])
+    metrics["extra"]["gamma_sweep"].pop()
+    sweep = read_sweep(metrics)
+    assert list(sweep) == [0.0, 0.07, 0.2]
+    assert math.isnan(sweep[0.07]["hIoU"]) and sweep[0.2]["hIoU"] == 5.0
+    assert metrics_at([sweep, None], 0.2)["hIoU"].count == 1
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def some_runs(gamma: float = 0.0) -> list[Run]:
+    runs = [
+        Run(DEFAULT, seed, gamma, {0.0: dict.fromkeys(METRICS, 70.0 + seed), 0.1: dict.fromkeys(METRICS, 80.0)})
+        for seed in range(3)
+    ]
+    single = [Run("single", seed, 0.0, {0.0: dict.fromkeys(METRICS, 50.0 - seed)}) for seed in (0, 2)]
+    return [*runs, *single]
+
+
+def test_rows_pair_the_seeds_that_both_have() -> None:
+    (section,) = build_sections([DEFAULT, "single", "gone"], range(3), some_runs(), {})
+    assert [row.variant for row in section.rows] == [DEFAULT, "single"]
+    assert section.rows[0].differences == {}
+    single = section.rows[1]
+    assert math.isnan(single.metrics["hIoU"].values[1])
+    assert (single.differences["hIoU"].mean, single.differences["hIoU"].count) == (-22.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("configured", "tuned", "names"),
+    [
+        (0.0, {}, ["uncalibrated"]),
+        (0.0, {DEFAULT: 0.1}, ["uncalibrated", "tuned"]),
+        (0.1, {}, ["uncalibrated", "configured"]),
+        (0.1, {DEFAULT: 0.0}, ["uncalibrated", "configured", "tuned"]),
+        (0.1, {DEFAULT: 0.1, "single": 0.0}, ["uncalibrated", "tuned"]),
+    ],
+)
+def test_which_tables_there_are(configured: float, tuned: dict[str, float], names: list[str]) -> None:
+    sections = build_sections([DEFAULT, "single"], range(3), some_runs(configured), tuned)
+    assert [section.name for section in sections] == names
+    assert sections[0].rows[0].metrics["hIoU"].mean == 71.0
+    assert {row.variant: row.gamma for row in sections[-1].rows} == (tuned or {DEFAULT: configured, "single": 0.0})
+
+
+def a_table() -> Table:
+    sections = build_sections([DEFAULT, "single"], range(3), some_runs(), {DEFAULT: 0.1, "single": 0.1})
+    variants = (Variant(DEFAULT), Variant("single", "a.yaml", "a <b>| c", {"train.matching": ("1", "2")}, DEFAULT))
+    facts = {"command": "run <it>", "machine": "M", "some of it made on": "", "seconds": 7300.0}
+    return Table("shapes", (0, 1, 2), variants, sections, (("single", 1, "<script>x"),), ("a note",), facts)
+
+
+def test_markdown_has_every_row_and_fact() -> None:
+    text = to_markdown(a_table())
+    assert "| single | 49.0 ± 1.4 |" in text
+    assert "-22.0 ± 2.8 (2/2) |" in text
+    for part in ("`single`: a <b>| c", "same settings as `default`", "seed 1: <script>x", "a note", "`run <it>`"):
+        assert part in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {9, 10}  # without and with the column gamma
+
+
+def test_csv_and_json_hold_the_numbers_and_no_nan() -> None:
+    table = a_table()
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [(row["table"], row["variant"]) for row in rows[:2]] == [
+        ("uncalibrated", DEFAULT),
+        ("uncalibrated", "single"),
+    ]
+    assert float(rows[1]["hIoU_difference_mean"]) == -22.0
+    assert rows[0]["hIoU_difference_mean"] == ""
+    assert "nan" not in to_csv(table).lower()
+    plain = json.loads(json.dumps(to_json(table), allow_nan=False))
+    assert plain["sections"][0]["rows"][1]["metrics"]["hIoU"]["values"] == [50.0, None, 48.0]
+
+
+def test_page_is_self_contained_escaped_and_deterministic() -> None:
+    page = render_page(a_table())
+    assert page == render_page(a_table())
+    assert "<script" not in page and "&lt;script&gt;x" in page and "run &lt;it&gt;" in page
+    links = [part.split('"')[0] for name in ("src", "href") for part in page.split(f'{name}="')[1:]]
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert sum(link.startswith("data:image/svg+xml") for link in links) == 2
+    assert "2 h 01 min" in page
+
+
+def test_intervals_are_drawn_with_gaps_and_without_values() -> None:
+    for groups in ({"a": [1.0, NAN, 3.0], "b": [2.0], "c": [NAN]}, {"a": []}):
+        uri = intervals(groups, title="t", xlabel="x")
+        assert uri == intervals(groups, title="t", xlabel="x")
+        assert b"<svg" in base64.b64decode(uri.split(",")[1])
+
+
+def test_machine_is_one_line() -> None:
+    assert "core" in describe_machine("cpu")
+    assert "\n" not in describe_machine("auto")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no key to search"),
+        ("mode: random\ntrain.lr: [1.0e-3]", "mode is 'random'; expected one of: coordinate, product"),
+        ("train.lr: 0.1", "expected a list of the values to try"),
+        ("train.lr: []", "expected a list of the values to try"),
+        ("train: [1]", "unknown key train"),
+        ("data.fold: [0, 1]", "data.fold cannot be searched"),
+        ("data.classes: [voc]", "data.classes cannot be searched"),
+        ("train.seed: [0, 1]", "train.seed cannot be searched"),
+        ("evaluate.gamma: [0.1]", "evaluate.gamma cannot be searched"),
+        ("shapes.seed: [1]", "shapes.seed cannot be searched"),
+    ],
+)
+def test_a_wrong_grid_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="^" + str(path)) as caught:
+        read_grid(path)
+    assert message in str(caught.value)
+
+
+def test_a_choice_is_a_set_file(tmp_path: Path) -> None:
+    path = tmp_path / "choice.yaml"
+    chosen = {"pseudo_masks.merge": 0.85, "pseudo_masks.windows": [2, 4], "train.lr": 1e-5, "evaluate.gamma": 0.05}
+    path.write_text(set_file(chosen, "two\nlines"))
+    config = load_config("shapes", [path])
+    assert (config.pseudo_masks.windows, config.train.lr, config.evaluate.gamma) == ((2, 4), 1e-5, 0.05)
+    assert opening_comment(path) == "two lines"
+
+
+def test_gammas_are_read_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "gammas.yaml"
+    records = {"default": GammaRecord(0.05, "ab12"), "no_mfe": GammaRecord(0.0, "00e1")}
+    path.write_text(write_gammas(records, "words"))
+    assert read_gammas(path) == records
+    path.write_text("default: 0.05")
+    with pytest.raises(ConfigError, match="expected gamma and settings"):
+        read_gammas(path)
+
+
+def test_every_ablation_says_what_it_shows_and_changes_something() -> None:
+    default = load_config("shapes")
+    for path in sorted((ROOT / "configs" / "ablations").glob("*.yaml")):
+        assert len(opening_comment(path)) > 20, path
+        load_config("shapes", [path])  # what it changes may be the default one day, so that is not asked
+    assert load_config("shapes", [ROOT / "configs" / "ablations" / "single.yaml"]) != default
+
+
+def test_the_grids_are_accepted() -> None:
+    for path in (ROOT / "configs" / "tuning").glob("*.yaml"):
+        for key, choices in read_grid(path).values.items():
+            for value in choices:
+                load_config(path.stem, overrides=[f"{key}={json.dumps(value)}"])
+
+
+# --- running, with the evaluation replaced ----------------------------------------------------------------------------
+
+Score = Callable[[Config], float | str]
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Callable[[Score], list[Config]]:
+    """`ran(score)` replaces the evaluation: hIoU is `score(config)` less the distance of gamma from 0.1; text fails.
+
+    The list that is returned receives every config that runs.
+    """
+
+    def replace(score: Score) -> list[Config]:
+        configs: list[Config] = []
+
+        def evaluate(config: Config, debug: bool = False) -> Outcome:
+            configs.append(config)
+            found = score(config)
+            if isinstance(found, str):
+                return Outcome(130 if found == "interrupt" else 1, found)
+            own, gammas = config.evaluate.gamma, config.evaluate.gamma_sweep
+            others = [(gamma, found - abs(gamma - 0.1)) for gamma in gammas]
+            return Outcome(metrics=metrics_of(found - abs(own - 0.1), own, others), seconds={"a": 1.5})
+
+        monkeypatch.setattr(experiments, "evaluate", evaluate)
+        return configs
+
+    return replace
+
+
+def request(tmp_path: Path, **more: Any) -> Request:
+    # the searched settings start from fixed values here, whatever the data set's own config says
+    start = ("pseudo_masks.merge=0.9", "evaluate.candidate_weight=1.0")
+    overrides = ("clip.weights=random", *start, f"runtime.artifacts={json.dumps(str(tmp_path))}")
+    return Request("shapes", **{"overrides": overrides, **more})
+
+
+def variant(tmp_path: Path, name: str, text: str) -> Path:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(f"# Shows {name}.\n{text}\n")
+    return path
+
+
+@pytest.fixture
+def variants(tmp_path: Path) -> tuple[Path, ...]:
+    return (
+        variant(tmp_path, "no_mfe", "decoder: {mfe: false}"),
+        variant(tmp_path, "single", "train: {matching: single}"),
+        variant(tmp_path, "twin", "train: {matching: split}"),
+    )
+
+
+def by_matching(config: Config) -> float:
+    return 60.0 + config.train.seed if config.train.matching == "single" else 80.0 + config.train.seed
+
+
+def table_of(tmp_path: Path, name: str = "main") -> dict[str, Any]:
+    folder = tmp_path / "shapes" / "ablations" / name
+    assert sorted(path.name for path in folder.iterdir()) == ["ablation.html", "table.csv", "table.json", "table.md"]
+    return json.loads((folder / "table.json").read_text())
+
+
+def test_ablate_runs_every_variant_with_every_seed_and_changes_the_seed_alone(tmp_path, variants, ran) -> None:
+    configs = ran(by_matching)
+    assert ablation.ablate(request(tmp_path, variants=variants, seeds=2, command="the command")) == 0
+    assert [config.train.seed for config in configs] == [0] * 4 + [1] * 4
+    for first, second in zip(configs[:4], configs[4:], strict=True):
+        assert first == second.model_copy(update={"train": second.train.model_copy(update={"seed": 0})})
+    table = table_of(tmp_path)
+    assert [entry["name"] for entry in table["variants"]] == ["default", "no_mfe", "single", "twin"]
+    assert table["variants"][1]["shows"] == "Shows no_mfe."
+    assert table["variants"][1]["changes"] == {"decoder.mfe": ["true", "false"]}
+    assert [entry["same_as"] for entry in table["variants"]] == ["", "", "", "default"]
+    single = table["sections"][0]["rows"][2]
+    assert single["metrics"]["hIoU"]["mean"] == pytest.approx(60.4)
+    assert single["differences"]["hIoU"] == pytest.approx({"mean": -20.0, "deviation": 0.0, "count": 2, "agree": 2})
+    assert table["facts"]["command"] == "the command" and table["facts"]["seconds"] == 1.5
+    assert len(table["runs"]) == 8
+
+
+def test_a_failing_variant_is_reported_and_the_others_go_on(tmp_path, variants, ran, capsys) -> None:
+    ran(lambda config: "loss is not finite" if not config.decoder.mfe and config.train.seed == 0 else 50.0)
+    assert ablation.ablate(request(tmp_path, variants=variants, seeds=2)) == 1
+    table = table_of(tmp_path)
+    assert table["failures"] == [["no_mfe", 0, "loss is not finite"]]
+    rows = {row["variant"]: row for row in table["sections"][0]["rows"]}
+    assert rows["no_mfe"]["metrics"]["hIoU"]["count"] == 1 and rows["single"]["metrics"]["hIoU"]["count"] == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 8
+    assert lines[1].startswith("[2/8] no_mfe, seed 0: failed: loss is not finite (")
+    assert lines[0].startswith("[1/8] default, seed 0: hIoU 49.9, S 80.0, U 60.0 (")
+    assert " left)" in lines[6] and " left" not in lines[7]
+
+
+def test_all_failing_still_writes_a_table(tmp_path, variants, ran) -> None:
+    ran(lambda config: "broken")
+    assert ablation.ablate(request(tmp_path, variants=variants)) == 1
+    assert len(table_of(tmp_path)["failures"]) == 4
+
+
+def test_an_interrupted_ablation_ends_at_once(tmp_path, variants, ran) -> None:
+    configs = ran(lambda config: "interrupt" if config.train.matching == "single" else 50.0)
+    assert ablation.ablate(request(tmp_path, variants=variants, seeds=2)) == 130
+    assert len(configs) == 3
+    assert not (tmp_path / "shapes").exists()
+
+
+def test_base_files_lie_under_all_variants(tmp_path, variants, ran) -> None:
+    base = variant(tmp_path, "base", "train: {matching: single, steps: 7}")
+    configs = ran(by_matching)
+    assert ablation.ablate(request(tmp_path, base=(base,), variants=variants, out=tmp_path / "out")) == 0
+    assert {config.train.steps for config in configs} == {7}
+    assert [config.train.matching for config in configs] == ["single", "single", "single", "split"]
+    assert (tmp_path / "out" / "table.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set-file", "none.yaml"], "none.yaml: no such file"),
+        (["--set-file", "{tmp}/a/x.yaml", "{tmp}/b/x.yaml"], "'x' is already the name of another variant"),
+        (["--set-file", "{tmp}/default.yaml"], "'default' is already the name of the data set's own config"),
+        (["--set-file", "{tmp}/wrong.yaml"], "unknown key train.stepz"),
+        (["--set", "train.seed=3"], "--set train.seed: it is set for every run here"),
+        (["--seeds", "0"], "argument --seeds: 0 is not at least 1"),
+        (["--name", "../x"], "--name '../x': expected a plain word"),
+        (["--gammas", "none.yaml"], "none.yaml: no such file"),
+    ],
+)
+def test_wrong_use_of_ablate_runs_nothing(tmp_path, ran, capsys, arguments: list[str], message: str) -> None:
+    configs = ran(by_matching)
+    for name in ("a/x", "b/x", "default"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        variant(tmp_path, name, "train: {steps: 5}")
+    variant(tmp_path, "wrong", "train: {stepz: 5}")
+    given = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert main(["ablate", "--artifacts", str(tmp_path / "a"), "--set", "clip.weights=random", *given]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+    assert configs == []
+
+
+def test_missing_data_is_said_once_and_nothing_runs(tmp_path, ran, capsys) -> None:
+    configs = ran(by_matching)
+    arguments = ["ablate", "--dataset", "voc", "--set", "clip.weights=random", "--artifacts", str(tmp_path)]
+    assert main(arguments) == 3
+    assert configs == [] and capsys.readouterr().err.count("\n") == 1
+
+
+def test_gammas_chosen_on_folds_make_a_table_of_their_own(tmp_path, variants, ran) -> None:
+    configs = ran(by_matching)
+    asked = request(tmp_path, variants=variants[:2])
+    assert tuning.tune_gamma(Request(**{**asked.__dict__, "name": "gamma"}), folds=2) == 0
+    assert [config.data.fold for config in configs] == [0, 1] * 3
+    assert ablation.ablate(asked) == 0
+    table = table_of(tmp_path)
+    uncalibrated, tuned = table["sections"]
+    assert [row["gamma"] for row in tuned["rows"]] == [0.1] * 3
+    assert tuned["rows"][2]["metrics"]["hIoU"]["mean"] == pytest.approx(60.0)
+    assert uncalibrated["rows"][2]["metrics"]["hIoU"]["mean"] == pytest.approx(59.9)
+    assert not any("gamma" in note for note in table["notes"])
+
+
+def test_a_gamma_chosen_for_other_settings_is_not_used(tmp_path, variants, ran) -> None:
+    ran(by_matching)
+    asked = request(tmp_path, variants=variants[:2], name="gamma")
+    assert tuning.tune_gamma(asked, folds=2) == 0
+    variant(tmp_path, "single", "train: {matching: single, steps: 9}")
+    assert ablation.ablate(asked) == 0
+    table = table_of(tmp_path, "gamma")
+    assert [row["variant"] for row in table["sections"][1]["rows"]] == ["default", "no_mfe"]
+    assert any("holds no gamma for single as it is now" in note for note in table["notes"])
+
+
+def test_a_recorded_gamma_outside_the_sweep_is_added_to_it(tmp_path, ran) -> None:
+    configs = ran(by_matching)
+    asked = request(tmp_path)
+    record = GammaRecord(0.07, experiments.settings_key(load_config("shapes", overrides=asked.overrides)))
+    (tmp_path / "g.yaml").write_text(write_gammas({"any": record}, "c"))
+    assert ablation.ablate(asked, tmp_path / "g.yaml") == 0
+    assert set(configs[0].evaluate.gamma_sweep) > {0.0, 0.07}
+    assert table_of(tmp_path)["sections"][1]["rows"][0]["gamma"] == 0.07
+
+
+def test_settings_key_ignores_seed_fold_and_gamma_only() -> None:
+    def key(*overrides: str) -> str:
+        return experiments.settings_key(load_config("shapes", overrides=["clip.weights=random", *overrides]))
+
+    for same in ("train.seed=3", "data.fold=1", "data.folds=5", "evaluate.gamma=0.2", "evaluate.gamma_sweep=[0.5]"):
+        assert key(same) == key()
+    for other in ("train.steps=7", "evaluate.candidate_weight=0.5", "clip.seed=1", "shapes.seed=1"):
+        assert key(other) != key()
+
+
+def test_a_bug_is_a_failed_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(plan: Any, stage: Any) -> Any:
+        raise ImportError("two\nlines")
+
+    monkeypatch.setattr(experiments, "_with_code_held", broken)
+    config = load_config("shapes", overrides=request(tmp_path).overrides)
+    outcome = experiments.evaluate(config)
+    assert (outcome.code, outcome.error) == (1, "ImportError: two lines; rerun with --debug")
+
+
+def test_code_that_is_edited_during_a_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("shapes", overrides=["clip.weights=random"])
+    before = graph.Plan(config).recipe("shapes").code
+    graph.hold_code([graph.Plan(config).stages["shapes"]])
+    monkeypatch.setattr(graph, "module_closure", lambda module: {"stages/edited.py": "1"})
+    assert graph.Plan(config).recipe("shapes").code == before
+    assert graph.Plan(config).recipe("text").code == {"stages/edited.py": "1"}
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------------
+
+
+def by_grid(config: Config) -> float:
+    """Best at merge 0.8 and weight 0.5, where the weight matters more; folds and seeds differ."""
+    bonus = 10 if config.train.steps == 1200 else 0
+    return (
+        bonus
+        + 70
+        - 10 * abs(config.pseudo_masks.merge - 0.8)
+        - 20 * abs(config.evaluate.candidate_weight - 0.5)
+        + config.data.fold
+        + config.train.seed
+    )
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Callable[[str], Path]:
+    def write(mode: str) -> Path:
+        path = tmp_path / "grid.yaml"
+        path.write_text(f"mode: {mode}\npseudo_masks.merge: [0.7, 0.8]\nevaluate.candidate_weight: [0.5, 1]\n")
+        return path
+
+    return write
+
+
+def tried(tmp_path: Path) -> list[tuple[float, float]]:
+    record = json.loads((tmp_path / "shapes" / "tuning" / "main" / "tune.json").read_text())
+    return [tuple(point["values"].values()) for point in record["points"]]
+
+
+def test_coordinate_search_goes_on_from_the_best(tmp_path, ran, grid, capsys) -> None:
+    configs = ran(by_grid)
+    assert tuning.tune(request(tmp_path, seeds=2), grid("coordinate"), folds=3) == 0
+    assert tried(tmp_path) == [(0.9, 1.0), (0.7, 1.0), (0.8, 1.0), (0.8, 0.5)]
+    assert len(configs) == 4 * 3 * 2
+    assert {(config.data.fold, config.train.seed) for config in configs} == {(f, s) for f in range(3) for s in (0, 1)}
+    choice = tmp_path / "shapes" / "tuning" / "main" / "choice.yaml"
+    assert yaml.safe_load(choice.read_text()) == {
+        "pseudo_masks": {"merge": 0.8},
+        "evaluate": {"candidate_weight": 0.5, "gamma": 0.1},
+    }
+    assert load_config("shapes", [choice]).evaluate.gamma == 0.1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == str(choice)
+    assert (
+        "merge=0.8 evaluate.candidate_weight=0.5: S 80.0 ± 0.0, U 60.0 ± 0.0, hIoU 71.5 ± 1.0 at gamma 0.1"
+        in captured.out
+    )
+
+
+def test_product_search_tries_every_combination(tmp_path, ran, grid) -> None:
+    ran(by_grid)
+    assert tuning.tune(request(tmp_path), grid("product"), folds=2) == 0
+    assert tried(tmp_path) == [(0.9, 1.0), (0.7, 0.5), (0.7, 1.0), (0.8, 0.5), (0.8, 1.0)]
+
+
+def test_present_settings_stay_if_nothing_is_better(tmp_path, ran, grid) -> None:
+    ran(lambda config: 50.0)
+    assert tuning.tune(request(tmp_path), grid("coordinate"), folds=2) == 0
+    chosen = json.loads((tmp_path / "shapes" / "tuning" / "main" / "tune.json").read_text())["chosen"]
+    assert chosen["values"] == {"pseudo_masks.merge": 0.9, "evaluate.candidate_weight": 1.0}
+
+
+def test_a_failing_point_is_out_and_the_others_go_on(tmp_path, ran, grid) -> None:
+    configs = ran(lambda config: "no memory" if config.pseudo_masks.merge == 0.9 else by_grid(config))
+    assert tuning.tune(request(tmp_path), grid("coordinate"), folds=3) == 1
+    record = json.loads((tmp_path / "shapes" / "tuning" / "main" / "tune.json").read_text())
+    assert record["points"][0]["error"] == "no memory" and record["chosen"]["values"]["pseudo_masks.merge"] == 0.8
+    assert sum(config.pseudo_masks.merge == 0.9 for config in configs) == 1  # the point's other folds are spared
+
+
+def test_no_choice_is_written_if_everything_fails(tmp_path, ran, grid) -> None:
+    ran(lambda config: "no memory")
+    assert tuning.tune(request(tmp_path), grid("coordinate"), folds=3) == 1
+    folder = tmp_path / "shapes" / "tuning" / "main"
+    assert [path.name for path in folder.iterdir()] == ["tune.json"]
+
+
+def test_interrupted_tuning_writes_nothing(tmp_path, ran, grid) -> None:
+    ran(lambda config: "interrupt")
+    assert tuning.tune(request(tmp_path), grid("coordinate"), folds=3) == 130
+    assert tuning.tune_gamma(request(tmp_path)) == 130
+    assert not (tmp_path / "shapes").exists()
+
+
+def test_tuning_runs_no_config_without_a_fold(tmp_path, variants, ran, grid) -> None:
+    configs = ran(lambda config: 50.0)
+    tuning.tune(request(tmp_path), grid("product"), folds=2)
+    tuning.tune_gamma(request(tmp_path, variants=variants))
+    assert configs and all(config.data.fold is not None for config in configs)
+    ran_before = len(configs)
+    with pytest.raises(ValueError, match=r"no config without data\.fold"):
+        tuning.evaluate_on_folds(experiments.Evaluations(), {(0, 0): configs[0], (1, 0): load_config("shapes")})
+    assert len(configs) == ran_before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of the arguments --grid --gamma-only is required"),
+        (["--grid", "none.yaml"], "none.yaml: no such file"),
+        (["--grid", "{tmp}/g.yaml", "--set-file", "{tmp}/g.yaml"], "lay files under it with --base"),
+        (["--grid", "{tmp}/g.yaml", "--set", "data.fold=0"], "--set data.fold: it is set for every run here"),
+        (["--grid", "{tmp}/g.yaml", "--folds", "1"], "data.folds"),
+        (["--grid", "{tmp}/g.yaml", "--folds", "99"], "lower it"),
+        (["--grid", "{tmp}/bad.yaml"], "bad.yaml: pseudo_masks.merge is 7"),
+        (["--grid", "{tmp}/key.yaml"], "key.yaml: unknown key pseudo_masks.merges"),
+        (["--gamma-only", "--set", "train.seed=1"], "--set train.seed"),
+    ],
+)
+def test_wrong_use_of_tune_runs_nothing(tmp_path, ran, capsys, arguments: list[str], message: str) -> None:
+    configs = ran(by_grid)
+    (tmp_path / "g.yaml").write_text("pseudo_masks.merge: [0.8]\n")
+    (tmp_path / "bad.yaml").write_text("pseudo_masks.merge: [0.8, 7]\n")
+    (tmp_path / "key.yaml").write_text("pseudo_masks.merges: [0.8]\n")
+    given = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert main(["tune", "--artifacts", str(tmp_path / "a"), "--set", "clip.weights=random", *given]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+    assert configs == []
+
+
+def test_several_at_once_give_every_outcome(tmp_path: Path) -> None:
+    """In processes of their own; without data they fail fast, and that too comes back."""
+    overrides = ["clip.weights=random", f"runtime.artifacts={tmp_path}"]
+    configs = {seed: load_config("voc", overrides=[*overrides, f"train.seed={seed}"]) for seed in range(3)}
+    with experiments.Evaluations(jobs=2) as evaluations:
+        outcomes = dict(evaluations.run(configs))
+    assert sorted(outcomes) == [0, 1, 2]
+    assert all(outcome.code == 3 and "data.root" in outcome.error for outcome in outcomes.values())
+
+
+# --- real runs --------------------------------------------------------------------------------------------------------
+
+REAL = [*TINY, "runtime.threads=1", "train.steps=2"]
+
+
+def count(artifacts: Path, slug: str) -> int:
+    return len([path for path in (artifacts / "shapes" / slug).iterdir() if len(path.name) == 16])
+
+
+def test_nothing_that_does_not_differ_runs_twice(tmp_path, variants, capsys) -> None:
+    no_cls = variant(tmp_path, "no_cls", "regions: {method: mean}")
+    files = [str(path) for path in (no_cls, *variants[1:])]
+    arguments = ["ablate", "--artifacts", str(tmp_path), "--seeds", "2", "--set", *REAL, "--set-file", *files]
+    assert main(arguments) == 0
+    # default and twin are the same; single differs in training alone, no_cls from the regions on
+    made = {slug: count(tmp_path, slug) for slug in ("shapes", "dataset", "features", "text", "pseudo_masks")}
+    assert set(made.values()) == {1}
+    assert {slug: count(tmp_path, slug) for slug in ("regions", "train", "evaluate")} == {
+        "regions": 2,
+        "train": 6,
+        "evaluate": 6,
+    }
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("manifest.json")}
+    table = (tmp_path / "shapes" / "ablations" / "main" / "table.json").read_bytes()
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("manifest.json")} == first
+    assert (tmp_path / "shapes" / "ablations" / "main" / "table.json").read_bytes() == table
+    assert capsys.readouterr().err.splitlines()[-1].endswith("(fresh)")
+    page = (tmp_path / "shapes" / "ablations" / "main" / "ablation.html").read_text()
+    assert [page.count(f'alt="{name} of val_') > 0 for name in ("truth", "default", "no_cls", "single", "twin")] == [
+        *(True, True, True, True),
+        False,  # the same settings as default: drawn once
+    ]
+
+
+def relabel(source: Path, target: Path, ids: Sequence[int]) -> Path:
+    """Copy a data set and give every pixel of an unseen class another unseen label, or none."""
+    shutil.copytree(source, target)
+    names = dict(zip(ids, [*ids[1:], 0], strict=True))
+    for path in target.rglob("*.png"):
+        with Image.open(path) as image:
+            palette, mask = image.getpalette(), np.asarray(image)
+        changed = mask.copy()
+        for old, new in names.items():
+            changed[mask == old] = new
+        written = Image.fromarray(changed)
+        written.putpalette(palette)
+        written.save(path)
+    return target
+
+
+def test_tuning_is_blind_to_unseen_classes(tmp_path: Path) -> None:
+    unseen = sorted(load_classes("shapes").unseen_ids)
+    assert main(["RenderShapes", "--artifacts", str(tmp_path / "data"), "--quiet", "--set", *REAL]) == 0
+    tree = next((tmp_path / "data" / "shapes" / "shapes").iterdir())
+    (tmp_path / "grid.yaml").write_text("evaluate.candidate_weight: [0.3, 1.0]\n")  # 0.3 is where it starts
+    points, contents, weights = [], [], []
+    for name, root in (("a", tree), ("b", relabel(tree, tmp_path / "changed", unseen))):
+        place = ["--artifacts", str(tmp_path / name), "--set", *REAL, "data.layout=voc", f"data.root={root}"]
+        assert main(["tune", *place, "--grid", str(tmp_path / "grid.yaml"), "--folds", "2"]) == 0
+        folder = tmp_path / name / "shapes"
+        points.append(json.loads((folder / "tuning" / "grid" / "tune.json").read_text())["points"])
+        manifests = [json.loads(path.read_text()) for path in (folder / "evaluate").rglob("manifest.json")]
+        assert len(manifests) == 4
+        assert all(manifest["config"]["data"]["fold"] is not None for manifest in manifests)
+        contents.append({m["key"]: m["content"] for m in manifests})
+        weights.append(
+            {json.loads(p.read_text())["content"]["weights.safetensors"] for p in folder.glob("train/*/*.json")}
+        )
+        scored = [path.read_text() for path in (folder / "evaluate").rglob("per_class.csv")]
+        assert all(int(line.split(",")[0]) not in unseen for text in scored for line in text.splitlines()[1:])
+    changed = [
+        path
+        for path in tree.rglob("*.png")
+        if path.read_bytes() != (tmp_path / "changed" / path.relative_to(tree)).read_bytes()
+    ]
+    assert {path.name.partition("_")[0] for path in changed} == {"train", "val"}  # there was something to see
+    assert points[0] == points[1]
+    assert contents[0] == contents[1] and weights[0] == weights[1] and len(weights[0]) == 2

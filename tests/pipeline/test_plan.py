@@ -1,0 +1,163 @@
+"""The real stages' table: what enters which key, and what a stage may look at."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from split_matching.configs.load import load_config
+from split_matching.configs.schema import Config, Section
+from split_matching.errors import ConfigError, DataError
+from split_matching.pipeline.plan import STAGES, Plan, stages_of
+from tests.conftest import VocTree
+
+RANDOM = "clip.weights=random"
+SETTINGS = {
+    "runtime.artifacts": "elsewhere",
+    "runtime.device": "cpu",
+    "runtime.workers": "3",
+    "runtime.threads": "2",
+    "runtime.shard_size": "7",
+    "runtime.batch": "5",
+    "runtime.cache_mb": "1",
+    "runtime.scheduler": "node1:8082",
+    "train.checkpoint_every": "3",
+    "data.root": "/somewhere",
+}
+
+
+def plan(*overrides: str, dataset: str = "shapes") -> Plan:
+    return Plan(load_config(dataset, overrides=[RANDOM, *overrides]))
+
+
+def keys(some: Plan) -> dict[str, str]:
+    return {slug: some.key(slug) for slug in some.stages}
+
+
+def changed(*overrides: str) -> set[str]:
+    """Return the stages whose keys differ from those of the default config."""
+    before, after = keys(plan()), keys(plan(*overrides))
+    return {slug for slug in before if before[slug] != after[slug]}
+
+
+def runtime_fields(model: type[Section], path: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        extra: Any = field.json_schema_extra or {}
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from runtime_fields(field.annotation, f"{name}.")
+        elif extra.get("runtime"):
+            yield f"{path}{name}"
+
+
+@pytest.mark.parametrize("field", sorted({*runtime_fields(Config)} - {"clip.weights", "clip.seed"}))
+def test_runtime_field_enters_no_key(field: str) -> None:
+    assert field in SETTINGS, "a new runtime field needs a value in this test"
+    assert changed(f"{field}={SETTINGS[field]}") == set()
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("shapes.seed=1", {"shapes", "dataset"}),
+        ("data.val_split=other", {"dataset"}),
+        ("features.size=64", {"features"}),
+        ("clip.seed=1", {"text", "features"}),
+        ("text.templates=['{}']", {"text", "evaluate"}),
+        ("pseudo_masks.merge=0.8", {"pseudo_masks", "regions", "train"}),
+        ("regions.method=mean", {"regions"}),
+        ("decoder.layers=2", {"train"}),
+        ("train.lr=1e-4", {"train"}),
+        ("evaluate.gamma=0.1", {"evaluate"}),
+        ("report.examples=3", {"report"}),
+    ],
+)
+def test_semantic_field_enters_the_keys_that_read_it_and_all_below(override: str, first: set[str]) -> None:
+    some = plan()
+    below = {s for s in some.stages if first & {member.slug for member in some.closure(s)}}
+    assert changed(override) == below
+
+
+def test_every_semantic_field_enters_some_key() -> None:
+    read = {path for stage in STAGES for path in stage.reads}
+    sections = {path for path in read if "." not in path}
+    for section, field in Config.model_fields.items():
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)) or section == "runtime":
+            continue
+        for name in field.annotation.model_fields:
+            assert section in sections or f"{section}.{name}" in read, f"{section}.{name} is read by no stage"
+
+
+def test_folds_share_features() -> None:
+    assert not changed("data.fold=0") & {"shapes", "dataset", "features"}
+    assert {"text", "train", "evaluate"} <= changed("data.fold=0")
+
+
+def test_unseen_names_enter_no_key_before_evaluation() -> None:
+    some = plan()
+    names = [entry.name for entry in some.slice("evaluate").classes.all.unseen_entries]
+    for slug in ("dataset", "features", "text", "pseudo_masks", "regions", "train"):
+        values = str(some.recipe(slug).config)
+        assert not any(name in values for name in names), slug
+
+
+def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes(b"weights")
+    first, second = (keys(plan(f"clip.weights={tmp_path / name}")) for name in ("a.pt", "b.pt"))
+    assert first["features"] == second["features"]
+    (tmp_path / "b.pt").write_bytes(b"others!")
+    assert keys(plan(f"clip.weights={tmp_path / 'b.pt'}"))["features"] != first["features"]
+
+
+def test_pretrained_clip_comes_first_only_if_asked_for() -> None:
+    assert "pretrain" not in {s.slug for s in plan().closure("report")}
+    asked = plan("clip.weights=pretrain")
+    assert "pretrain" in {s.slug for s in asked.closure("text")}
+    assert keys(asked)["text"] != keys(plan("clip.weights=pretrain", "pretrain.steps=5"))["text"]
+    assert "pretrain" not in {s.slug for s in asked.closure("dataset")}
+
+
+def test_photographs_are_not_rendered() -> None:
+    assert not {"shapes", "pretrain"} & set(stages_of(load_config("voc")))
+    with pytest.raises(ConfigError, match="RenderShapes does not exist for dataset voc"):
+        plan(dataset="voc").named("RenderShapes")
+
+
+def test_missing_root_is_one_line_with_the_remedy() -> None:
+    with pytest.raises(DataError, match=r"--set data.root=PATH"):
+        plan(dataset="voc").state("dataset")
+    states = plan(dataset="voc").states()
+    assert "data.root" in str(states["dataset"])
+    assert str(states["text"]) == "missing"
+
+
+def test_raw_files_decide_about_freshness_and_lists_about_the_key(voc_tree: Any) -> None:
+    tree: VocTree = voc_tree()
+    root = f"data.root={tree.root}"
+    before = plan(root, dataset="voc").recipe("dataset")
+    tree.write_image("2007_000001", (30, 40), seed=5)
+    after = plan(root, dataset="voc").recipe("dataset")
+    assert (after.key, after.inputs == before.inputs) == (before.key, False)
+    tree.write_list("val", ["2007_000002", "2007_000003"])
+    assert plan(root, dataset="voc").recipe("dataset").key != before.key
+
+
+def test_table_is_in_order_and_its_modules_exist() -> None:
+    slugs: list[str] = []
+    for stage in STAGES:
+        assert set(stage.upstream) <= set(slugs)
+        assert importlib.util.find_spec(stage.module) is not None
+        slugs.append(stage.slug)
+    assert len(set(slugs)) == len(slugs)
+
+
+def test_every_stage_has_a_task() -> None:
+    from split_matching.pipeline.run import tasks
+
+    for stage in STAGES:
+        task = getattr(tasks, stage.name)
+        assert task.__doc__

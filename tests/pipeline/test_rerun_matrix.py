@@ -1,0 +1,453 @@
+"""Which stages rerun after a change, for every config field and for edits of the code, through the real command line.
+
+What is expected is written down here by hand, apart from the declarations of `pipeline/plan.py` that it checks: a new
+field fails until somebody has said which stages read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+
+from split_matching.configs.load import load_config
+from split_matching.configs.schema import Config, Section
+from split_matching.errors import ConfigError
+from split_matching.pipeline.cli import main
+from split_matching.pipeline.plan import Plan
+from tests.conftest import VocTree, blocks
+from tests.handmade import TINY as HANDMADE
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("cache", "configs", "model", "pipeline", "stages")
+BASE = (*HANDMADE, "decoder.heads=2", "pseudo_masks.windows=[2]")
+
+STAGES = (
+    *("RenderShapes", "PretrainClip", "PrepareDataset", "EmbedText", "ExtractFeatures"),
+    *("ClusterPseudoMasks", "EmbedRegions", "TrainDecoder", "Evaluate", "Report"),
+)
+BELOW = {
+    "RenderShapes": {"PrepareDataset"},
+    "PretrainClip": set(),  # its result is read only with clip.weights=pretrain
+    "PrepareDataset": {"ExtractFeatures", "ClusterPseudoMasks", "EmbedRegions", "TrainDecoder", "Evaluate", "Report"},
+    "EmbedText": {"TrainDecoder", "Report"},
+    "ExtractFeatures": {"ClusterPseudoMasks", "EmbedRegions", "TrainDecoder", "Evaluate", "Report"},
+    "ClusterPseudoMasks": {"EmbedRegions", "TrainDecoder", "Report"},
+    "EmbedRegions": {"TrainDecoder", "Report"},
+    "TrainDecoder": {"Evaluate", "Report"},
+    "Evaluate": {"Report"},
+    "Report": set(),
+}
+
+CLIP = {"PretrainClip", "EmbedText", "ExtractFeatures", "EmbedRegions", "Evaluate"}
+CLASSES = {"PrepareDataset", "EmbedText", "ClusterPseudoMasks", "TrainDecoder", "Evaluate", "Report"}
+FOLDS = CLASSES - {"PrepareDataset"}
+PSEUDO = {"ClusterPseudoMasks", "Report"}
+NOTHING: set[str] = set()
+
+# Which stages read a field themselves. A runtime field may be read anywhere, and reruns nothing.
+READS: dict[str, set[str]] = {
+    "data.layout": {"PrepareDataset"},
+    "data.root": NOTHING,
+    "data.classes": CLASSES,
+    "data.unseen": CLASSES,
+    "data.ignore": {"PrepareDataset", "Evaluate", "Report"},
+    # these mean something in other layouts, or for the report alone
+    **{
+        f"data.{name}": {"Report"}
+        for name in ("first_id", "image_folder", "image_suffix", "mask_suffix", "expected_train", "expected_val")
+    },
+    "data.train_split": {"PrepareDataset"},
+    "data.val_split": {"PrepareDataset"},
+    "data.mask_folder": {"PrepareDataset"},
+    "data.images": {"PrepareDataset"},  # if there are any: a trial
+    "data.fold": FOLDS,
+    "data.folds": {"Evaluate", "Report"},  # without a fold only those that print it
+    **{f"shapes.{name}": {"RenderShapes"} for name in ("train_scenes", "val_scenes", "image_size", "seed")},
+    "clip.model": CLIP,
+    "clip.weights": CLIP - {"PretrainClip"},  # by what the weights are, not by their name
+    "clip.quick_gelu": CLIP - {"PretrainClip"},
+    "clip.precision": CLIP - {"PretrainClip"},
+    "clip.seed": CLIP - {"PretrainClip"},
+    **{
+        f"pretrain.{name}": {"PretrainClip"}
+        for name in ("steps", "batch", "lr", "warmup", "weight_decay", "single_fraction", "seed")
+    },
+    "text.templates": {"EmbedText", "Evaluate"},
+    **{
+        f"features.{name}": {"ExtractFeatures"}
+        for name in ("size", "resize", "variant", "decoder_blocks", "shifts", "persist")
+    },
+    **{
+        f"pseudo_masks.{name}": PSEUDO
+        for name in ("method", "engine", "smooth", "windows", "k", "iterations", "merge", "min_area", "scale", "seed")
+    },
+    "pseudo_masks.block": PSEUDO | {"ExtractFeatures"},  # features at sub-token offsets hold only what is clustered
+    **{f"regions.{name}": {"EmbedRegions"} for name in ("method", "expand", "blocks")},
+    **{
+        f"decoder.{name}": {"TrainDecoder"}
+        for name in (
+            *("dim", "layers", "heads", "ffn", "seen_queries", "candidate_queries", "mfe", "upsample"),
+            *("masked_attention", "temperature", "prompts"),
+        )
+    },
+    **{
+        f"train.{name}": {"TrainDecoder"}
+        for name in (
+            *("matching", "steps", "batch", "lr", "weight_decay", "warmup", "poly", "clip_grad", "flip", "features"),
+            *("scale_range", "cat_max_ratio", "photometric", "cost_class", "cost_mask", "cost_dice", "loss_class"),
+            *("loss_mask", "loss_dice", "loss_cosine", "loss_nce", "nce_temperature", "no_object"),
+            *("candidate_weight", "deep_supervision", "log_every", "seed"),
+        )
+    },
+    "train.checkpoint_every": NOTHING,
+    **{
+        f"evaluate.{name}": {"Evaluate"}
+        for name in (
+            *("mode", "window", "stride", "short_side", "gamma", "gamma_sweep", "predictor", "fusion"),
+            *("fusion_method", "fusion_floor", "group_classes", "candidate_weight"),
+        )
+    },
+    **{f"report.{name}": {"Report"} for name in ("examples", "worst", "quality_images")},
+    **{
+        f"runtime.{name}": NOTHING
+        for name in ("artifacts", "device", "workers", "threads", "shard_size", "batch", "cache_mb", "scheduler")
+    },
+}
+
+# Values that a type does not tell. None: not set with --set.
+VALUES: dict[str, Sequence[str] | None] = {
+    "dataset": None,  # chosen with --dataset; it names the folder
+    "runtime.artifacts": None,  # another cache is another cache: see test_a_moved_cache_is_fresh
+    "runtime.scheduler": ("runtime.scheduler=localhost:8082",),
+    "data.layout": ("data.layout=voc", "data.root={tree}"),
+    "data.root": ("data.root=/elsewhere",),
+    "data.classes": ("data.classes=voc",),
+    "data.first_id": None,  # refused with a list that has ids, as that of shapes; changes the ids of one without
+    "data.unseen": ("data.unseen=[red plain]",),
+    "data.ignore": ("data.ignore=[0, 254]",),
+    "data.image_folder": ("data.image_folder=others",),
+    "data.image_suffix": ("data.image_suffix=_rgb.png",),
+    "data.mask_suffix": ("data.mask_suffix=_ids.png",),
+    "data.train_split": ("data.train_split=others",),
+    "data.val_split": ("data.val_split=others",),
+    "data.mask_folder": ("data.mask_folder=Others",),
+    "data.images": ("data.images=[train_000001]",),
+    "clip.model": ("clip.model=ViT-B-32",),
+    "clip.weights": ("clip.weights=bundled",),
+    "clip.quick_gelu": ("clip.quick_gelu=true",),
+    "text.templates": ("text.templates=['{}']",),
+    "features.decoder_blocks": ("features.decoder_blocks=[2, 3]",),
+    "features.persist": ("features.persist=false", "train.features=online"),
+    "pseudo_masks.block": ("pseudo_masks.block=4",),
+    "pseudo_masks.windows": ("pseudo_masks.windows=[3]",),
+    "decoder.dim": ("decoder.dim=64",),
+    "decoder.heads": ("decoder.heads=4",),
+    "decoder.upsample": ("decoder.upsample=4",),
+    "decoder.prompts": ("decoder.prompts=2", "train.features=online"),
+    "train.scale_range": ("train.scale_range=[0.7, 1.5]",),
+    "evaluate.gamma_sweep": ("evaluate.gamma_sweep=[0.3]",),
+}
+
+
+def fields(model: type[Section] = Config, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of the schema by dotted path, with its type."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from fields(field.annotation, f"{name}.")
+        else:
+            yield f"{path}{name}", field.annotation
+
+
+FIELDS = dict(fields())
+
+
+def other_values(annotation: Any, value: Any) -> list[str]:
+    """Return values of the type that are not the given one, as YAML; none if the type does not tell."""
+    if get_origin(annotation) is Literal:
+        return [str(member) for member in get_args(annotation) if member != value]
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [member for member in get_args(annotation) if member is not type(None)]
+        return other_values(members[0], value) if len(members) == 1 else []
+    while not isinstance(annotation, type) and get_args(annotation):
+        annotation = get_args(annotation)[0]  # Annotated
+    if annotation is bool:
+        return [str(not value).lower()]
+    if annotation is int:
+        return [str(value + 1)] if value is not None else ["0", "1", "16", "64"]
+    if annotation is float:
+        return [str(value / 2 or 0.5), str(value * 2)]
+    return []
+
+
+def overrides_of(field: str) -> Sequence[str] | None:
+    """Return the `--set` that changes a field."""
+    if field in VALUES:
+        return VALUES[field]
+    section, _, name = field.partition(".")
+    value = getattr(getattr(load_config("shapes", overrides=BASE), section), name)
+    for other in other_values(FIELDS[field], value):
+        with contextlib.suppress(ConfigError):
+            load_config("shapes", overrides=[*BASE, f"{field}={other}"])
+            return (f"{field}={other}",)
+    pytest.fail(f"add to VALUES in this test a value of {field} that differs from {value!r}")
+
+
+def and_below(stages: set[str]) -> set[str]:
+    """Return stages with all that builds on them."""
+    while more := {below for stage in stages for below in BELOW[stage]} - stages:
+        stages = stages | more
+    return set(stages)
+
+
+class Cache:
+    """A cache in which every stage of one config is fresh."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "cache"
+
+    def arguments(self, *overrides: str) -> list[str]:
+        return ["--dataset", "shapes", "--artifacts", str(self.root), "--set", *BASE, *overrides]
+
+    def reruns(self, capsys: pytest.CaptureFixture[str], *overrides: str) -> set[str]:
+        """Ask `status` which stages are not fresh; `plan Report` says nothing of PretrainClip."""
+        capsys.readouterr()
+        assert main(["status", "--json", *self.arguments(*overrides)]) == 0, capsys.readouterr().err
+        return {stage["stage"] for stage in json.loads(capsys.readouterr().out)["stages"] if stage["state"] != "fresh"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    made = Cache(tmp_path_factory.mktemp("matrix"))
+    assert main(["Report", *made.arguments(), "--quiet"]) == 0
+    # training the small CLIP takes a minute: its place is filled with the weights of the repository
+    config = load_config("shapes", overrides=[*BASE, f"runtime.artifacts={made.root}"])
+    plan = Plan(config)
+    build = plan.store.open_build(plan.recipe("pretrain"))
+    shutil.copy(ROOT / "model/weights/shapes-vit.safetensors", build.path / "clip.safetensors")
+    with build.lock() as held:
+        assert held
+        build.commit(1.0)
+    return made
+
+
+# ---- config ----
+
+
+def test_table_names_every_field_and_no_other() -> None:
+    named = set(READS) | {"dataset"}
+    assert set(FIELDS) - named == set(), "say in READS which stages read these new fields"
+    assert named - set(FIELDS) == set(), "these fields are gone: remove them from READS"
+    assert set(VALUES) <= set(FIELDS)
+    assert set(BELOW) == set(STAGES)
+
+
+def test_everything_is_fresh_before(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cache.reruns(capsys) == set()
+
+
+@pytest.mark.parametrize("field", [field for field in FIELDS if VALUES.get(field, ()) is not None])
+def test_a_changed_field_reruns_the_stages_that_read_it_and_all_below(
+    field: str, cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = next((cache.root / "shapes/shapes").iterdir())
+    overrides = [override.format(tree=tree) if "{tree}" in override else override for override in overrides_of(field)]
+    before = load_config("shapes", overrides=BASE)
+    after = load_config("shapes", overrides=[*BASE, *overrides])
+    assert before != after
+    assert cache.reruns(capsys, *overrides) == and_below(READS.get(field, NOTHING)), overrides
+
+
+@pytest.mark.parametrize(
+    ("mode", "override", "directly"),
+    [
+        ("features.shifts=1", "pseudo_masks.block=4", PSEUDO),
+        # evaluation looks at pixels only if it embeds regions, and at the trained decoder only if it uses it
+        ("evaluate.fusion=0", "regions.expand=1.5", {"EmbedRegions"}),
+        ("evaluate.predictor=dense", "train.steps=7", {"TrainDecoder"}),  # nothing is below it
+        ("evaluate.predictor=dense", "text.templates=['{}']", {"EmbedText", "TrainDecoder", "Evaluate", "Report"}),
+        ("evaluate.predictor=regions", "regions.expand=1.5", {"EmbedRegions", "Evaluate"}),
+        ("evaluate.predictor=regions", "pseudo_masks.merge=0.5", {"ClusterPseudoMasks", "Evaluate"}),
+        ("evaluate.predictor=regions", "train.steps=7", {"TrainDecoder"}),
+        # training reads images in the loop
+        ("train.features=online", "clip.seed=3", {"EmbedText", "ExtractFeatures", "EmbedRegions", "TrainDecoder"}),
+        # the weights are the result of another stage
+        ("clip.weights=pretrain", "pretrain.steps=5", {"PretrainClip", *CLIP}),
+    ],
+)
+def test_modes_decide_what_is_read(mode: str, override: str, directly: set[str], cache: Cache) -> None:
+    """By the keys, for these modes were not run."""
+    keys = []
+    for more in ((), (override,)):
+        plan = Plan(load_config("shapes", overrides=[*BASE, mode, *more]))
+        keys.append({stage.name: plan.key(slug) for slug, stage in plan.stages.items()})
+    changed = {name for name in keys[0] if keys[0][name] != keys[1][name]}
+    assert changed == (directly if "predictor" in mode and "train" in override else and_below(directly))
+
+
+def test_weights_of_another_name_and_equal_bytes_rerun_nothing(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(ROOT / "model/weights/shapes-vit.safetensors", copy)
+    assert cache.reruns(capsys, "clip.weights=bundled") == cache.reruns(capsys, f"clip.weights={copy}")
+    one, two = (Plan(load_config("shapes", overrides=[*BASE, f"clip.weights={w}"])) for w in ("bundled", copy))
+    assert one.key("report") == two.key("report")
+
+
+def test_plan_says_the_same_as_a_run_does(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(cache.root, tmp_path / "cache")
+    arguments = [*cache.arguments("regions.expand=1.3"), "--artifacts", str(tmp_path / "cache")]
+    capsys.readouterr()
+    assert main(["plan", "Report", "--json", *arguments]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    runs = {stage["stage"]: stage for stage in planned["stages"] if stage["run"]}
+    assert runs.keys() == {"EmbedRegions", "TrainDecoder", "Evaluate", "Report"}
+    assert runs["EmbedRegions"]["reasons"] == ["config regions.expand 1.1 -> 1.3"]
+    assert runs["EmbedRegions"]["shards"] == 1 and runs["EmbedRegions"]["seconds_before"] >= 0
+    assert main(["Report", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if " ran in " in line} == runs.keys()
+    assert main(["plan", "Report", *arguments]) == 0
+    assert capsys.readouterr().out.endswith("\nnothing would run\n")
+    assert cache.reruns(capsys) == set()  # and the first config lost nothing
+
+
+# ---- where things lie ----
+
+
+def test_a_moved_cache_is_fresh(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(cache.root, tmp_path / "moved", copy_function=shutil.copyfile)  # with other times, too
+    assert cache.reruns(capsys, f"runtime.artifacts={tmp_path / 'moved'}") == set()
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "elsewhere/VOCdevkit/VOC2012"])
+def test_moved_photographs_rerun_nothing(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = VocTree(tmp_path / "data")
+    for name, image_id in (("trainaug", "t0"), ("val", "v0")):
+        tree.write_list(name, [image_id])
+        tree.write_image(image_id, (24, 32))
+        tree.write_mask(image_id, blocks(0, 1))
+    arguments = ["PrepareDataset", "--dataset", "voc", "--artifacts", str(tmp_path / "cache"), "--set"]
+    assert main([*arguments, f"data.root={tree.root}"]) == 0
+    tree.root.rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main([*arguments, f"data.root={tmp_path / place}"]) == 0
+    assert "PrepareDataset  fresh" in capsys.readouterr().out
+
+
+# ---- code ----
+
+
+class Checkout:
+    """A copy of the code beside a copy of the cache; its commands run in processes of their own."""
+
+    def __init__(self, folder: Path, cache: Cache) -> None:
+        self.folder = folder / "checkout"
+        self.cache = cache
+        for room in (*ROOMS, "split_matching"):
+            shutil.copytree(
+                ROOT / room, self.folder / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        shutil.copy(ROOT / "run_pipeline.py", self.folder)
+        shutil.copytree(cache.root, folder / "cache")
+        self.artifacts = folder / "cache"
+
+    def call(self, *words: str) -> str:
+        arguments = [*words, *self.cache.arguments(), "--artifacts", str(self.artifacts)]
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "run_pipeline.py", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def stale(self) -> dict[str, list[str]]:
+        """Stages that are not fresh because of themselves, with the reasons."""
+        stages = json.loads(self.call("status", "--json"))["stages"]
+        found = {s["stage"]: [r for r in s["reasons"] if not r.startswith("waits for ")] for s in stages}
+        return {stage: reasons for stage, reasons in found.items() if reasons}
+
+    def run(self, stage: str, *more: str) -> set[str]:
+        """Run a stage; returns all that ran."""
+        return {line.split()[0] for line in self.call(stage, *more).splitlines() if " ran in " in line}
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.folder / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text, f"{file} does not hold {old!r} any more: choose another place to edit"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.fixture
+def checkout(cache: Cache, tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path, cache)
+
+
+def test_edits_that_change_no_meaning_rerun_nothing(checkout: Checkout) -> None:
+    assert checkout.stale() == {}  # nor does another place of the code
+    for file in [*(checkout.folder / "stages").rglob("*.py"), *(checkout.folder / "model").rglob("*.py")]:
+        text = file.read_text(encoding="utf-8")
+        if text.startswith('"""'):
+            text = '"""Another docstring.\n\n' + text[3:]
+        lines = text.replace("\n\n\ndef ", "\n\n\n\n# A comment.\ndef ").splitlines()
+        file.write_text("\n".join(line + ("  # said" if line == "import json" else "") for line in lines) + "\n\n")
+    assert checkout.stale() == {}
+
+
+def test_code_that_makes_no_results_reruns_nothing(checkout: Checkout) -> None:
+    """Of cache, configs and pipeline; what they may change is covered by schema numbers and by keys."""
+    checkout.edit("pipeline/run/progress.py", "LOG_SECONDS = 10.0", "LOG_SECONDS = 5.0")
+    checkout.edit("cache/disk_errors.py", "def refusal(", "UNUSED = 1\n\n\ndef refusal(")
+    assert checkout.stale() == {}
+
+
+def test_a_changed_constant_reruns_its_stage_and_what_then_differs(checkout: Checkout) -> None:
+    first = "from __future__ import annotations"
+    checkout.edit("stages/pages/report.py", first, f"{first}\n\nA = 1")
+    assert checkout.stale() == {"Report": ["code stages/pages/report.py"]}
+    checkout.edit("stages/training/text.py", first, f"{first}\n\nA = 1")
+    assert checkout.stale().keys() == {"EmbedText", "Report"}
+    # the embeddings come out the same, so the decoder is not trained again
+    assert checkout.run("TrainDecoder") == {"EmbedText"}
+    assert checkout.stale().keys() == {"Report"}
+    checkout.edit("stages/training/text.py", "ctx.config.text.templates)", "ctx.config.text.templates).flip(0)")
+    assert checkout.run("TrainDecoder") == {"EmbedText", "TrainDecoder"}
+
+
+def test_upstream_rebuilt_with_equal_bytes_reruns_nothing_below(checkout: Checkout) -> None:
+    checkout.edit("stages/data/shapes.py", "SUPERSAMPLE", "SUPERSAMPLE_UNUSED = 1\nSUPERSAMPLE")
+    assert checkout.stale().keys() == {"RenderShapes", "PretrainClip"}
+    assert checkout.run("Report") == {"RenderShapes"}
+    assert checkout.run("Report") == set()
+
+
+def test_force_makes_one_stage_again_and_what_then_differs(checkout: Checkout) -> None:
+    planned = json.loads(checkout.call("plan", "ClusterPseudoMasks", "--force", "--json"))["stages"]
+    assert [stage["stage"] for stage in planned if stage["run"]] == ["ClusterPseudoMasks"]
+    assert checkout.run("ClusterPseudoMasks", "--force") == {"ClusterPseudoMasks"}
+    assert checkout.run("Report") == set()  # the same bytes came out
+
+
+def test_adopt_takes_the_present_code(checkout: Checkout) -> None:
+    checkout.edit("model/clip.py", "list them with", "they are listed by")
+    stale = checkout.stale()
+    assert set(stale) >= {"EmbedText", "ExtractFeatures", "EmbedRegions"}
+    assert all(reasons == ["code model/clip.py"] for reasons in stale.values())
+    assert "accepted the present model/clip.py" in checkout.call("adopt", *stale)
+    assert checkout.stale() == {}
+    assert checkout.run("Report") == set()

@@ -1,0 +1,347 @@
+"""Toy stages through the real command line and luigi: what reruns and why, what a failure leaves, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from split_matching.pipeline import plan as plan_module
+from split_matching.pipeline.cli import main
+from tests import toy
+
+ROOT = Path(__file__).parents[2]
+ALL = ["Numbers", "Listing", "Squares", "Total", "Page"]
+
+
+class Toy:
+    """A toy project in a temporary folder."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self.capsys = capsys
+        self.out: list[str] = []
+        self.err: list[str] = []
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            *("--dataset", "shapes", "--artifacts", str(self.folder / "artifacts")),
+            *("--set", "shapes.train_scenes=10", "runtime.shard_size=4"),
+        ]
+
+    def run(self, verb: str, *more: str) -> int:
+        """Run the command line in this process."""
+        toy.install(self.folder)
+        self.capsys.readouterr()
+        code = main([*verb.split(), *self.arguments, *more])
+        captured = self.capsys.readouterr()
+        self.out, self.err = captured.out.splitlines(), captured.err.splitlines()
+        return code
+
+    def start(self, verb: str, *more: str) -> subprocess.Popen[str]:
+        """Start the command line in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.toy", str(self.folder), verb, *self.arguments, *more],
+            cwd=ROOT,
+            env=os.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def log(self) -> list[str]:
+        """Return what ran since the last call."""
+        path = self.folder / "log.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    def trouble(self, text: str) -> None:
+        (self.folder / "trouble.txt").write_text(text)
+
+    def edit(self, module: str, old: str, new: str) -> None:
+        path = self.folder / "toy_stages" / f"{module}.py"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    def ran(self) -> list[str]:
+        """Return which stages the last run says that it ran."""
+        return [line.split()[0] for line in self.out if " ran in " in line]
+
+    def stands(self, stage: str) -> str:
+        """Return what the last `status` said of a stage."""
+        return next(line.partition(f"{stage} ")[2].strip() for line in self.out if f"{stage} " in line)
+
+    def total(self) -> str:
+        return next((self.folder / "artifacts/shapes/total").glob("*/total.txt")).read_text()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Toy]:
+    monkeypatch.setenv("TOY_FOLDER", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(plan_module, "STAGES", plan_module.STAGES)
+    monkeypatch.setattr(plan_module, "module_closure", plan_module.module_closure)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    toy.write_modules(tmp_path)
+    yield Toy(tmp_path, capsys)
+
+
+def test_runs_everything_and_prints_the_result_last(project: Toy) -> None:
+    assert project.run("Page") == 0
+    assert project.ran() == ALL
+    assert Path(project.out[-1]).name == "page.html"
+    assert Path(project.out[-1]).read_text() == f"<p>{8 * sum(i * i for i in range(10))}</p>"
+    assert any("Squares" in line and "13 images" in line for line in project.out)
+    assert "Squares: 13 images" in project.err
+
+
+def test_second_run_runs_nothing(project: Toy) -> None:
+    project.run("Page")
+    project.log()
+    assert project.run("Page") == 0
+    assert project.log() == []
+    assert project.ran() == []
+    assert project.err == []
+
+
+def test_a_stage_runs_only_what_it_needs(project: Toy) -> None:
+    assert project.run("Listing") == 0
+    assert project.log() == ["numbers", "listing"]
+    assert project.out[-1].startswith(str(project.folder / "artifacts/shapes/dataset"))
+
+
+def test_several_workers_make_the_same(project: Toy, tmp_path: Path) -> None:
+    project.run("Page")
+    alone = {p.name: p.read_bytes() for p in (tmp_path / "artifacts/shapes/squares").glob("*/*.h5")}
+    assert project.run("Page", "--artifacts", str(tmp_path / "other"), "--workers", "2") == 0
+    together = {p.name: p.read_bytes() for p in (tmp_path / "other/shapes/squares").glob("*/*.h5")}
+    assert alone == together
+    assert len(alone) == 4
+
+
+@pytest.mark.parametrize("setting", ["runtime.shard_size=3", "runtime.batch=2", "runtime.threads=1"])
+def test_runtime_settings_rerun_nothing(project: Toy, setting: str) -> None:
+    project.run("Page")
+    assert project.run("Page", "--set", setting) == 0
+    assert project.ran() == []
+
+
+def test_changed_config_reruns_what_reads_it_and_keeps_the_old(project: Toy) -> None:
+    project.run("Page")
+    assert project.run("plan Page", "--set", "pseudo_masks.k=9") == 0
+    assert [re.sub(r"\d+\.\d s", "T", line) for line in project.out] == [
+        "Numbers  fresh  took T",
+        "Listing  fresh  took T",
+        "Squares  run    missing (config pseudo_masks.k 8 -> 9), 4 shards, took T before",
+        "Total    run    missing (waits for Squares), took T before",
+        "Page     run    missing (waits for Total), took T before",
+        "3 of 5 stages would run; they took T before",
+    ]
+    project.run("Page", "--set", "pseudo_masks.k=9")
+    assert project.ran() == ["Squares", "Total", "Page"]
+    project.run("Page")
+    assert project.ran() == []
+
+
+def test_cosmetic_edit_reruns_nothing(project: Toy) -> None:
+    project.run("Page")
+    project.edit("numbers", '"""Doc."""', '"""Another text."""')
+    project.edit("numbers", "    log(", "    # a comment\n    log(")
+    assert project.run("Page") == 0
+    assert project.ran() == []
+
+
+def test_changed_constant_is_named_and_reruns_everything_below(project: Toy) -> None:
+    project.run("Page")
+    before = project.total()
+    project.edit("numbers", "FIRST = 0", "FIRST = 1")
+    project.run("status")
+    assert project.stands("Numbers").startswith("stale (code toy_stages/numbers.py)")
+    assert project.stands("Squares").startswith("stale (waits for Listing)")
+    project.run("Page")
+    assert project.ran() == ALL
+    assert project.total() != before
+
+
+def test_equal_bytes_stop_the_rerun(project: Toy) -> None:
+    project.run("Page")
+    project.edit("listing", 'log("listing")', 'log("listing");log("again")')
+    project.log()
+    assert project.run("Page") == 0
+    assert project.log() == ["listing", "again"]
+    assert project.ran() == ["Listing"]
+    assert sum("fresh, its inputs came out the same" in line for line in project.out) == 3
+
+
+def test_change_in_val_does_not_touch_what_reads_train(project: Toy) -> None:
+    project.run("Page")
+    project.edit("listing", "ids[:3]", "ids[:4]")
+    project.run("Page")
+    assert project.ran() == ["Listing", "Squares", "Page"]
+
+
+def test_force_reruns_one_stage(project: Toy) -> None:
+    project.run("Page")
+    project.log()
+    for _ in range(2):
+        assert project.run("Squares", "--force") == 0
+        assert project.ran() == ["Squares"]
+        assert len(project.log()) == 13
+    project.run("Page")
+    assert project.ran() == []
+
+
+def test_force_with_several_workers(project: Toy) -> None:
+    project.run("Page")
+    assert project.run("Total", "--force", "--workers", "2") == 0
+    assert project.ran() == ["Total"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_user_error_is_one_line_with_its_exit_code(project: Toy, workers: str) -> None:
+    project.trouble("data 0005")
+    assert project.run("Page", "--workers", workers) == 3
+    assert project.err[-1] == "error: Squares: image 0005 is unreadable: mend it"
+    assert not any("Traceback" in line for line in project.err)
+    project.trouble("")
+    project.log()
+    assert project.run("Page", "--workers", workers) == 0
+    assert "numbers" not in project.log()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_bug_is_one_line_and_a_traceback_with_debug(project: Toy, workers: str) -> None:
+    project.trouble("bug 0005")
+    assert project.run("Squares", "--workers", workers) == 1
+    assert project.err[-1] == "error: Squares: ZeroDivisionError: a bug of two lines; rerun with --debug"
+    assert not any("Traceback" in line for line in project.err)
+    assert project.run("Squares", "--workers", workers, "--debug") == 1
+    assert any("Traceback" in line for line in project.err)
+
+
+def test_finished_shards_are_not_made_again(project: Toy) -> None:
+    project.trouble("data 0005")
+    project.run("Page")
+    project.run("status")
+    assert project.stands("Squares").startswith("partial 1/4")
+    project.trouble("")
+    project.log()
+    project.run("Page")
+    again = project.log()
+    assert "square train 0001" not in again
+    assert "square train 0005" in again
+
+
+def test_killed_worker_is_one_line(project: Toy) -> None:
+    project.trouble("kill 0005")
+    assert project.run("Page", "--workers", "2") == 1
+    assert project.err[-1].startswith("error: Squares: a worker process died (signal 9)")
+    project.trouble("")
+    assert project.run("Page", "--workers", "2") == 0
+
+
+def test_a_stage_that_resumes_sees_its_files_and_commits_no_checkpoint(project: Toy) -> None:
+    project.trouble("total")
+    assert project.run("Page") == 1
+    project.trouble("")
+    project.log()
+    assert project.run("Page") == 0
+    assert "total from 5" in project.log()
+    files = next((project.folder / "artifacts/shapes/total").glob("*")).iterdir()
+    assert sorted(p.name for p in files) == ["manifest.json", "total.txt"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_ends_with_130_and_is_resumed(project: Toy, workers: str) -> None:
+    project.trouble("wait 0005")
+    process = project.start("Page", "--workers", workers)
+    deadline = time.monotonic() + 40
+    log = project.folder / "log.txt"
+    while not log.exists() or "waiting" not in log.read_text():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("interrupted: finished stages and shards are kept")
+    assert "Traceback" not in err
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, 0)
+        pytest.fail("a worker lives on")
+    project.trouble("")
+    project.log()
+    assert project.run("Page") == 0
+    again = project.log()
+    assert "numbers" not in again
+    assert "square train 0001" not in again
+
+
+def test_two_processes_at_once_make_it_once(project: Toy) -> None:
+    both = [project.start("Page") for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert out.splitlines()[-1].endswith("page.html")
+    made = project.log()
+    assert len(made) == len(set(made)) == 13 + 4
+    folders = [p.name for p in (project.folder / "artifacts/shapes").glob("*/*")]
+    assert len(folders) == 5
+    assert all(len(name) == 16 for name in folders)
+
+
+def test_verify_names_damage_and_only_that_shard_is_made_again(project: Toy) -> None:
+    project.run("Page")
+    assert project.run("verify") == 0
+    shard = next((project.folder / "artifacts/shapes/squares").glob("*/train-00001.h5"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert project.run("verify") == 4
+    assert any("train-00001.h5" in line and "set aside" in line for line in project.out)
+    project.log()
+    assert project.run("Page") == 0
+    assert project.log() == [f"square train {i:04d}" for i in range(4, 8)]
+    assert project.run("verify") == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_unreadable_shard_is_set_aside_and_made_again(project: Toy, workers: str) -> None:
+    project.run("Squares")
+    shard = next((project.folder / "artifacts/shapes/squares").glob("*/train-00001.h5"))
+    shard.write_bytes(b"x" * shard.stat().st_size)
+    project.log()
+    assert project.run("Page", "--workers", workers) == 0
+    assert sum("train-00001.h5 is altered, set aside as" in line for line in project.err) == 1
+    made = [line for line in project.log() if line.startswith("square")]
+    assert made == [f"square train {i:04d}" for i in range(4, 8)]
+    assert project.run("verify") == 0
+
+
+def test_a_file_that_is_altered_again_and_again_ends_with_4(project: Toy) -> None:
+    project.run("Page")
+    project.edit("page", "import log\n", "import log\nfrom pathlib import Path\n")
+    spoil = 'for p in Path(ctx.inputs["total"].path).glob("total.txt"): p.write_bytes(p.read_bytes()[::-1] + b" ")'
+    project.edit("page", '    log("page")', f'    log("page")\n    {spoil}')
+    assert project.run("Page") == 4
+    assert "total.txt is altered" in project.err[-1]
+    assert sum("set aside" in line for line in project.err) == 3
+
+
+def test_quiet_prints_the_path_only(project: Toy) -> None:
+    assert project.run("Page", "--quiet") == 0
+    assert len(project.out) == 1
+    assert project.err == []

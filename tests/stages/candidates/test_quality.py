@@ -1,0 +1,100 @@
+"""Quality by seen annotation: overlaps against a loop, and blindness to unseen classes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from split_matching.configs.class_list import load_classes
+from split_matching.errors import DataError
+from split_matching.pipeline.cli import main
+from split_matching.stages.candidates import features
+from split_matching.stages.candidates.quality import best_overlap, measure, spread
+from split_matching.stages.data.layouts import open_source
+from split_matching.stages.ground.context import StageContext
+from split_matching.stages.training import text
+from tests.handmade import TINY, Chain
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    made = Chain(tmp_path_factory.mktemp("quality"), "shapes.train_scenes=6")
+    made.sharded(features, "features")
+    made.whole(text, "text")
+    return made
+
+
+def context(chain: Chain) -> StageContext:
+    return replace(chain.context("quality"), data_root=chain.root)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_best_overlap_equals_a_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, wanted = rng.integers(0, 5, (8, 6)).astype(np.uint8), rng.random((16, 24)) < 0.4
+    overlaps = [0.0]
+    for region in range(1, 5):
+        mask = np.zeros(wanted.shape, bool)
+        for y in range(16):
+            for x in range(24):
+                mask[y, x] = labels[y // 2, x // 4] == region
+        overlaps.append(float((mask & wanted).sum() / (mask | wanted).sum()))
+    region, iou = best_overlap(labels, wanted)
+    assert region == int(np.argmax(overlaps)) and iou == pytest.approx(max(overlaps))
+
+
+def test_no_region_overlaps_nothing() -> None:
+    assert best_overlap(np.zeros((4, 4), np.uint8), np.ones((8, 8), bool)) == (0, 0.0)
+
+
+def test_spread_is_sorted_even_and_bounded() -> None:
+    ids = tuple(f"{n:03d}" for n in range(100))
+    assert spread(ids, 3) == ["000", "050", "099"]
+    assert spread(ids, 200) == list(ids)
+
+
+def test_unseen_labels_change_no_number(chain: Chain, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(chain.root, root)
+    unseen = [entry.id for entry in load_classes("shapes").unseen_entries]
+    source, changed = open_source(chain.config.data, root), 0
+    for image_id in source.ids("train"):
+        mask = np.asarray(Image.open(source.mask_path(image_id)))
+        changed += int(np.isin(mask, unseen).sum())
+        Image.fromarray(np.where(np.isin(mask, unseen), 0, mask).astype(np.uint8)).save(source.mask_path(image_id))
+    assert changed > 0
+    other = Chain(tmp_path / "other", "shapes.train_scenes=6", root=root)
+    other.inputs = chain.inputs
+    found, blind = (measure(context(c), 10) for c in (chain, other))
+    assert found == blind
+    assert found.images == 6 and found.objects > 0 and 0 < found.iou <= 1
+    assert set(found.true_regions) == {"crop", "attention", "mean"}
+
+
+def test_the_verb_prints_every_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--dataset", "shapes", "--artifacts", str(tmp_path), "--set", *TINY, "runtime.threads=1"]
+    assert main(["inspect", "quality", *options]) == 3  # nothing is cached yet
+    for stage in ("ExtractFeatures", "EmbedText"):
+        assert main([stage, *options]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "quality", "--limit", "3", *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("3 training images with ")
+    assert all(f"annotated region named right ({method})" in printed for method in ("crop", "attention", "mean"))
+
+
+def test_images_without_annotation_are_refused(chain: Chain, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(chain.root, root)
+    source = open_source(chain.config.data, root)
+    for image_id in source.ids("train"):
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(source.mask_path(image_id))
+    other = Chain(tmp_path / "other", "shapes.train_scenes=6", root=root)
+    other.inputs = chain.inputs
+    with pytest.raises(DataError, match="none of 6 training images has an annotated seen class"):
+        measure(context(other), 10)

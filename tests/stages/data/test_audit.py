@@ -1,0 +1,222 @@
+"""check-data: what it reports, what it catches, and the contact sheet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from split_matching.configs.class_list import classes_of
+from split_matching.configs.load import load_config
+from split_matching.pipeline.cli import main
+from split_matching.stages.data.audit import Check, check_data
+from split_matching.stages.data.download.voc import palette
+from split_matching.stages.ground.context import no_progress
+from split_matching.stages.pages.contact_sheet import choose
+from tests import folder_data
+from tests.folder_data import settings, write
+
+ROOT = Path(__file__).parents[3]
+
+
+def checked(root: Path, *more: str, limit: int | None = None) -> Check:
+    data = load_config("folder", overrides=settings(root, *more)).data
+    return check_data(data, classes_of(data), data.root, no_progress, limit, threads=2)
+
+
+def problems(check: Check) -> list[str]:
+    assert all("\n" not in finding.text for finding in check.findings)
+    return [finding.text for finding in check.findings if finding.problem]
+
+
+def notes(check: Check) -> str:
+    return "\n".join(finding.text for finding in check.findings if not finding.problem)
+
+
+def put_mask(root: Path, name: str, mask: np.ndarray, mode: str = "") -> Path:
+    path = root / "masks" / name
+    image = Image.fromarray(mask)
+    (image.convert(mode) if mode else image).save(path)
+    return path
+
+
+def test_good_data_are_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = write(tmp_path / "data"), tmp_path / "sheets" / "sheet.png"
+    command = ["check-data", "--dataset", "folder", "--artifacts", str(tmp_path / "cache"), "--out", str(out)]
+    assert main([*command, "--set", *settings(root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(out) and lines[-2] == "problems: 0, notes: 0"
+    assert "5 classes: 3 seen, 2 unseen; ignored ids: 255" in lines and "train: 3 images" in lines
+    # wall: 10 of 32 columns of train.a, out of 96 columns; 12 of 32 columns of val.a, out of 64
+    row = next(line.split() for line in lines if " wall " in line)
+    assert row == ["0", "wall", "seen", "11.46", "%", "1", "15.62", "%", "1"]
+    assert not (tmp_path / "cache").exists()
+    sheet = np.asarray(Image.open(out).convert("RGB"))
+    assert sheet.shape[1] > 1000 and len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_sheet_goes_beside_the_cache_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write(tmp_path / "data")
+    assert (
+        main(["check-data", "--dataset", "folder", "--artifacts", str(tmp_path / "c"), "--set", *settings(root)]) == 0
+    )
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    assert path == tmp_path / "c/folder/check-data/sheet.png" and path.is_file()
+
+
+def test_coloured_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write(tmp_path)
+    path = put_mask(root, "train/a.png", folder_data.stripes((0, 1)), "RGB")
+    (found,) = problems(checked(root))
+    assert found.startswith("1 masks are coloured (RGB)") and str(path) in found and "palette or grey PNG" in found
+    command = ["check-data", "--dataset", "folder", "--artifacts", str(tmp_path / "cache"), "--set", *settings(root)]
+    assert main(command) == 3
+    assert "PROBLEM: 1 masks are coloured" in capsys.readouterr().out
+
+
+def test_palette_masks_that_were_converted_to_grey(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    image = Image.fromarray(folder_data.stripes((1, 2, 3, 4)))
+    image.putpalette(palette())
+    image.convert("L").save(root / "masks/train/a.png")
+    (found,) = problems(checked(root))
+    assert "ids outside the class list" in found and "converted to grey" in found
+
+
+def test_photographs_as_masks(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    put_mask(root, "train/a.png", np.arange(24 * 32, dtype=np.uint8).reshape(24, 32))
+    (found,) = problems(checked(root))
+    assert "and 245 more" in found and "no class ids" in found
+
+
+def test_ids_one_too_high(tmp_path: Path) -> None:
+    """ADE20K and others: 0 is background, and the list begins with class 1."""
+    root = write(tmp_path, {"train": {"a": (0, 1, 2), "b": (3, 4, 5)}, "val": {"c": (1, 2, 3, 4, 5)}})
+    (found,) = problems(checked(root))
+    assert "5 (" in found and "data.first_id=1 'data.ignore=[0,255]'" in found
+    assert checked(root, "data.first_id=1", "data.ignore=[0,255]").fine
+    (found,) = problems(checked(root, "data.first_id=1"))
+    assert "0 (" in found and "if it is background: --set 'data.ignore=[0,255]'" in found
+
+
+def test_ids_one_too_low(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    (found,) = problems(checked(root, "data.first_id=1"))
+    assert "0 (" in found and "as 5 never occurs" in found and "data.first_id=0" in found
+
+
+def test_background_that_counts_as_a_class(tmp_path: Path) -> None:
+    many = (0, 0, 0, 0, 1, 2)
+    root = write(tmp_path, {"train": {"a": many, "b": many}, "val": {"c": (0, 0, 0, 0, 3, 4)}})
+    check = checked(root)
+    assert check.fine and "id 0 (wall) covers" in notes(check) and "data.first_id" in notes(check)
+
+
+def test_masks_of_two_values(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train": {"a": (255,)}, "val": {"b": (255,)}})
+    assert "no mask has a pixel of any class, only of ignored ids (255)" in problems(checked(root))
+
+
+def test_absent_damaged_and_other_sizes(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    (root / "masks/train/a.png").unlink()
+    (root / "images/train/b.jpg").write_bytes(b"\xff\xd8nonsense")
+    put_mask(root, "val/d.png", folder_data.stripes((1,), (12, 16)))
+    found = "\n".join(problems(checked(root)))
+    assert "1 masks are absent" in found and "masks/train/a.png" in found
+    assert "1 images cannot be decoded" in found and "b.jpg" in found
+    assert "1 masks have another size than their images" in found and "16x12" in found
+
+
+def test_a_missing_list_is_named_and_the_other_split_checked(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    check = checked(root, "data.val_split=val.txt")
+    (found,) = problems(check)
+    assert "val.txt: no such list" in found and len(check.looks) == 3
+
+
+def test_masks_without_images(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    (root / "images/val/d.jpg").unlink()
+    check = checked(root)
+    assert check.fine and "1 masks belong to no image" in notes(check) and "d.png" in notes(check)
+
+
+def test_images_in_both_splits(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    (root / "images/val/d.jpg").write_bytes((root / "images/train/a.jpg").read_bytes())
+    (root / "images/train/c.jpg").write_bytes((root / "images/train/b.jpg").read_bytes())
+    check = checked(root)
+    (found,) = problems(check)
+    assert found.startswith("1 training images are validation images too: train.a = val.d")
+    assert "1 images are several times in one split: train.b = train.c" in notes(check)
+    (root / "one.txt").write_text("train.a\ntrain.b\n")
+    more = ("data.train_split=one.txt", "data.val_split=one.txt")
+    assert "2 images are in both lists" in problems(checked(root, *more))[0]
+
+
+def test_classes_that_never_occur(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train": {"a": (0, 1)}, "val": {"b": (0, 1, 2)}})
+    text = notes(checked(root))
+    assert "1 classes never occur in train and cannot be learnt: cat" in text
+    assert "2 classes never occur in val and have no score: dog, kite" in text
+
+
+def test_orientation_and_subsets(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.open(root / "images/val/d.jpg").save(root / "images/val/d.jpg", exif=exif)
+    text = notes(checked(root, "data.expected_train=100", "data.expected_val=2"))
+    assert "1 images have an EXIF orientation, which is not applied: val.d" in text
+    assert "train has 3 images, the published split 100" in text and "val has" not in text
+
+
+def test_a_quick_look_takes_some_of_each_split(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train": {f"t{n:02d}": (0, 1, 2) for n in range(20)}, "val": {"v": (3, 4)}})
+    check = checked(root, limit=4)
+    assert [look.image_id for look in check.looks] == ["train.t00", "train.t05", "train.t10", "train.t15", "val.v"]
+    assert "train: 20 images, 4 looked at" in check.lines()
+
+
+def test_the_sheet_shows_as_many_classes_as_it_can(tmp_path: Path) -> None:
+    splits = {"train": {**{f"t{n}": (0,) for n in range(9)}, "z": (1, 2, 3)}, "val": {"v": (4,)}}
+    chosen = choose(checked(write(tmp_path, splits)).looks, count=3)
+    assert {look.image_id for look in chosen} >= {"train.z", "val.v"} and len(chosen) == 3
+
+
+def test_rendered_scenes_are_looked_at_once_there_are_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--artifacts", str(tmp_path), "--set", "shapes.train_scenes=6", "shapes.val_scenes=3"]
+    assert main(["check-data", *options]) == 3
+    assert "run RenderShapes first" in capsys.readouterr().err
+    assert main(["RenderShapes", *options]) == 0 and main(["check-data", *options]) == 0
+    assert "train: 6 images" in capsys.readouterr().out
+
+
+def test_photographs_are_fine(voc_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["check-data", "--dataset", "voc", "--artifacts", str(tmp_path), "--set", f"data.root={voc_mini}"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "train: 160 images" in text and "val: 60 images" in text and "problems: 0" in text
+    assert "train has 160 images, the published split 10,582" in text
+    assert Image.open(text.splitlines()[-1]).size[0] > 1000
+
+
+def test_photographs_are_prepared_as_a_subset(voc_mini: Path, tmp_path: Path) -> None:
+    command = ["PrepareDataset", "--dataset", "voc", "--artifacts", str(tmp_path), "--set", f"data.root={voc_mini}"]
+    assert main(command) == 0
+
+
+def test_it_runs_by_itself_and_pipes(tmp_path: Path) -> None:
+    root = write(tmp_path / "data")
+    arguments = ["check-data", "--dataset", "folder", "--artifacts", str(tmp_path / "c"), "--set", *settings(root)]
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("sheet.png") and "images in" in done.stderr

@@ -1,0 +1,258 @@
+"""The VOC source, decoding of images and masks, and the remapping of labels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from split_matching.configs.class_list import load_classes
+from split_matching.configs.load import load_config
+from split_matching.configs.schema import DataConfig
+from split_matching.errors import DataError
+from split_matching.stages.data.images import (
+    IGNORE,
+    UNANNOTATED,
+    all_labels,
+    read_all_labels,
+    read_image,
+    read_mask,
+    read_seen_labels,
+    seen_labels,
+)
+from split_matching.stages.data.layouts import open_source
+from tests.conftest import VocTree
+
+VOC_IDS = range(1, 21)
+ALLOWED = (*VOC_IDS, 0, 255)
+
+
+def one_line(call, *words):
+    with pytest.raises(DataError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(str(word) in message for word in words), message
+
+
+# ---- source ----
+
+
+def test_ids_are_sorted_and_lists_follow_the_config(voc_tree):
+    tree = voc_tree()
+    tree.write_list("mine", ["b", "a.1", "", "c-2"])
+    source = open_source(DataConfig(train_split="mine"), tree.root)
+    assert source.ids("train") == ["a.1", "b", "c-2"]
+    assert source.ids("val") == ["2007_000003"]
+
+
+@pytest.mark.parametrize("depth", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_root_may_be_any_folder_of_the_layout(voc_tree, depth):
+    tree = voc_tree()
+    source = open_source(DataConfig(), tree.root / depth)
+    assert source.image_path("2007_000001") == tree.image("2007_000001")
+    assert source.mask_path("2007_000001") == tree.mask("2007_000001")
+
+
+def test_images_alone_need_no_other_field(voc_tree):
+    tree = voc_tree()
+    source = open_source(SimpleNamespace(layout="voc"), tree.root)
+    assert source.image_path("2007_000001").is_file()
+
+
+def test_missing_roots(tmp_path):
+    one_line(lambda: open_source(DataConfig(), None), "data.root", "--set data.root=PATH")
+    one_line(lambda: open_source(DataConfig(), tmp_path), tmp_path, "VOCdevkit", "--set data.root=PATH")
+    one_line(lambda: open_source(DataConfig(), tmp_path / "no"), "no such folder")
+
+
+@pytest.mark.parametrize(
+    "line", ["../secret", "/etc/passwd", "a/b", "..", ".hidden", "a b", "a\\b", "2007_000001 1", "-x", "a\0b"]
+)
+def test_hostile_ids_are_refused(voc_tree, line):
+    tree = voc_tree()
+    tree.write_list("trainaug", ["ok", line])
+    one_line(lambda: open_source(DataConfig(), tree.root).ids("train"), "trainaug.txt, line 2", "no image id")
+
+
+def test_unusable_lists(voc_tree):
+    tree = voc_tree()
+    source = open_source(DataConfig(), tree.root)
+    tree.write_list("trainaug", ["a", "b", "a"])
+    one_line(lambda: source.ids("train"), "trainaug.txt, line 3", "line 1")
+    tree.listing("trainaug").write_text("\n \n")
+    one_line(lambda: source.ids("train"), "trainaug.txt", "empty")
+    tree.listing("trainaug").write_bytes(b"\xff\xfe\x00")
+    one_line(lambda: source.ids("train"), "trainaug.txt", "plain text")
+    tree.listing("trainaug").unlink()
+    one_line(lambda: source.ids("train"), "trainaug.txt", "(val)", "--set data.train_split=NAME")
+
+
+def test_absent_files(voc_tree):
+    tree = voc_tree()
+    source = open_source(DataConfig(), tree.root)
+    one_line(lambda: source.image_path("ghost"), "JPEGImages/ghost.jpg", "absent")
+    one_line(lambda: source.mask_path("ghost"), "SegmentationClassAug/ghost.png", "absent")
+    elsewhere = open_source(DataConfig(mask_folder="Masks"), tree.root)
+    one_line(lambda: elsewhere.mask_path("2007_000001"), "Masks", "no such mask folder", "data.mask_folder")
+
+
+def test_unknown_split_is_a_bug(voc_tree):
+    with pytest.raises(ValueError, match="test"):
+        open_source(DataConfig(), voc_tree().root).ids("test")
+
+
+def test_fingerprint_follows_the_files_and_not_their_place(voc_tree, tmp_path):
+    tree = voc_tree()
+    before = open_source(DataConfig(), tree.root).fingerprint()
+    shutil.copytree(tree.root, tmp_path / "copy")  # keeps times
+    copy = VocTree(tmp_path / "copy")
+    assert open_source(DataConfig(), copy.root).fingerprint() == before
+    os.utime(copy.mask("2007_000003"), ns=(1, 1))
+    touched = open_source(DataConfig(), copy.root).fingerprint()
+    assert touched.sizes == before.sizes and touched.times != before.times
+    with copy.image("2007_000003").open("ab") as file:
+        file.write(b"x")
+    assert open_source(DataConfig(), copy.root).fingerprint().sizes != before.sizes
+    tree.mask("2007_000001").unlink()
+    assert open_source(DataConfig(), tree.root).fingerprint().sizes != before.sizes
+
+
+# ---- images ----
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
+def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode):
+    grey = np.tile(np.where(np.arange(16) < 8, 0, 255).astype(np.uint8), (12, 1))
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(np.repeat(grey[..., None], 3, axis=2)).convert(mode)
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    image.save(path)
+    pixels = read_image(path)
+    assert pixels.shape == (12, 16, 3) and pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png")[0, 0].tolist() == [128, 128, 128]
+
+
+def test_float_pixels_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    one_line(lambda: read_image(tmp_path / "float.tif"), "float.tif", "32 bits")
+
+
+def test_orientation_tag_is_not_applied(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (10, 20, 3)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 400])
+def test_damaged_images_are_named(voc_tree, kept):
+    path = voc_tree().image("2007_000001")
+    path.write_bytes(path.read_bytes()[:kept])
+    one_line(lambda: read_image(path), path, "image")
+
+
+def test_absent_image_is_named(tmp_path):
+    one_line(lambda: read_image(tmp_path / "none.jpg"), "none.jpg", "cannot be read")
+
+
+# ---- masks ----
+
+
+def test_palette_and_grey_masks_read_alike(voc_tree, make_mask):
+    mask = make_mask(0, 1, 20, 255)
+    tree = voc_tree(train={"a": mask, "b": mask})
+    tree.write_mask("b", mask, palette=False)
+    for image_id in ("a", "b"):
+        read = read_mask(tree.mask(image_id), mask.shape, ALLOWED)
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, mask)
+
+
+def test_small_palettes_keep_their_ids(tmp_path, make_mask):
+    mask = make_mask(0, 1, 2, 3)
+    image = Image.fromarray(mask)
+    image.putpalette([0, 0, 0, 9, 9, 9, 50, 50, 50, 200, 0, 0])
+    image.save(tmp_path / "two_bits.png", bits=2)
+    np.testing.assert_array_equal(read_mask(tmp_path / "two_bits.png", mask.shape, ALLOWED), mask)
+
+
+def test_sixteen_bit_masks(tmp_path):
+    mask = np.array([[1, 300], [0, 65535]], np.uint16)
+    Image.fromarray(mask).save(tmp_path / "wide.png")
+    read = read_mask(tmp_path / "wide.png", (2, 2), {0, 1, 300, 65535})
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, mask)
+
+
+def test_refused_masks(tmp_path, make_mask):
+    path = tmp_path / "mask.png"
+    Image.fromarray(make_mask(0, 1)).save(path)
+    one_line(lambda: read_mask(path, (24, 31), ALLOWED), path, "32x24", "31x24")
+    one_line(lambda: read_mask(path, (32, 24), ALLOWED), path, "EXIF")
+    one_line(lambda: read_mask(path, (24, 32), {0}), path, "id 1 (384 pixels)", "class list")
+    Image.fromarray(make_mask(0, 1)).convert("RGB").save(path)
+    one_line(lambda: read_mask(path, (24, 32), ALLOWED), path, "RGB", "palette or grey PNG")
+    path.write_bytes(path.read_bytes()[:60])
+    one_line(lambda: read_mask(path, (24, 32), ALLOWED), path, "mask")
+
+
+# ---- labels ----
+
+
+def test_seen_labels_know_one_value_beside_the_seen_classes():
+    mask = np.array([[0, 255, 16, 20], [1, 15, 2, 7]], np.uint8)
+    labels = seen_labels(mask, range(1, 16))
+    assert labels.dtype == np.uint8
+    assert labels.tolist() == [[UNANNOTATED] * 4, [0, 14, 1, 6]]
+
+
+def test_all_labels_ignore_what_is_no_class():
+    labels = all_labels(np.array([[0, 255, 16, 1]], np.uint8), VOC_IDS)
+    assert labels.tolist() == [[IGNORE, IGNORE, 15, 0]]
+
+
+def test_ids_with_gaps_map_to_their_place():
+    assert seen_labels(np.array([[90, 3, 40]], np.uint8), (90, 3)).tolist() == [[0, 1, UNANNOTATED]]
+
+
+def test_more_classes_than_a_byte_holds():
+    mask = np.array([[0, 299, 300, 65535]], np.uint16)
+    labels = all_labels(mask, range(300))
+    assert labels.dtype == np.uint16 and labels.tolist() == [[0, 299, 65535, 65535]]
+    assert all_labels(np.array([[255]], np.uint8), range(300)).tolist() == [[255]]
+    assert all_labels(np.array([[254, 255]], np.uint8), range(255)).tolist() == [[254, IGNORE]]
+
+
+def test_labels_read_through_a_source(voc_tree, make_mask):
+    tree = voc_tree(train={"a": make_mask(0, 1, 16, 255)}, val={"b": make_mask(0, 1, 16, 255)})
+    source = open_source(DataConfig(), tree.root)
+    labels, annotated = read_seen_labels(source, "a", range(1, 16))
+    assert labels[0, ::8].tolist() == [UNANNOTATED, 0, UNANNOTATED, UNANNOTATED]
+    np.testing.assert_array_equal(annotated, labels == 0)
+    assert read_all_labels(source, "b", VOC_IDS)[0, ::8].tolist() == [IGNORE, 0, 15, IGNORE]
+
+
+# ---- photographs ----
+
+
+def test_real_photographs_and_masks_decode(voc_mini):
+    config, classes = load_config("voc"), load_classes("voc")
+    source = open_source(config.data, voc_mini)
+    assert (len(source.ids("train")), len(source.ids("val"))) == (160, 60)
+    for image_id in source.ids("val")[:10]:
+        image = read_image(source.image_path(image_id))
+        height, width = image.shape[:2]
+        mask = read_mask(source.mask_path(image_id), (height, width), {*classes.ids, *classes.ignore})
+        assert set(np.unique(all_labels(mask, classes.ids))) <= {*range(20), IGNORE}

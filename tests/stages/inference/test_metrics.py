@@ -1,0 +1,249 @@
+"""The confusion matrix and the metrics against slow loops that follow the protocol word by word."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from split_matching.configs.class_list import ClassEntry
+from split_matching.errors import DataError
+from split_matching.stages.inference.metrics import ConfusionMatrix, harmonic_mean, scores, write_metrics
+
+IGNORE = 255
+
+
+def random_case(seed: int, dtype: str) -> tuple[int, np.ndarray, np.ndarray]:
+    """Draw a class count and two label maps; some classes stay absent, some pixels are ignored."""
+    rng = np.random.default_rng(seed)
+    classes = int(rng.integers(1, 12))
+    shape = tuple(rng.integers(1, 9, size=2))
+    present = rng.choice(classes, size=int(rng.integers(1, classes + 1)), replace=False)
+    truth, prediction = rng.choice(present, shape), rng.choice(present, shape)
+    truth[rng.random(shape) < 0.3] = IGNORE
+    return classes, truth.astype(dtype), prediction.astype(dtype)
+
+
+def slow_counts(classes: int, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    for t, p in zip(truth.ravel().tolist(), prediction.ravel().tolist(), strict=True):
+        if t != IGNORE:
+            counts[t, p] += 1
+    return counts
+
+
+def slow_iou(classes: int, truth: np.ndarray, prediction: np.ndarray) -> list[float]:
+    """IoU from sets of pixels, not from a matrix."""
+    labelled = {i for i, t in enumerate(truth.ravel().tolist()) if t != IGNORE}
+    result = []
+    for c in range(classes):
+        true = {i for i in labelled if truth.ravel()[i] == c}
+        predicted = {i for i in labelled if prediction.ravel()[i] == c}
+        union = len(true | predicted)
+        result.append(len(true & predicted) / union if union else math.nan)
+    return result
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64"])
+@pytest.mark.parametrize("seed", range(25))
+def test_counts_equal_a_loop_over_pixels(seed: int, dtype: str) -> None:
+    classes, truth, prediction = random_case(seed, dtype)
+    confusion = ConfusionMatrix(classes)
+    confusion.update(truth, prediction, IGNORE)
+    np.testing.assert_array_equal(confusion.counts, slow_counts(classes, truth, prediction))
+    assert confusion.counts.dtype == np.int64
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_scores_equal_set_arithmetic(seed: int) -> None:
+    classes, truth, prediction = random_case(seed, "uint8")
+    confusion = ConfusionMatrix(classes)
+    confusion.update(truth, prediction, IGNORE)
+    seen = np.random.default_rng(seed).random(classes) < 0.6
+    result = scores(confusion, seen)
+    iou = slow_iou(classes, truth, prediction)
+    np.testing.assert_allclose(result.iou, iou, rtol=1e-12)
+    for group, value in ((seen, result.miou_seen), (~seen, result.miou_unseen)):
+        defined = [x for x, member in zip(iou, group, strict=True) if member and not math.isnan(x)]
+        expected = sum(defined) / len(defined) if defined else math.nan
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+    labelled = truth != IGNORE
+    if labelled.any():
+        assert result.pacc == pytest.approx(np.mean(truth[labelled] == prediction[labelled]))
+
+
+def test_images_add_up_as_one() -> None:
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.integers(0, 5, (2, 6, 40, 30)).astype(np.uint8)
+    whole, parts, other = ConfusionMatrix(5), ConfusionMatrix(5), ConfusionMatrix(5)
+    whole.update(truth, prediction, IGNORE)
+    for index in range(6):
+        (parts if index % 2 else other).update(truth[index], prediction[index], IGNORE)
+    parts.merge(other)
+    np.testing.assert_array_equal(whole.counts, parts.counts)
+    assert (parts.images, parts.pixels) == (6, 6 * 40 * 30)
+
+
+def test_prediction_at_ignored_pixels_does_not_matter() -> None:
+    truth = np.array([[0, IGNORE, IGNORE]], dtype=np.uint8)
+    first, second = ConfusionMatrix(2), ConfusionMatrix(2)
+    first.update(truth, np.array([[0, 1, 0]], dtype=np.uint8), IGNORE)
+    second.update(truth, np.array([[0, 255, 77]], dtype=np.uint8), IGNORE)
+    np.testing.assert_array_equal(first.counts, second.counts)
+    assert first.pixels == 1
+
+
+def test_256_classes_fit_with_an_ignore_value_beyond_bytes() -> None:
+    confusion = ConfusionMatrix(256)
+    confusion.update(np.array([255, 0], dtype=np.uint8), np.array([255, 3], dtype=np.uint8), ignore=65535)
+    assert confusion.counts[255, 255] == 1
+    assert confusion.counts[0, 3] == 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+@pytest.mark.parametrize(
+    ("truth", "prediction", "message"),
+    [
+        ([0, 3], [0, 0], r"^truth holds the value 3 .* 0\.\.2 or 255"),
+        ([0, 1], [0, 3], r"^prediction holds the value 3 .* 0\.\.2"),
+        ([0, 1], [0, 255], r"^prediction holds the value 255"),
+        ([0, 1], [0, 1, 2], r"shape \(2,\) but the prediction has \(3,\)"),
+    ],
+)
+def test_wrong_labels_are_refused_and_leave_the_counts(
+    dtype: str, truth: list[int], prediction: list[int], message: str
+) -> None:
+    confusion = ConfusionMatrix(3)
+    with pytest.raises(DataError, match=message) as caught:
+        confusion.update(np.array(truth, dtype=dtype), np.array(prediction, dtype=dtype), IGNORE)
+    assert "\n" not in str(caught.value)
+    assert confusion.pixels == 0
+    assert confusion.images == 0
+
+
+def test_negative_labels_are_refused() -> None:
+    with pytest.raises(DataError, match="value -1"):
+        ConfusionMatrix(3).update(np.array([-1]), np.array([0]), IGNORE)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ConfusionMatrix(0),
+        lambda: ConfusionMatrix(3).update(np.zeros(1, np.uint8), np.zeros(1, np.uint8), ignore=2),
+        lambda: ConfusionMatrix(3).update(np.zeros(1), np.zeros(1), IGNORE),
+        lambda: ConfusionMatrix(3).merge(ConfusionMatrix(4)),
+        lambda: scores(np.zeros((2, 3), np.int64), [True, False]),
+        lambda: scores(np.zeros((2, 2), np.int64), [True]),
+        lambda: scores(np.zeros((2, 2), np.int64), [True, False], [True, False]),
+    ],
+)
+def test_programming_errors_are_value_errors(call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        call()
+
+
+def test_hand_computed_numbers() -> None:
+    counts = np.array([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
+    result = scores(counts, [True, False, False])
+    assert result.pacc == pytest.approx(13 / 20)
+    np.testing.assert_allclose(result.iou, [8 / 10, 5 / 12, 0.0])
+    assert result.miou_seen == pytest.approx(0.8)
+    assert result.miou_unseen == pytest.approx(5 / 24)  # predicted but never true: 0, and it counts
+    assert result.hiou == pytest.approx(2 * 0.8 * (5 / 24) / (0.8 + 5 / 24))
+    np.testing.assert_allclose(result.accuracy, [0.8, 0.5, np.nan])
+
+
+def test_a_class_absent_everywhere_enters_no_mean() -> None:
+    result = scores(np.array([[4, 0, 0], [0, 0, 0], [0, 0, 2]]), [True, True, False])
+    assert math.isnan(result.iou[1])
+    assert result.miou_seen == 1.0
+
+
+def test_empty_groups_and_empty_matrix_are_nan_without_warnings() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        no_unseen = scores(np.array([[4]]), [True])
+        empty = scores(np.zeros((2, 2), np.int64), [True, False])
+    assert no_unseen.miou_seen == 1.0
+    assert math.isnan(no_unseen.miou_unseen)
+    assert math.isnan(no_unseen.hiou)
+    assert math.isnan(empty.pacc)
+    assert math.isnan(empty.hiou)
+
+
+def test_harmonic_mean_of_zeros_is_zero() -> None:
+    assert harmonic_mean(0.0, 0.0) == 0.0
+    assert scores(np.array([[0, 4], [4, 0]]), [True, False]).hiou == 0.0
+
+
+def test_excluded_classes_enter_neither_mean() -> None:
+    counts = np.diag([3, 3, 3])
+    counts[2, 0] = 3  # the excluded class is confused with a seen one
+    result = scores(counts, [True, False, False], [False, True, False])
+    assert result.miou_unseen == 1.0
+    assert result.miou_seen == pytest.approx(0.5)
+
+
+def classes_of(*names: str) -> list[ClassEntry]:
+    return [ClassEntry(id=index + 1, name=name) for index, name in enumerate(names)]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_files_hold_percent_null_and_groups(tmp_path: Path) -> None:
+    confusion = ConfusionMatrix(4)
+    confusion.update(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 2]], np.uint8), IGNORE)
+    names = classes_of("cat", 'a, "b"', "absent", "left out")
+    result = write_metrics(
+        tmp_path,
+        confusion,
+        names,
+        [True, False, False, False],
+        {"gamma": np.float32(0.5), "sweep": [{"hIoU": math.nan}]},
+        unseen_mask=[False, True, True, False],
+    )
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["mIoU_seen"] == pytest.approx(50.0) == 100 * result.miou_seen
+    assert metrics["hIoU"] == 100 * result.hiou
+    assert (metrics["images"], metrics["pixels"]) == (1, 3)
+    assert metrics["extra"] == {"gamma": 0.5, "sweep": [{"hIoU": None}]}
+    with (tmp_path / "per_class.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "name", "group", "iou", "accuracy", "truth_pixels", "predicted_pixels"]
+    assert [row["name"] for row in rows] == [entry.name for entry in names]
+    assert [row["group"] for row in rows] == ["seen", "unseen", "unseen", "excluded"]
+    assert rows[2]["iou"] == "nan"
+    assert (rows[0]["truth_pixels"], rows[1]["predicted_pixels"]) == ("2", "2")
+    np.testing.assert_array_equal(np.load(tmp_path / "confusion.npy", allow_pickle=False), confusion.counts)
+
+
+def test_undefined_means_are_null_in_json(tmp_path: Path) -> None:
+    confusion = ConfusionMatrix(1)
+    confusion.update(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), IGNORE)
+    write_metrics(tmp_path, confusion, classes_of("cat"), [True])
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["mIoU_unseen"] is None
+    assert metrics["hIoU"] is None
+
+
+def test_equal_inputs_write_equal_bytes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        confusion = ConfusionMatrix(2)
+        confusion.update(np.array([0, 1], np.uint8), np.array([1, 1], np.uint8), IGNORE)
+        (tmp_path / name).mkdir()
+        write_metrics(tmp_path / name, confusion, classes_of("cat", "dog"), [True, False])
+    assert written(tmp_path / "first") == written(tmp_path / "second")
+
+
+def test_number_of_names_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="2 class names for a confusion matrix of 3 classes"):
+        write_metrics(tmp_path, ConfusionMatrix(3), classes_of("cat", "dog"), [True, True, False])

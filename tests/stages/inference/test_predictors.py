@@ -1,0 +1,59 @@
+"""Fusion and the training-free baselines, through Evaluate."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from split_matching.stages.inference import evaluate
+from split_matching.stages.inference.predictors import dense_scores
+from tests.handmade import Chain
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    # enough steps for some masks to cover something: only those are shown to CLIP
+    chain = Chain(tmp_path_factory.mktemp("chain"), "train.steps=40", "train.lr=3e-3").to_regions()
+    chain.train()
+    return chain
+
+
+def metrics(base: Chain, tmp_path: Path, *overrides: str) -> tuple[dict, bytes]:
+    chain = Chain(tmp_path, *overrides, root=base.root)
+    chain.inputs = dict(base.inputs)
+    if any("predictor" in o for o in overrides):
+        del chain.inputs["train"]  # a baseline must not need it
+    folder = chain.whole(evaluate, "evaluate")
+    return json.loads((folder / "metrics.json").read_text()), (folder / "val-00000.h5").read_bytes()
+
+
+@pytest.mark.parametrize("predictor", ["dense", "regions"])
+def test_training_free_baselines_label_every_pixel(base: Chain, tmp_path: Path, predictor: str) -> None:
+    result, _ = metrics(base, tmp_path, f"evaluate.predictor={predictor}")
+    assert result["images"] == 2 and 0 <= result["pAcc"] <= 100
+
+
+@pytest.mark.parametrize("method", ["crop", "attention", "mean"])
+def test_fusion_changes_predictions_and_is_deterministic(base: Chain, tmp_path: Path, method: str) -> None:
+    # after so short a training nearly every query says "nothing": all must be asked for a difference to show
+    more = ("evaluate.fusion=1.0", "evaluate.fusion_floor=0.0", f"evaluate.fusion_method={method}")
+    _, plain = metrics(base, tmp_path / "plain")
+    _, first = metrics(base, tmp_path / "first", *more)
+    _, again = metrics(base, tmp_path / "again", *more)
+    assert first == again and first != plain
+
+
+def test_fusion_with_slide_equals_whole_for_one_window(base: Chain, tmp_path: Path) -> None:
+    more = ("evaluate.fusion=0.5", "evaluate.fusion_floor=0.0", "evaluate.mode=slide", "evaluate.stride=64")
+    results = [metrics(base, tmp_path / side, *more, f"evaluate.window={side}")[0] for side in ("64", "512")]
+    assert results[0] == results[1]
+
+
+def test_dense_scores_equal_a_plain_loop() -> None:
+    g = torch.Generator().manual_seed(0)
+    dense, text = torch.randn(3, 4, 5, generator=g), torch.randn(6, 5, generator=g)
+    scores = dense_scores(dense, text, 10.0)
+    for y, x in np.ndindex(3, 4):
+        assert torch.allclose(scores[:, y, x], (10.0 * text @ dense[y, x]).softmax(0), atol=1e-6)

@@ -1,0 +1,210 @@
+"""Colours, overlays and curves: small cases with known pixels."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from split_matching.stages.pages.figures import (
+    borders,
+    colour_labels,
+    curves,
+    hatch,
+    hex_colours,
+    jpeg_data_uri,
+    overlay,
+    palette,
+    png_data_uri,
+    resize_image,
+    resize_labels,
+    running_mean,
+)
+
+COLOURS = np.array([[255, 0, 0], [0, 0, 255]], dtype=np.uint8)
+GREY = np.full((4, 4, 3), 100, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("muted", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 20, 171])
+def test_palette_has_distinct_colours(count: int, muted: bool) -> None:
+    colours = palette(count, muted=muted)
+    assert colours.shape == (count, 3)
+    assert colours.dtype == np.uint8
+    assert len({tuple(c) for c in colours.tolist()}) == count
+
+
+def test_first_colours_do_not_depend_on_the_count() -> None:
+    np.testing.assert_array_equal(palette(300)[:20], palette(20))
+
+
+def test_twenty_colours_are_far_apart() -> None:
+    gaps = [np.abs(a.astype(int) - b.astype(int)).sum() for a, b in itertools.combinations(palette(20), 2)]
+    assert min(gaps) >= 60
+
+
+def test_palette_is_endless_and_a_copy() -> None:
+    assert palette(9000).shape == (9000, 3)
+    palette(3)[:] = 0
+    assert palette(3).any()
+
+
+def test_palette_refuses_negative_counts() -> None:
+    with pytest.raises(ValueError, match="-1"):
+        palette(-1)
+
+
+def test_hex_colours() -> None:
+    assert hex_colours(np.array([[0, 15, 255]], np.uint8)) == ["#000fff"]
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((10, 20), (50, 100)), ((300, 200), (100, 67)), ((1, 1000), (1, 100))])
+def test_resize_image_sets_the_longer_side(shape: tuple[int, int], expected: tuple[int, int]) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    assert resize_image(image, 100).shape[:2] == expected
+
+
+def test_resize_labels_repeats_cells_exactly() -> None:
+    labels = np.array([[0, 7], [3, 255]], np.uint8)
+    np.testing.assert_array_equal(resize_labels(labels, (6, 4)), np.kron(labels, np.ones((3, 2), np.uint8)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (7, 9), (64, 2)])
+def test_resize_labels_invents_no_value(shape: tuple[int, int]) -> None:
+    labels = np.random.default_rng(0).choice([0, 9, 200], (6, 5))
+    resized = resize_labels(labels, shape)
+    assert resized.shape == shape
+    assert set(np.unique(resized)) <= {0, 9, 200}
+
+
+def test_borders_equal_a_loop() -> None:
+    labels = np.random.default_rng(1).integers(0, 3, (7, 9))
+    expected = np.zeros(labels.shape, bool)
+    for y, x in np.ndindex(labels.shape):
+        right = x + 1 < labels.shape[1] and labels[y, x + 1] != labels[y, x]
+        below = y + 1 < labels.shape[0] and labels[y + 1, x] != labels[y, x]
+        expected[y, x] = right or below
+    np.testing.assert_array_equal(borders(labels), expected)
+
+
+def test_colour_labels_paints_classes_and_leaves_none_grey() -> None:
+    painted = colour_labels(np.array([[0, 1, 255]], np.uint8), COLOURS)
+    assert painted[0].tolist() == [[255, 0, 0], [0, 0, 255], [238, 238, 238]]
+
+
+def test_overlay_blends_by_alpha_and_leaves_none_alone() -> None:
+    labels = np.full((4, 4), 255, np.uint8)
+    labels[:, :2] = 0
+    result = overlay(GREY, labels, COLOURS, alpha=0.6, outline=False)
+    assert result[0, 0].tolist() == [193, 40, 40]
+    assert result[0, 3].tolist() == [100, 100, 100]
+
+
+def test_overlay_shows_the_same_colour_on_any_hue() -> None:
+    image = np.array([[[200, 0, 0], [0, 102, 0]]], np.uint8)  # equally bright
+    left, right = overlay(image, np.zeros((1, 2), np.uint8), COLOURS, outline=False)[0].astype(int)
+    assert np.abs(left - right).max() <= 1
+
+
+def test_overlay_draws_borders_dark() -> None:
+    labels = np.zeros((4, 4), np.uint8)
+    labels[:, 2:] = 1
+    with_line = overlay(GREY, labels, COLOURS)
+    without = overlay(GREY, labels, COLOURS, outline=False)
+    changed = (with_line != without).any(axis=2)
+    np.testing.assert_array_equal(changed, borders(labels))
+    assert with_line[0, 1].sum() < without[0, 1].sum()
+
+
+def test_overlay_stretches_small_maps() -> None:
+    small = np.array([[0, 1]], np.uint8)
+    large = np.repeat(np.repeat(small, 4, axis=0), 2, axis=1)
+    np.testing.assert_array_equal(overlay(GREY, small, COLOURS), overlay(GREY, large, COLOURS))
+
+
+def test_overlay_hatches_only_marked_classes() -> None:
+    labels = np.zeros((16, 16), np.uint8)
+    labels[:, 8:] = 1
+    image = np.full((16, 16, 3), 100, np.uint8)
+    plain = overlay(image, labels, COLOURS, outline=False)
+    hatched = overlay(image, labels, COLOURS, outline=False, hatched=np.array([False, True]))
+    changed = (plain != hatched).any(axis=2)
+    np.testing.assert_array_equal(changed, hatch((16, 16)) & (labels == 1))
+
+
+def test_overlay_weight_fades_pixels() -> None:
+    labels, weight = np.zeros((4, 4), np.uint8), np.ones((4, 4))
+    weight[0] = 0.0
+    result = overlay(GREY, labels, COLOURS, outline=False, weight=weight)
+    assert (result[0] == 100).all()
+    assert result[1, 0].tolist() == [193, 40, 40]
+
+
+def test_overlay_leaves_its_inputs_alone() -> None:
+    image, labels = GREY.copy(), np.zeros((4, 4), np.uint8)
+    overlay(image, labels, COLOURS)
+    np.testing.assert_array_equal(image, GREY)
+
+
+@pytest.mark.parametrize("value", [2, -1])
+def test_labels_without_a_colour_are_refused(value: int) -> None:
+    with pytest.raises(ValueError, match=f"label {value} has no colour"):
+        overlay(GREY, np.full((4, 4), value, np.int16), COLOURS)
+
+
+def test_all_none_needs_no_colours() -> None:
+    empty = np.zeros((0, 3), np.uint8)
+    np.testing.assert_array_equal(overlay(GREY, np.full((4, 4), 255, np.uint8), empty), GREY)
+
+
+def decode(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+
+
+def test_png_uri_is_lossless_and_jpeg_uri_is_close() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    assert png_data_uri(image).startswith("data:image/png;base64,")
+    np.testing.assert_array_equal(decode(png_data_uri(image)), image)
+    assert jpeg_data_uri(image).startswith("data:image/jpeg;base64,")
+    assert np.abs(decode(jpeg_data_uri(GREY)).astype(int) - 100).max() <= 1
+
+
+def test_running_mean_equals_a_loop_and_skips_nan() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    values[[3, 4, 20]] = np.nan
+    expected = [np.nanmean(values[max(0, i - 2) : i + 3]) for i in range(30)]
+    np.testing.assert_allclose(running_mean(values, 5), expected)
+    assert np.isnan(running_mean(np.array([np.nan, np.nan]), 1)).all()
+
+
+LINES = {"one": ([0, 1, 2], [3.0, float("nan"), 1.0]), "$x_{": ([0, 1], [1.0, 2.0])}
+
+
+def svg(uri: str) -> str:
+    assert uri.startswith("data:image/svg+xml;base64,")
+    return base64.b64decode(uri.split(",")[1]).decode("utf-8")
+
+
+def test_curves_are_an_svg_with_equal_bytes_whatever_the_global_style() -> None:
+    first = curves(LINES, title="t", xlabel="step")
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": None}):
+        second = curves(LINES, title="t", xlabel="step")
+        assert matplotlib.rcParams["font.size"] == 30
+    assert first == second
+    assert "<svg" in svg(first)
+
+
+def test_curves_take_flat_empty_and_undefined_lines() -> None:
+    for values in ([], [float("nan")], [0.0, 0.0]):
+        assert "<svg" in svg(curves({"a": (list(range(len(values))), values)}, title="t", xlabel="x", smooth=True))
+
+
+def test_curves_name_no_outside_resource() -> None:
+    text = svg(curves(LINES, title="t", xlabel="step"))
+    references = [part.split('"')[0] for part in text.split('href="')[1:]]
+    assert all(reference.startswith("#") for reference in references)

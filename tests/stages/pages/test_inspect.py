@@ -1,0 +1,240 @@
+"""What `inspect` shows of a finished run, through the real command line; and the pieces it is drawn with."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from split_matching.pipeline import plan as plan_module
+from split_matching.pipeline.cli import main
+from split_matching.stages.pages import figures
+from split_matching.stages.pages.gallery import Card, thinned
+from split_matching.stages.pages.image_sheets import principal_colours, separation
+from split_matching.stages.pages.report import page_template
+from split_matching.stages.pages.sheet import PANEL_SIDE, Row, Sheet, draw_sheet, numbered
+from tests.conftest import VocTree, blocks
+from tests.pipeline.test_command_line import TINY
+
+UNSEEN = ("pottedplant", "sheep", "sofa", "tvmonitor")
+KINDS = ("pseudo_masks", "regions", "features", "matches", "predictions")
+Inspect = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments that name a finished run on four training and two validation images."""
+    folder = tmp_path_factory.mktemp("inspect")
+    tree = VocTree(folder / "data")
+    train = {f"t{i:03d}": blocks(0, 1 + i, 16 + i, 255) for i in range(4)}
+    val = {"v0": blocks(0, 1, 17), "v1": blocks(2, 16)}
+    for name, masks in (("trainaug", train), ("val", val)):
+        tree.write_list(name, list(masks))
+        for image_id, mask in masks.items():
+            tree.write_image(image_id, (mask.shape[0], mask.shape[1]))
+            tree.write_mask(image_id, mask)
+    settings = [*TINY, "features.size=64", "pseudo_masks.merge=0.999", f"data.root={tree.root}"]
+    given = ["--dataset", "voc", "--artifacts", str(folder / "cache"), "--set", *settings]
+    assert main(["Evaluate", *given]) == 0
+    return given
+
+
+@pytest.fixture
+def inspect(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Inspect:
+    def run(*words: str) -> int:
+        capsys.readouterr()
+        return main(["inspect", words[0], *arguments, *words[1:]])
+
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_a_picture_and_the_same_as_text(
+    kind: str, inspect: Inspect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_id = "v1" if kind == "predictions" else "t002"
+    assert inspect(kind, "--image", image_id, "--out", str(tmp_path / "x.png")) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0].startswith(f"{image_id}: ") and lines[-1] == str(tmp_path / "x.png")
+    assert re.search(r"^\w+ [0-9a-f]{16}, fresh, made \d{4}-", text, re.MULTILINE)
+    assert "numpy " in text and "python " in text
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > PANEL_SIDE / 2
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "predictions"])
+def test_no_unseen_name_is_shown_of_what_training_sees(
+    kind: str, inspect: Inspect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect(kind, "--image", "t001", "--out", str(tmp_path / "x.png"))
+    text = capsys.readouterr().out
+    assert not any(name in text for name in UNSEEN)
+
+
+def test_regions_are_listed_with_areas_and_nearest_seen_classes(
+    inspect: Inspect, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from split_matching.cache.shard_reader import ShardReader
+
+    inspect("pseudo_masks", "--image", "t001", "--out", str(tmp_path / "x.png"))
+    lines = capsys.readouterr().out.splitlines()
+    cache = Path(arguments[3])
+    (shard,) = cache.glob("voc/pseudo_masks/*/train-00000.h5")
+    labels = ShardReader(shard).read("t001", "labels")
+    rows = [line for line in lines if re.match(r"\d+ +\d", line)]
+    assert len(rows) == labels.max() > 0
+    assert rows[0].split()[:2] == ["1", f"{(labels == 1).mean():.1%}"]
+    assert re.search(r"[a-z]+ -?\d\.\d\d, [a-z]+ -?\d\.\d\d, [a-z]+ -?\d\.\d\d$", rows[0])
+
+
+def test_matches_give_each_query_to_one_target(
+    inspect: Inspect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect("matches", "--image", "t001", "--out", str(tmp_path / "x.png"))
+    lines = capsys.readouterr().out.splitlines()
+    seen = [line.split() for line in lines if line.startswith("seen ")]
+    candidates = [re.search(r"candidate (\d+)  ", line) for line in lines if line.startswith("candidate ")]
+    assert [row[1] for row in seen] == ["bicycle"]  # t001 has classes 2 (bicycle, seen) and 17 (unseen)
+    taken = [found[1] for found in candidates if found]
+    assert len(taken) == len(set(taken)) == min(len(candidates), 3)  # of three candidate queries
+
+
+def test_unknown_image_is_one_line_with_close_ids(inspect: Inspect, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect("pseudo_masks", "--image", "t2") == 3
+    assert capsys.readouterr().err == "error: no image 't2' among the 4 training images: did you mean t002?\n"
+
+
+def test_what_is_not_in_the_cache_is_one_line(inspect: Inspect, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect("matches", "--image", "t001", "--set", "train.steps=5") == 3
+    error = capsys.readouterr().err
+    assert "nothing of TrainDecoder for this config (another config has one: config train.steps 3 -> 5)" in error
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_manifest_is_damage_and_not_absence(
+    inspect: Inspect, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = next(Path(arguments[3]).glob("*/regions/*/manifest.json"))
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-9])
+    try:
+        assert inspect("regions", "--image", "t001") == 4
+        assert capsys.readouterr().err == f"error: {manifest} is altered: run the stage again\n"
+    finally:
+        manifest.write_bytes(whole)
+
+
+def test_only_pseudo_masks_have_a_gallery(inspect: Inspect) -> None:
+    assert inspect("regions") == 2
+
+
+def test_stale_artifacts_are_shown_and_called_stale(
+    inspect: Inspect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+
+    real = plan_module.module_closure
+    monkeypatch.setattr(plan_module, "module_closure", lambda name: {**real(name), "stages/x.py": "1"})
+    assert inspect("pseudo_masks", "--image", "t001", "--out", str(tmp_path / "x.png")) == 0
+    assert "stale (code stages/x.py, waits for " in capsys.readouterr().out
+
+
+def test_trial_runs_on_its_images_alone_and_can_be_looked_at(
+    inspect: Inspect, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = ["--images", "t001,t003"]
+    assert main(["ClusterPseudoMasks", *arguments, *trial, "--quiet"]) == 0
+    out = ["--out", str(tmp_path / "x.png")]
+    for kind in ("pseudo_masks", "features"):
+        assert inspect(kind, "--image", "t003", *out, *trial) == 0
+        assert inspect(kind, "--image", "t000", *out, *trial) == 3
+    capsys.readouterr()
+    assert main(["Evaluate", *arguments, *trial, "--quiet"]) == 3
+    assert capsys.readouterr().err.splitlines()[-1].endswith("no validation image: add one to --images")
+
+
+# ---- gallery ----
+
+
+def test_gallery_loads_nothing_and_its_script_is_allowed_by_digest(
+    inspect: Inspect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert inspect("pseudo_masks", "--out", str(tmp_path / "g.html")) == 0
+    assert capsys.readouterr().out.startswith("4 of 4 training images, ")
+    page = (tmp_path / "g.html").read_text()
+    assert page.count("<article ") == 4
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page) and "http://" not in page and "https://" not in page
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page and "default-src 'none'" in page
+    assert not any(name in page for name in UNSEEN)
+    qualities = [float(text) for text in re.findall(r'data-quality="([-\d.]+)"', page)]
+    assert qualities == sorted(qualities)
+
+
+def test_gallery_is_thinned_evenly(inspect: Inspect, tmp_path: Path) -> None:
+    inspect("pseudo_masks", "--out", str(tmp_path / "g.html"), "--limit", "2")
+    assert set(re.findall(r'data-id="(\w+)"', (tmp_path / "g.html").read_text())) == {"t000", "t002"}
+    assert thinned([str(i) for i in range(10)], 4) == ["0", "2", "5", "7"]
+
+
+def test_hostile_names_and_ids_do_not_become_markup() -> None:
+    evil = "\"'><script>alert(1)</script>"
+    card = Card(evil, "data:,", 1, 1, 0.5, (0,), (0,), (50.0,), (f"50.0 %, {evil} 0.5",))
+    page = {
+        **{"dataset": evil, "cards": [card], "total": 1, "classes": [evil], "named": True, "stale": [evil]},
+        **{"provenance": [evil], "script": "1;", "script_hash": "x"},
+    }
+    html = page_template("gallery.html.j2").render(page)
+    assert "<script>alert" not in html and html.count("<script") == 1
+    assert html.count("&lt;script&gt;alert(1)") >= 6
+
+
+# ---- pieces ----
+
+
+def test_separation_is_high_for_regions_that_differ_and_low_for_a_cut_through_one_thing() -> None:
+    labels = np.repeat(np.array([[1, 2], [1, 2]], np.uint8), 4, axis=1)
+    apart = np.zeros((2, 8, 2), np.float32)
+    apart[:, :4, 0] = apart[:, 4:, 1] = 1
+    assert separation(apart, labels) == pytest.approx([1, 1])
+    assert separation(np.ones((2, 8, 2), np.float32), labels) == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_separation_is_not_defined_for_one_region_or_none() -> None:
+    dense = np.ones((2, 2, 3), np.float32)
+    assert np.isnan(separation(dense, np.ones((4, 4), np.uint8))).all()
+    assert separation(dense, np.zeros((4, 4), np.uint8)).shape == (0,)
+
+
+def test_principal_colours_do_not_depend_on_the_sign_of_an_axis() -> None:
+    dense = np.random.default_rng(0).normal(size=(4, 5, 6))
+    colours, share = principal_colours(dense)
+    assert colours.shape == (4, 5, 3) and colours.dtype == np.uint8 and 0.5 < share <= 1
+    mirrored, _ = principal_colours(dense[:, ::-1])
+    assert np.array_equal(mirrored[:, ::-1], colours)
+
+
+def test_number_is_written_inside_its_region() -> None:
+    labels = np.full((100, 100), -1)
+    labels[60:90, 50:80] = 0
+    drawn = numbered(np.full((100, 100, 3), 90, np.uint8), labels, ["1"])
+    rows, columns = np.nonzero((drawn != 90).any(-1))
+    assert 60 < rows.mean() < 90 and 50 < columns.mean() < 80
+
+
+def test_sheet_grows_with_its_table_and_wraps_long_notes() -> None:
+    picture = np.zeros((10, 10, 3), np.uint8)
+    row = Row(("1", "two"), figures.palette(1)[0])
+    short = draw_sheet(Sheet("title", (("image", picture),), ("a", "b"), (row,), ()))
+    long = draw_sheet(Sheet("title", (("image", picture),), ("a", "b"), (row,) * 3, ("word " * 80,)))
+    assert long.shape[0] > short.shape[0] + 48 and long.shape[1] == short.shape[1]
+    assert json.dumps(Sheet("t", (), ("a",), (), ("n",)).lines()) == '["t", "", "a", "", "n"]'

@@ -1,0 +1,235 @@
+"""Training: it learns, it resumes exactly, it learns nothing from unseen labels, and it never divides by zero."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from split_matching.configs.class_list import load_classes
+from split_matching.configs.schema import TrainConfig
+from split_matching.errors import UserError
+from split_matching.stages.data.layouts import open_source
+from split_matching.stages.inference import evaluate
+from split_matching.stages.training import train
+from split_matching.stages.training.train import TrainingSet, batch_ids, collate, learning_rate
+from tests.handmade import Chain
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("chain")).to_regions()
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C or a kill."""
+
+
+def trained(chain: Chain, name: str) -> dict[str, bytes]:
+    """Train into a folder of its own and return its files."""
+    folder = chain.whole(train, name)
+    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith("checkpoint")}
+
+
+def test_same_seed_same_bytes(chain: Chain) -> None:
+    assert trained(chain, "first") == trained(chain, "second")
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_interrupted_and_resumed_equals_undisturbed(chain: Chain, stop: int) -> None:
+    undisturbed = trained(chain, "whole")
+
+    def interrupt(done: int, total: int) -> None:
+        if done == stop:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        chain.whole(train, f"stopped-{stop}", progress=interrupt)
+    assert not (chain.folder(f"stopped-{stop}") / "weights.safetensors").exists()
+    assert trained(chain, f"stopped-{stop}") == undisturbed
+
+
+def scalars(line: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name != "step" and not isinstance(value, list)}
+
+
+def test_matching_is_logged_for_every_query(chain: Chain) -> None:
+    lines = [json.loads(line) for line in (chain.whole(train, "logged") / "matching.jsonl").read_text().splitlines()]
+    decoder, batch = chain.config.decoder, chain.config.train.batch
+    for line in lines:
+        assert line["images"] == batch
+        for group, count in (("seen", decoder.seen_queries), ("candidate", decoder.candidate_queries)):
+            if f"{group}_queries" in line:
+                matched = line[f"{group}_queries"]
+                assert len(matched) == count and all(0 <= images <= batch for images in matched) and sum(matched) > 0
+                assert 0 <= line[f"{group}_iou"] <= 1
+    assert any("candidate_queries" in line for line in lines)
+
+
+def test_tensorboard_events_say_what_the_lines_say(chain: Chain) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    folder = chain.whole(train, "events")
+    names = ("metrics.jsonl", "matching.jsonl")
+    logs = [[json.loads(line) for line in (folder / name).read_text().splitlines()] for name in names]
+    lines = [line for both in zip(*logs, strict=True) for line in both]  # a step's metrics, then its matching
+    events = [e for e in EventFileLoader(str(folder / "events.out.tfevents.train")).Load() if e.HasField("summary")]
+    assert [e.step for e in events] == [line["step"] for line in lines] == [step for step in range(6) for _ in names]
+    for event, line in zip(events, lines, strict=True):
+        values = {v.tag: v.tensor.float_val[0] for v in event.summary.value}
+        assert values == pytest.approx(scalars(line), rel=1e-5)
+
+
+def test_damaged_checkpoint_restarts(chain: Chain) -> None:
+    undisturbed = trained(chain, "whole")
+    folder = chain.folder("damaged")
+    (folder / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    assert {k: v for k, v in trained(chain, "damaged").items() if not k.endswith(".damaged")} == undisturbed
+
+
+def test_overfits_two_images(tmp_path: Path) -> None:
+    chain = Chain(
+        tmp_path, "shapes.train_scenes=2", "train.steps=150", "train.lr=3e-3", "train.log_every=10"
+    ).to_regions()
+    lines = [json.loads(line) for line in (chain.train() / "metrics.jsonl").read_text().splitlines()]
+    first, last = lines[0], lines[-1]
+    assert last["loss"] < 0.35 * first["loss"]
+    assert last["seen_dice"] < 0.3 and last["candidate_dice"] < 0.3 and last["candidate_cosine"] < 0.2
+
+
+@pytest.mark.parametrize("blank", ["other unseen", "background", "void"])
+def test_unseen_labels_change_no_byte(chain: Chain, tmp_path: Path, blank: str) -> None:
+    """The inductive guarantee, from the masks on disk to the trained weights."""
+    root = tmp_path / "root"
+    shutil.copytree(chain.root, root)
+    unseen = [entry.id for entry in load_classes("shapes").unseen_entries]
+    value = {"other unseen": unseen[-1], "background": 0, "void": 255}[blank]
+    source, changed = open_source(chain.config.data, root), 0
+    for image_id in source.ids("train"):
+        path = source.mask_path(image_id)
+        mask = Image.open(path)
+        pixels = np.asarray(mask)
+        hidden = np.isin(pixels, unseen)
+        changed += int((pixels[hidden] != value).sum())
+        blanked = Image.fromarray(np.where(hidden, value, pixels).astype(np.uint8))
+        blanked.putpalette(mask.getpalette())
+        blanked.save(path)
+    assert changed > 0  # otherwise this test would prove nothing
+    other = Chain(tmp_path / "other", root=root).to_regions()
+    for slug in ("pseudo_masks", "regions", "text"):
+        for path in chain.inputs[slug].path.iterdir():
+            assert path.read_bytes() == (other.inputs[slug].path / path.name).read_bytes(), path.name
+    assert trained(other, "train") == trained(chain, "whole")
+
+
+def test_seen_labels_do_matter(chain: Chain, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(chain.root, root)
+    source = open_source(chain.config.data, root)
+    for image_id in source.ids("train"):
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(source.mask_path(image_id))
+    other = Chain(tmp_path / "other", root=root).to_regions()
+    assert trained(other, "train") != trained(chain, "whole")
+
+
+@pytest.mark.parametrize("kind", ["all unannotated", "fully annotated", "no candidates"])
+def test_images_without_targets_train(chain: Chain, tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(chain.root, root)
+    source = open_source(chain.config.data, root)
+    seen = load_classes("shapes").seen()[0].id
+    for image_id in source.ids("train"):
+        fill = {"all unannotated": 255, "fully annotated": seen, "no candidates": 0}[kind]
+        Image.fromarray(np.full((64, 64), fill, np.uint8)).save(source.mask_path(image_id))
+    more = (
+        ("pseudo_masks.min_area=1.0", "pseudo_masks.windows=[2]", "pseudo_masks.merge=1.0")
+        if kind == "no candidates"
+        else ()
+    )
+    other = Chain(tmp_path / "other", *more, root=root).to_regions()
+    if kind != "all unannotated":
+        masks = other.inputs["pseudo_masks"].shards("train")
+        assert all(masks.read(i, "labels").max() == 0 for i in masks.ids)
+    lines = (other.train() / "metrics.jsonl").read_text().splitlines()
+    assert all(np.isfinite(json.loads(line)["loss"]) for line in lines)
+
+
+def test_nan_stops_with_step_and_term(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = train.SplitCriterion.forward
+
+    def broken(self, outputs, targets):
+        terms = original(self, outputs, targets)
+        broken.calls += 1
+        if broken.calls == 4:
+            terms["seen_dice"] = terms["seen_dice"] * torch.nan
+            terms["loss"] = terms["loss"] + terms["seen_dice"]
+        return terms
+
+    broken.calls = 0
+    monkeypatch.setattr(train.SplitCriterion, "forward", broken)
+    with pytest.raises(UserError, match="step 3: seen_dice"):
+        chain.whole(train, "nan")
+
+
+def test_order_visits_every_image_once_an_epoch() -> None:
+    ids = [str(i) for i in range(10)]
+    config = TrainConfig(batch=4, seed=1)
+    visited = [i for step in range(5) for i in batch_ids(ids, config, step)]
+    assert sorted(visited[:10]) == sorted(visited[10:]) == ids
+    assert visited[:10] != visited[10:]
+
+
+def test_collate_pads_and_marks_padding(chain: Chain) -> None:
+    data = TrainingSet(chain.context("x"))
+    wide, narrow = data.item(data.ids[0]), data.item(data.ids[1])
+    narrow = type(narrow)(
+        [t[:, :5] for t in narrow.tokens],
+        narrow.seen_labels,
+        narrow.seen_masks[..., :10],
+        narrow.region_embeddings,
+        narrow.region_masks[..., :10],
+    )
+    tokens, valid, targets = collate([wide, narrow], 2, "cpu")
+    assert tokens[0].shape == (2, 8, 8, 128) and valid.shape == (2, 8, 8)
+    assert valid[0].all() and valid[1, :, :5].all() and not valid[1, :, 5:].any()
+    fine = targets.valid.unflatten(1, (16, 16))
+    assert fine[1, :, :10].all() and not fine[1, :, 10:].any()
+    masks = targets.region_masks.unflatten(2, (16, 16))
+    assert np.allclose(masks[1, : len(narrow.region_masks), :, :10], narrow.region_masks)
+    assert masks[1, :, :, 10:].abs().sum() == 0
+
+
+def test_flipping_twice_is_the_item(chain: Chain) -> None:
+    data = TrainingSet(chain.context("x"))
+    item = data.item(data.ids[0])
+    twice = item.flipped().flipped()
+    assert all(np.array_equal(a, b) for a, b in zip(item.tokens, twice.tokens, strict=True))
+    assert np.array_equal(item.seen_masks, twice.seen_masks)
+    assert np.array_equal(item.flipped().region_masks, item.region_masks[..., ::-1])
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    config = TrainConfig(steps=100, warmup=10, lr=1.0, poly=1.0)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 9) == pytest.approx(0.91)
+    assert learning_rate(config, 50) == pytest.approx(0.5)
+
+
+def test_evaluate_covers_all_classes_or_the_fold(chain: Chain, tmp_path: Path) -> None:
+    chain.train()
+    metrics = json.loads((chain.whole(evaluate, "evaluate") / "metrics.json").read_text())
+    assert metrics["images"] == 2 and [row["gamma"] for row in metrics["extra"]["gamma_sweep"]] == [
+        0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3,
+    ]  # fmt: skip
+    labels = chain.inputs["evaluate"].shards("val")
+    assert labels.read(labels.ids[0], "labels").shape == (64, 64)
+    entries, seen = evaluate.evaluated_classes(chain.slice)
+    assert len(entries) == 24 and seen.sum() == 18
+    folded = Chain(tmp_path, "data.fold=1", root=chain.root)
+    entries, seen = evaluate.evaluated_classes(folded.slice)
+    unseen = {entry.id for entry in load_classes("shapes").unseen_entries}
+    assert len(entries) == 18 and seen.sum() == 12 and not unseen & {entry.id for entry in entries}
