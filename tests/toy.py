@@ -70,9 +70,6 @@ KIND = "squares"
 def fields(config):
     return {"x": Field("int64", 1)}
 
-def attrs(ctx):
-    return {"k": ctx.config.pseudo_masks.k}
-
 def run_shard(ctx, shard, writer):
     for done, image_id in enumerate(shard.ids, 1):
         what, _, where = trouble().partition(" ")

@@ -238,9 +238,8 @@ class ShardTask(luigi.Task):
         module = load_stage(self.plan, self.plan.stages[self.slug], alone=False)
         ctx = context(self.plan, self.slug, build, _session.board.counter(self.stage, slot))
         started = time.monotonic()
-        attrs = module.attrs(ctx) if hasattr(module, "attrs") else {}
         path = build.shard_file(shard.split, shard.index)
-        with ShardWriter(path, module.KIND, module.fields(ctx.config), attrs) as writer:
+        with ShardWriter(path, module.KIND, module.fields(ctx.config)) as writer:
             module.run_shard(ctx, shard, writer)
             _check_whole(writer, shard)
         build.finish(shard.split, shard.index, time.monotonic() - started)
