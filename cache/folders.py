@@ -6,7 +6,6 @@ Nothing here removes what another process works on: a build is removed only whil
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -19,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.files import remove
 from split_matching.cache.keys import changed
+from split_matching.cache.locks import LOCK, lock_all
 from split_matching.cache.store import (
     KEY_LENGTH,
-    LOCK,
     MANIFEST,
     Artifact,
     Store,
     load_artifact,
     read_order,
-    remove,
     self_digest,
 )
 from split_matching.errors import ConfigError, CorruptError, DataError
@@ -188,7 +187,7 @@ def inputs_of_build(partial: Path) -> dict[str, str]:
 
 def in_use(partial: Path) -> bool:
     """Whether a running process holds a lock of a build in progress."""
-    with _all_locks(partial) as held:
+    with lock_all(_locks(partial)) as held:
         return not held
 
 
@@ -206,28 +205,12 @@ def remove_folder(folder: Folder) -> bool:
             with contextlib.suppress(FileNotFoundError):
                 remove(folder.path)
             return True
-        with _all_locks(folder.path) as held:
+        with lock_all(_locks(folder.path)) as held:
             if held:
                 remove(folder.path)
             return held
 
 
-@contextlib.contextmanager
-def _all_locks(partial: Path) -> Iterator[bool]:
-    """Hold every lock of a build, without waiting; yields False if another process holds one.
-
-    Closing a lock file ends the locks that this very process has on it: not to be called by one that builds.
-    """
-    with contextlib.ExitStack() as stack:
-        for path in [partial / LOCK, *sorted(partial.glob("*.h5.lock"))]:
-            try:
-                handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            stack.callback(os.close, handle)
-            try:
-                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                yield False
-                return
-        yield True
+def _locks(partial: Path) -> list[Path]:
+    """Return the lock files of a build: its own, and those of its shards."""
+    return [partial / LOCK, *sorted(partial.glob("*.h5.lock"))]

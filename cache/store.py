@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -25,8 +24,7 @@ import platform
 import re
 import secrets
 import shutil
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -34,8 +32,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.files import file_size, read_json, remove, sync_folder, synced_sha256, write_json
 from split_matching.cache.keys import canonical_json, changed, digest, file_sha256
-from split_matching.errors import CorruptError, UserError
+from split_matching.cache.locks import LOCK, lock_file
+from split_matching.errors import CorruptError
 
 if TYPE_CHECKING:
     from split_matching.cache.shard_reader import ShardSet
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST = "manifest.json"
 BUILD = "build.json"
-LOCK = "build.lock"
 DONE = ".done.json"
 KEY_LENGTH = 16
 PACKAGES = ("numpy", "torch", "open_clip_torch", "h5py", "faiss-cpu", "faiss-gpu", "pillow", "scipy", "luigi")
@@ -343,7 +342,7 @@ class Store:
         """Read every finished shard of the build in progress, if there is one, and return those that are altered."""
         altered = []
         for sidecar in sorted(_partial(self.folder(recipe)).glob(f"*.h5{DONE}")):
-            path, entry = sidecar.with_name(sidecar.name.removesuffix(DONE)), _read_json(sidecar)
+            path, entry = sidecar.with_name(sidecar.name.removesuffix(DONE)), read_json(sidecar)
             if path.is_file() and isinstance(entry, dict) and file_sha256(path) != entry.get("sha256"):
                 altered.append(path)
         return altered
@@ -376,7 +375,7 @@ class Store:
             (new / LOCK).touch()
             if not build.force:
                 self._take_over(build, new)
-            _write_json(new / BUILD, order)
+            write_json(new / BUILD, order)
             new.rename(build.path)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -399,7 +398,7 @@ class Store:
                     os.link(artifact.path / name, new / name)
                 except OSError:  # not every file system has links
                     shutil.copyfile(artifact.path / name, new / name)
-                _write_json(new / f"{name}{DONE}", entry)
+                write_json(new / f"{name}{DONE}", entry)
 
 
 @dataclass(frozen=True)
@@ -425,13 +424,13 @@ class Build:
         Returns:
             A context manager whose value is False if the build was committed or thrown away meanwhile.
         """
-        return _locked(self.path / LOCK, waiting)
+        return lock_file(self.path / LOCK, waiting)
 
     def lock_shard(
         self, split: str, index: int, waiting: Callable[[], None] = lambda: None
     ) -> contextlib.AbstractContextManager[bool]:
         """Hold one shard alone while it is made; see `lock`."""
-        return _locked(self.path / f"{shard_name(split, index)}.lock", waiting)
+        return lock_file(self.path / f"{shard_name(split, index)}.lock", waiting)
 
     def shard_file(self, split: str, index: int) -> Path:
         """Return where a shard belongs."""
@@ -440,13 +439,13 @@ class Build:
     def done(self, split: str, index: int) -> bool:
         """Return whether a shard is finished."""
         path = self.shard_file(split, index)
-        entry = _read_json(path.with_name(f"{path.name}{DONE}"))
-        return isinstance(entry, dict) and _size(path) == entry.get("bytes")
+        entry = read_json(path.with_name(f"{path.name}{DONE}"))
+        return isinstance(entry, dict) and file_size(path) == entry.get("bytes")
 
     def seconds(self, split: str, index: int) -> float:
         """Return how long a finished shard took."""
         path = self.shard_file(split, index)
-        return float(_read_json(path.with_name(f"{path.name}{DONE}"))["seconds"])
+        return float(read_json(path.with_name(f"{path.name}{DONE}"))["seconds"])
 
     def finish(self, split: str, index: int, seconds: float) -> None:
         """Record a shard as finished, after it was renamed into place.
@@ -459,7 +458,7 @@ class Build:
         path = self.shard_file(split, index)
         with refusals_named(path):
             entry = {"bytes": path.stat().st_size, "sha256": file_sha256(path), "seconds": round(seconds, 3)}
-            _write_json(path.with_name(f"{path.name}{DONE}"), entry)
+            write_json(path.with_name(f"{path.name}{DONE}"), entry)
 
     def clear(self) -> None:
         """Remove what an earlier attempt left, for a stage that does not resume. Needs the lock."""
@@ -507,7 +506,7 @@ class Build:
                 **_circumstances(),
             }
             manifest = json.loads(json.dumps(manifest))  # as it will be read back: NaN stays NaN, tuples become lists
-            _write_json(self.path / MANIFEST, {**manifest, "digest": self_digest(manifest)})
+            write_json(self.path / MANIFEST, {**manifest, "digest": self_digest(manifest)})
             _swap_in(self.path, folder)
         return load_artifact(folder)
 
@@ -529,12 +528,12 @@ class Build:
             if _is_scrap(path.name):
                 path.unlink()
                 continue
-            done = _read_json(path.with_name(f"{path.name}{DONE}"))  # of a shard: synced and summed already
-            files[name] = done or {"bytes": path.stat().st_size, "sha256": _synced_sha256(path)}
+            done = read_json(path.with_name(f"{path.name}{DONE}"))  # of a shard: synced and summed already
+            files[name] = done or {"bytes": path.stat().st_size, "sha256": synced_sha256(path)}
         if not files:
             raise ValueError(f"stage {self.recipe.stage} wrote no file")
         for folder in {(self.path / name).parent for name in files}:
-            _sync_folder(folder)
+            sync_folder(folder)
         return files
 
 
@@ -557,15 +556,6 @@ def _partial(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial")
 
 
-def _size(path: Path) -> int | None:
-    """Return the size of a plain file, or None."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
 def _outdated(manifest: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Return what an artifact was made from otherwise than the recipe says."""
     reasons = [f"code {name}" for name in changed(manifest["code"], recipe.code)]
@@ -579,7 +569,7 @@ def _damage(artifact: Artifact) -> list[str]:
     """Return what is visibly wrong with an artifact's files, by their sizes alone."""
     reasons = []
     for name, entry in artifact.manifest["files"].items():
-        size = _size(artifact.path / name)
+        size = file_size(artifact.path / name)
         if size is None:
             reasons.append(f"{name} is missing")
         elif size != entry["bytes"]:
@@ -665,14 +655,6 @@ def _read_manifest(path: Path, mtime_ns: int, size: int, inode: int) -> Mapping[
     return dict(manifest)
 
 
-def _read_json(path: Path) -> Any:
-    """Return the value of a JSON file, or None if it is absent or no JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
 def _order(recipe: Recipe, plan: ShardPlan, force: str) -> dict[str, Any]:
     """Return what a build is begun from: the content of build.json."""
     return {
@@ -687,49 +669,12 @@ def _order(recipe: Recipe, plan: ShardPlan, force: str) -> dict[str, Any]:
 
 def read_order(partial: Path) -> Any:
     """Return what a build in progress was begun from, or None if that cannot be read."""
-    return _read_json(partial / BUILD)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically and durably."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=1, sort_keys=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _synced_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder in such a way that nobody sees it half removed."""
-    if path.is_dir() and not path.is_symlink():
-        old = path.with_name(f"{path.name}.{secrets.token_hex(4)}.old")
-        path.rename(old)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    return read_json(partial / BUILD)
 
 
 def _swap_in(partial: Path, folder: Path) -> None:
     """Rename a partial folder with a manifest to its final name; an older artifact goes."""
-    _sync_folder(partial)
+    sync_folder(partial)
     for path in [*partial.glob(f"*{DONE}"), *partial.glob("*.h5.lock"), partial / BUILD]:
         path.unlink(missing_ok=True)
     old = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
@@ -737,42 +682,8 @@ def _swap_in(partial: Path, folder: Path) -> None:
         folder.rename(old)
     partial.rename(folder)
     (folder / LOCK).unlink(missing_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     if old.is_dir():
         shutil.rmtree(old, ignore_errors=True)
     else:
         old.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Hold an advisory lock on a file; yields False if its folder was renamed or removed meanwhile.
-
-    POSIX record locks: they end with the process, and children do not inherit them. Closing any other handle of the
-    same file would end them too, so nothing else ever opens a lock file.
-    """
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except FileNotFoundError:
-        yield False
-        return
-    except OSError as error:
-        with refusals_named(path):
-            raise
-        raise UserError(f"cannot lock {path}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            waiting()
-            fcntl.lockf(handle, fcntl.LOCK_EX)
-        yield _same_file(handle, path)
-    finally:
-        os.close(handle)
-
-
-def _same_file(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False

@@ -1,0 +1,93 @@
+"""Advisory locks on files: they end with the process that holds them, so that nothing is left to clean up.
+
+These are POSIX record locks: child processes do not inherit them. When a process closes any handle of a file, all its
+locks on this file end, so nothing else may ever open a lock file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from split_matching.cache.disk_errors import refusals_named
+from split_matching.errors import UserError
+
+LOCK = "build.lock"
+"""Name of the lock file of a whole build."""
+
+
+def try_lock(handle: int) -> bool:
+    """Lock an open file without waiting, until it is closed or the process ends.
+
+    Returns:
+        False if another process holds the lock.
+    """
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def lock_file(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    """Hold the lock of a file, which is made if need be; wait while another process holds it.
+
+    Args:
+        path: the lock file.
+        waiting: called once if another process holds it.
+
+    Yields:
+        Whether the lock counts: False if the folder of the lock file is not there, was renamed, or was removed.
+
+    Raises:
+        UserError: the file cannot be opened or locked.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:
+        yield False
+        return
+    except OSError as error:
+        with refusals_named(path):
+            raise
+        raise UserError(f"cannot lock {path}: {error.strerror}") from error
+    try:
+        if not try_lock(handle):
+            waiting()
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+        yield _same_file(handle, path)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def lock_all(paths: Iterable[Path]) -> Iterator[bool]:
+    """Hold the locks of all of some files, without waiting; files that are not there need no lock.
+
+    Not for a process that holds one of these locks already: it would lose it.
+
+    Yields:
+        False if another process holds one of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            try:
+                handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            stack.callback(os.close, handle)
+            if not try_lock(handle):
+                yield False
+                return
+        yield True
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,184 @@
+"""Atomic writes: content, mode, links, and what errors leave behind."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from split_matching.cache import files
+from split_matching.cache.files import atomic_write, file_size, read_json, remove, synced_sha256, write_json
+from split_matching.cache.keys import file_sha256
+
+
+def write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_content_appears_at_the_end(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with atomic_write(path) as temporary:
+        assert temporary.parent == tmp_path and temporary.read_bytes() == b""
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_longest_name(tmp_path):
+    path = tmp_path / ("n" * 255)
+    write(path, b"x")
+    assert path.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_mode_is_that_of_an_ordinary_file(tmp_path, umask, mode, replaced):
+    """Also for libraries that put a private file of their own in place of the one they were given."""
+    before = os.umask(umask)
+    try:
+        with atomic_write(tmp_path / "a") as temporary:
+            if replaced:
+                private = tmp_path / "private"
+                private.touch()
+                private.chmod(0o640)
+                private.replace(temporary)
+            else:
+                temporary.write_bytes(b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("name", [".a.json.tmp", "a.json.tmp", ".a.json.1234.tmp"])
+def test_a_link_at_a_name_that_can_be_guessed_is_not_followed(tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / name).symlink_to(victim)
+    write_json(folder / "a.json", 1)
+    assert victim.read_text() == "untouched"
+    assert read_json(folder / "a.json") == 1
+
+
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "guessed")
+    (tmp_path / ".guessed.tmp").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write(tmp_path / "a", b"x")
+    assert victim.read_text() == "untouched"
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_link_at_the_target_is_replaced(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    (tmp_path / "a").symlink_to(victim)
+    write(tmp_path / "a", b"x")
+    assert victim.read_text() == "untouched"
+    assert not (tmp_path / "a").is_symlink()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_error_in_the_block_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(error), atomic_write(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_error_of_the_disk_leaves_the_old_file(tmp_path, monkeypatch, call):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(*((os, "fsync", fail) if call == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(OSError, match="no space left"):
+        write(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_target_that_is_a_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write(tmp_path / "a", b"x")
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("number", files.NO_FOLDER_SYNC)
+def test_file_system_that_cannot_sync_folders(tmp_path, monkeypatch, number):
+    whole = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, "not here")
+        whole(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+
+
+def test_everything_is_synced_in_order(tmp_path, monkeypatch):
+    """The file before the rename, the folder after it; the folder may be renamed by others once the file is there."""
+    calls = []
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    fsync, replace = os.fsync, Path.replace
+
+    def rename(path: Path, target: Path) -> None:
+        calls.append("rename")
+        replace(path, target)
+        folder.rename(tmp_path / "elsewhere")
+
+    def sync(handle: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    monkeypatch.setattr(Path, "replace", rename)
+    monkeypatch.setattr(os, "fsync", sync)
+    write(folder / "a", b"x")
+    assert calls == ["file", "rename", "folder"]
+    assert names(tmp_path / "elsewhere") == ["a"]
+
+
+def test_json(tmp_path):
+    path = tmp_path / "a.json"
+    assert read_json(path) is None
+    path.write_text("{")
+    assert read_json(path) is None
+    write_json(path, {"b": [1.5, float("inf")], "a": None})
+    assert read_json(path) == {"a": None, "b": [1.5, float("inf")]}
+    assert path.read_text().startswith('{\n "a": null')
+
+
+def test_size_and_digest(tmp_path):
+    write(tmp_path / "a", b"four")
+    assert file_size(tmp_path / "a") == 4
+    assert file_size(tmp_path) is None and file_size(tmp_path / "b") is None
+    assert synced_sha256(tmp_path / "a") == file_sha256(tmp_path / "a")
+
+
+def test_remove(tmp_path):
+    (tmp_path / "folder/inner").mkdir(parents=True)
+    write(tmp_path / "file", b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for name in ("link", "folder", "file", "absent"):
+        remove(tmp_path / name)
+    assert names(tmp_path) == []
