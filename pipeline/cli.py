@@ -320,7 +320,9 @@ def _main(arguments: list[str]) -> int:
     from split_matching.pipeline.verbs import status as show
 
     if options.verb == "verify":
-        lines, well = show.verify(plan, options.all)
+        from split_matching.pipeline.repair import verify
+
+        lines, well = verify(plan, options.all)
         print(*lines, sep="\n")
         return 0 if well else 4
     if options.verb == "check-data":

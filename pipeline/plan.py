@@ -7,7 +7,7 @@ No luigi and no torch here, so that `status` and `plan` answer at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +18,10 @@ from split_matching.cache.store import Artifact, Recipe, State, Store
 from split_matching.configs.schema import Config, evaluates_images
 from split_matching.configs.slices import Slice, build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError, UserError
+from split_matching.pipeline.text import WAIT, describe_change, flatten
 from split_matching.stages.ground.context import Shard
 
 Files = tuple[str, ...]
-
-WAIT = "waits for "
-"""Begins the reason of a stage that is not fresh because an upstream is not."""
-
-LONG = 6
-"""Lists with more entries are not shown whole: of two that are compared only what differs, of reasons the first."""
 
 RAW_SIZES = "raw files"
 RAW_TIMES = "times of raw files"
@@ -462,8 +457,10 @@ class Plan:
     def _differences(self, artifact: Artifact, recipe: Recipe) -> list[str]:
         """Say how a recipe differs from what an artifact of another key was made of."""
         manifest = artifact.manifest
-        before, after = flat(manifest["config"]), flat(recipe.config)
-        lines = [f"config {name} {differing(before.get(name), after.get(name))}" for name in changed(before, after)]
+        before, after = flatten(manifest["config"]), flatten(recipe.config)
+        lines = [
+            f"config {name} {describe_change(before.get(name), after.get(name))}" for name in changed(before, after)
+        ]
         if manifest["version"] != recipe.version:
             lines.append(f"version {manifest['version']} -> {recipe.version}")
         # inputs that are not there yet are waited for, which is said by other means
@@ -578,32 +575,3 @@ class Plan:
     @cached_property
     def _raw_fingerprint(self) -> Any:
         return self._source.fingerprint()
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, by dotted path."""
-    if isinstance(value, Mapping):
-        return {name: v for key, child in value.items() for name, v in flat(child, f"{path}.{key}".strip(".")).items()}
-    return {path: value}
-
-
-def differing(before: Any, after: Any) -> str:
-    """Say how a value changed: "8 -> 12"; of a list only what it lost and got, e.g. "without 3; with 7, 9"."""
-    if isinstance(before, list | tuple) and isinstance(after, list | tuple):
-        parts = [("without", [v for v in before if v not in after]), ("with", [v for v in after if v not in before])]
-        said = [f"{word} {listed(map(_word, values))}" for word, values in parts if values]
-        if said and max(len(before), len(after)) > LONG:
-            return "; ".join(said)
-    return f"{before} -> {after}"
-
-
-def listed(words: Iterable[str]) -> str:
-    """Return words with commas between them, and of very many only the first and how many more there are."""
-    words = list(words)
-    rest = [f"and {len(words) - LONG} more"] if len(words) > LONG + 1 else []
-    return ", ".join([*words[:LONG], *rest] if rest else words)
-
-
-def _word(value: Any) -> str:
-    """Return an entry of a list as text; of a class its name."""
-    return str(value["name"]) if isinstance(value, Mapping) and "name" in value else str(value)

@@ -30,7 +30,7 @@ from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, UserError
 from split_matching.pipeline.plan import Plan, Stage, hold_code
 from split_matching.pipeline.run.launch import INTERRUPTED, Options, ensure
-from split_matching.pipeline.run.progress import duration
+from split_matching.pipeline.text import format_duration
 
 DEFAULT = "default"
 STAGE = "Evaluate"
@@ -306,8 +306,8 @@ class Clock:
         left = self.total - self.done - self._expected_fresh
         # fresh runs take no time, so what has passed since the start went into those that were made
         pace = (time.monotonic() - self._started) / max(1, self._made)
-        rest = f", about {duration(left * pace)} left" if left > 0 and self._made else ""
-        took = "fresh" if outcome.fresh else duration(outcome.took)
+        rest = f", about {format_duration(left * pace)} left" if left > 0 and self._made else ""
+        took = "fresh" if outcome.fresh else format_duration(outcome.took)
         return f"[{self.done}/{self.total}] {name}: {headline(outcome)} ({took}{rest})"
 
     def drop(self, runs: int) -> None:
@@ -345,7 +345,7 @@ def circumstances(request: Request, config: Config, outcomes: Iterable[Outcome])
         "command": request.command,
         "machine": describe_machine(config.runtime.device),
         "some of it made on": ", ".join(elsewhere),
-        "compute time": duration(total),
+        "compute time": format_duration(total),
         "seconds": round(total, 1),
     }
 

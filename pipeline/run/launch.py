@@ -29,11 +29,12 @@ from split_matching.cache.store import State
 from split_matching.errors import CorruptError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
-from split_matching.pipeline.run.progress import Board, duration
-from split_matching.pipeline.verbs.status import set_damage_aside
+from split_matching.pipeline.repair import rename_damaged_files
+from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.text import format_duration
 
 INTERRUPTED = 130
-MENDINGS = 3  # how often damaged files are set aside in one run: on a failing disk it must end
+MENDINGS = 3  # how often damaged files are renamed in one run: on a failing disk it must end
 SETTINGS = {
     "core": {"no_configure_logging": "true"},
     "worker": {
@@ -126,7 +127,7 @@ def _compare_raw_files(plan: Plan, stage: Stage, options: Options) -> None:
     from split_matching.stages.data.prepare import RAW, raw_content
 
     artifact = plan.artifact(member.slug)
-    board = Board([member.name], [member.unit], quiet=options.quiet)
+    board = ProgressDisplay([member.name], [member.unit], quiet=options.quiet)
     board.say(f"{member.name}: raw files have other times than before; comparing their contents")
     board.start(member.name)
     with contextlib.suppress(UserError):  # a missing or damaged file is for PrepareDataset to name
@@ -146,7 +147,7 @@ def _run(
 ) -> int:
     """Let luigi run what is not fresh; returns the exit code.
 
-    If a stage met a damaged file of the cache, damaged files are set aside, and what made them runs again.
+    If a stage met a damaged file of the cache, they are renamed, and what made them runs again.
     """
     _check_clip(plan, [plan.stages[slug] for slug, state in before.items() if not state.fresh])
     failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
@@ -155,7 +156,7 @@ def _run(
             for mendings in range(MENDINGS + 1):
                 # all stages of the closure: one that was fresh may turn out to be damaged
                 stages = plan.closure(stage.slug)
-                board = Board([s.name for s in stages], [s.unit for s in stages], quiet=options.quiet)
+                board = ProgressDisplay([s.name for s in stages], [s.unit for s in stages], quiet=options.quiet)
                 try:
                     _build(plan, stage, board, failures, options)
                 finally:
@@ -173,11 +174,13 @@ def _run(
         shutil.rmtree(failures, ignore_errors=True)
 
 
-def _mended(plan: Plan, stage: Stage, failures: Path, board: Board) -> bool:
-    """If a damaged file made a stage fail, set all damaged files aside, forget the failures, and say so."""
+def _mended(plan: Plan, stage: Stage, failures: Path, board: ProgressDisplay) -> bool:
+    """If a damaged file made a stage fail, rename all damaged files, forget the failures, and say so."""
     if not any(record["exit_code"] == CorruptError.exit_code for record in _records(failures)):
         return False
-    lines = [line for slug, state in plan.states([stage.slug]).items() for line in set_damage_aside(plan, slug, state)]
+    lines = [
+        line for slug, state in plan.states([stage.slug]).items() for line in rename_damaged_files(plan, slug, state)
+    ]
     for line in lines:
         board.say(line)
     if lines:
@@ -207,7 +210,7 @@ def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:
         check_weights(plan.config.clip)
 
 
-def _build(plan: Plan, stage: Stage, board: Board, failures: Path, options: Options) -> None:
+def _build(plan: Plan, stage: Stage, board: ProgressDisplay, failures: Path, options: Options) -> None:
     """Hand tasks to luigi until the wanted one is done. Imports luigi only here: a fresh result needs none of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -316,7 +319,7 @@ def _print_stages(plan: Plan, stage: Stage, before: Mapping[str, State]) -> None
             did = "fresh" if before[member.slug].fresh else "fresh, its inputs came out the same"
         else:
             images = artifact.manifest["images"]
-            did = f"ran in {duration(artifact.manifest['seconds'])}" + (f", {images} images" if images else "")
+            did = f"ran in {format_duration(artifact.manifest['seconds'])}" + (f", {images} images" if images else "")
         print(f"{member.name:<{width}}  {did}, {artifact.path}")
 
 

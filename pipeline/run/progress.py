@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from split_matching.pipeline.text import format_duration
+
 SLOTS = 1 << 15
 STARTED, PRINTED, TOTAL, BEFORE, USED = range(5)
 HEADER = 5
@@ -19,7 +21,7 @@ TERMINAL_SECONDS = 0.1
 LOG_SECONDS = 10.0
 
 
-class Board:
+class ProgressDisplay:
     """Counts of all stages of one run. Made before any fork, so that all processes share it.
 
     Args:
@@ -85,7 +87,7 @@ class Board:
         memory = self._memory.get(name)
         if memory is not None and memory[STARTED]:
             count = f"{memory[TOTAL]} {self._units[name]} " if memory[TOTAL] else ""
-            self._print(f"{name}: {count}in {duration(self.seconds(name))}", lasting=True)
+            self._print(f"{name}: {count}in {format_duration(self.seconds(name))}", lasting=True)
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
@@ -105,7 +107,7 @@ class Board:
         memory[PRINTED] = now
         new = sum(memory[HEADER : HEADER + memory[USED]])
         done, total, rate = memory[BEFORE] + new, memory[TOTAL], new / max(self.seconds(name), 1e-9)
-        left = f", {duration((total - done) / rate)} left" if rate and total > done else ""
+        left = f", {format_duration((total - done) / rate)} left" if rate and total > done else ""
         share = f" ({100 * done // total} %)" if total else ""
         self._print(f"{name}: {done}/{total}{share}, {rate:.3g} {self._units[name]}/s{left}", lasting=False)
 
@@ -117,13 +119,3 @@ class Board:
         else:
             self._stream.write(f"{text}\n")
         self._stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: "3.2 s", "4 min 10 s", "2 h 5 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

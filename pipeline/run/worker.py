@@ -37,7 +37,7 @@ from split_matching.errors import UserError
 from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.run import torchrun as distributed
 from split_matching.pipeline.run.gpus import WAITING, take_gpu
-from split_matching.pipeline.run.progress import Board
+from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.stages.ground.context import Shard, StageContext
 
 PR_SET_PDEATHSIG = 1
@@ -55,7 +55,7 @@ class Session:
         pid: process that started the run; any other is a worker.
     """
 
-    board: Board = field(default_factory=Board)
+    board: ProgressDisplay = field(default_factory=ProgressDisplay)
     failures: Path | None = None
     force: str = ""
     token: str = ""

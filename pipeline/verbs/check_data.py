@@ -7,7 +7,7 @@ from pathlib import Path
 from split_matching.configs.class_list import classes_of
 from split_matching.errors import DataError
 from split_matching.pipeline.plan import Plan
-from split_matching.pipeline.run.progress import Board
+from split_matching.pipeline.run.progress import ProgressDisplay
 
 NAME = "check-data"
 
@@ -33,7 +33,7 @@ def check(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[str], b
     root = plan.folder("shapes") if "shapes" in plan.stages else config.data.root
     if "shapes" in plan.stages and not plan.folder("shapes").is_dir():
         raise DataError(f"{config.dataset} is not rendered yet: run RenderShapes first")
-    board = Board([NAME], ["images"])
+    board = ProgressDisplay([NAME], ["images"])
     board.start(NAME)
     found = check_data(config.data, classes_of(config.data), root, board.counter(NAME), limit, config.runtime.threads)
     board.end(NAME)

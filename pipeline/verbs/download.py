@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from split_matching.configs.schema import Config
-from split_matching.pipeline.run.progress import Board
+from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.stages.ground.context import Progress
 
 
@@ -23,14 +23,14 @@ def download(config: Config, quiet: bool) -> None:
     """
     from split_matching.stages.data.download.catalogue import acquire
 
-    Board(quiet=quiet).say(f"{config.dataset}: what is missing goes to {config.data.root} (data.root)")
+    ProgressDisplay(quiet=quiet).say(f"{config.dataset}: what is missing goes to {config.data.root} (data.root)")
     acquire(config.data, partial(_phase, quiet))
 
 
 @contextlib.contextmanager
 def _phase(quiet: bool, name: str, unit: str) -> Iterator[Progress]:
     """Show the progress of one piece of work; what an earlier run had done does not count as speed."""
-    board, before = Board([name], [unit], quiet=quiet), -1
+    board, before = ProgressDisplay([name], [unit], quiet=quiet), -1
 
     def count(done: int, total: int) -> None:
         nonlocal before

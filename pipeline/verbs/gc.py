@@ -25,8 +25,8 @@ from split_matching.cache.store import KEY_LENGTH, Artifact
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, CorruptError, UserError
-from split_matching.pipeline.plan import Plan, differing, flat
-from split_matching.pipeline.verbs.status import counted, described, readable
+from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.text import describe_change, describe_state, flatten, format_count, format_size
 
 Place = tuple[str, str]
 """Data set and slug."""
@@ -51,7 +51,7 @@ def diff_lines(plan: Plan, first: str, second: str) -> list[str]:
         return [*lines, "", "the same artifact"]
     one, two = before.manifest, after.manifest
     parts = {
-        "config": _differing(flat(one["config"]), flat(two["config"])),
+        "config": _differing(flatten(one["config"]), flatten(two["config"])),
         "code": [f"{name}{_only(name, one['code'], two['code'])}" for name in changed(one["code"], two["code"])],
         "inputs": [
             f"{name}{_only(name, one['inputs'], two['inputs'])}" for name in changed(one["inputs"], two["inputs"])
@@ -74,7 +74,7 @@ def _title(artifact: Artifact) -> str:
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return [f"{name}: {differing(before.get(name, 'none'), after.get(name, 'none'))}" for name in names]
+    return [f"{name}: {describe_change(before.get(name, 'none'), after.get(name, 'none'))}" for name in names]
 
 
 def _only(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> str:
@@ -99,7 +99,7 @@ def adopt_lines(plan: Plan, stages: Sequence[str]) -> list[str]:
         what = f"accepted the present {', '.join(accepted)}" if accepted else "its code is the present one"
         lines.append(f"{name}: {what} for {artifact.path}")
         state = plan.state(slug)
-        lines.append(f"{name}: {described(state)}")
+        lines.append(f"{name}: {describe_state(state)}")
     return lines
 
 
@@ -140,11 +140,11 @@ def gc(plan: Plan, variants: Sequence[Config], keep: int, *, dry_run: bool, yes:
     sizes = {folder.path: plan.store.size(folder.path) for folder, _ in [*found.kept, *found.removed]}
     for word, members in (("keep", found.kept), ("remove", found.removed)):
         for folder, why in members:
-            print(f"{word:<6}  {readable(sizes[folder.path]):>8}  {folder.name}  ({why})")
-    room = readable(sum(sizes[folder.path] for folder, _ in found.removed))
-    rest = readable(sum(sizes[folder.path] for folder, _ in found.kept))
+            print(f"{word:<6}  {format_size(sizes[folder.path]):>8}  {folder.name}  ({why})")
+    room = format_size(sum(sizes[folder.path] for folder, _ in found.removed))
+    rest = format_size(sum(sizes[folder.path] for folder, _ in found.kept))
     verb = "would remove" if dry_run else "removes"
-    print(f"{verb} {counted(len(found.removed), 'folder')}, {room}; keeps {len(found.kept)}, {rest}")
+    print(f"{verb} {format_count(len(found.removed), 'folder')}, {room}; keeps {len(found.kept)}, {rest}")
     if dry_run or not found.removed or not (yes or _agreed()):
         return 0
     for folder, _ in found.removed:

@@ -11,8 +11,8 @@ from split_matching.cache.store import Artifact
 from split_matching.configs.slices import build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError
 from split_matching.pipeline.plan import Plan
-from split_matching.pipeline.run.progress import Board
-from split_matching.pipeline.verbs.status import described
+from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.text import describe_state
 from split_matching.stages.ground.context import StageContext
 
 # what each kind cannot do without, and what it shows more with
@@ -78,7 +78,7 @@ def _quality(plan: Plan, image_id: str | None, limit: int) -> list[str]:
     ctx, _ = _context(plan, "quality")
     from split_matching.stages.candidates.quality import measure
 
-    board = Board(["quality"], ["images"])
+    board = ProgressDisplay(["quality"], ["images"])
     board.start("quality")
     result = measure(replace(ctx, progress=board.counter("quality")), limit)
     board.end("quality")
@@ -108,7 +108,7 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
     train = plan.config.train.model_copy(update={"features": "cached"})
     config = build_slice(plan.config.model_copy(update={"train": train}), READS)
     ctx = StageContext(config, inputs, plan.store.root, plan.config.runtime, plan.data_root("dataset"))
-    return ctx, {slug: described(found[slug]) for slug in inputs}
+    return ctx, {slug: describe_state(found[slug]) for slug in inputs}
 
 
 def _missing(plan: Plan, slug: str) -> str:

@@ -16,8 +16,8 @@ from split_matching.configs.class_list import classes_of
 from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.plan import Plan
-from split_matching.pipeline.run.progress import Board
-from split_matching.pipeline.verbs.status import described
+from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.text import describe_state
 
 if TYPE_CHECKING:
     from split_matching.stages.inference.segmenter import Segmenter
@@ -61,7 +61,7 @@ def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
     state = plan.state("train")
     if not state.fresh:
         raise DataError(
-            f"the decoder of {config.dataset} is {described(state)}: run "
+            f"the decoder of {config.dataset} is {describe_state(state)}: run "
             f"`python run_pipeline.py TrainDecoder {shlex.join(arguments)}`"
         )
     from safetensors.torch import load_file
@@ -117,7 +117,7 @@ def predict(segmenter: Segmenter, image: Path, classes: str, out: Path, quiet: b
 
     names = check_names(read_names(classes))
     photos = find_photos(image, out)
-    board = Board(["predict"], ["images"], quiet=quiet)
+    board = ProgressDisplay(["predict"], ["images"], quiet=quiet)
     board.start("predict", len(photos))
     complaints: list[str] = []
     counts = label_photos(segmenter, photos, names, out, board.counter("predict"), complaints.append)

@@ -1,4 +1,4 @@
-"""What the verbs `status`, `plan` and `verify` print. Reads the cache; only `verify` changes it."""
+"""What the verbs `status` and `plan` print. Reads the cache and changes nothing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from split_matching.cache.folders import folders
-from split_matching.cache.store import Artifact, State
-from split_matching.pipeline.plan import WAIT, Plan, Stage, listed
-from split_matching.pipeline.run.progress import duration
+from split_matching.cache.store import State
+from split_matching.pipeline.plan import Plan, Stage
+from split_matching.pipeline.text import WAIT, describe_state, format_count, format_duration, format_size
 
 
 def status_lines(plan: Plan) -> list[str]:
@@ -23,8 +22,8 @@ def status_lines(plan: Plan) -> list[str]:
     lines = []
     for slug, branch in drawn.items():
         size = size_on_disk(plan, slug, states[slug])
-        place = f", {readable(size)}, {_place(plan, slug, states[slug])}" if size else ""
-        lines.append(f"{branch + plan.stages[slug].name:<{width}}  {described(states[slug])}{place}")
+        place = f", {format_size(size)}, {_place(plan, slug, states[slug])}" if size else ""
+        lines.append(f"{branch + plan.stages[slug].name:<{width}}  {describe_state(states[slug])}{place}")
     return lines
 
 
@@ -75,14 +74,6 @@ def _tree(plan: Plan) -> dict[str, str]:
     return drawn
 
 
-def described(state: State) -> str:
-    """Return a state in words, everything that it waits for together; of very many reasons the first."""
-    waits = [reason.removeprefix(WAIT) for reason in state.reasons if reason.startswith(WAIT)]
-    own = [reason for reason in state.reasons if not reason.startswith(WAIT)]
-    reasons = [*([listed(own)] if own else []), *([WAIT + ", ".join(waits)] if waits else [])]
-    return str(replace(state, reasons=tuple(reasons)))
-
-
 def _place(plan: Plan, slug: str, state: State) -> Path:
     """Return the folder of a stage's artifact, or of its build in progress where there is no artifact."""
     folder = plan.folder(slug)
@@ -121,11 +112,11 @@ class Step:
     seconds: float | None
 
     def __str__(self) -> str:
-        took = "" if self.seconds is None else f"took {duration(self.seconds)}"
+        took = "" if self.seconds is None else f"took {format_duration(self.seconds)}"
         if self.state.fresh:
             return f"fresh  {took}"
-        count = f", {counted(self.shards, 'shard')}" if self.shards else ""
-        return f"run    {described(self.state)}{count}{f', {took} before' if took else ''}"
+        count = f", {format_count(self.shards, 'shard')}" if self.shards else ""
+        return f"run    {describe_state(self.state)}{count}{f', {took} before' if took else ''}"
 
 
 def plan_steps(plan: Plan, stage: Stage) -> list[Step]:
@@ -159,7 +150,9 @@ def plan_lines(plan: Plan, stage: Stage) -> list[str]:
     width = max(len(step.name) for step in steps)
     runs = [step for step in steps if not step.state.fresh]
     known = [step.seconds for step in runs if step.seconds is not None]
-    took = f"; {'they' if len(known) == len(runs) else f'{len(known)} of them'} took {duration(sum(known))} before"
+    took = (
+        f"; {'they' if len(known) == len(runs) else f'{len(known)} of them'} took {format_duration(sum(known))} before"
+    )
     total = f"{len(runs)} of {len(steps)} stages would run{took if known else ''}" if runs else "nothing would run"
     return [*(f"{step.name:<{width}}  {step}" for step in steps), total]
 
@@ -181,79 +174,3 @@ def plan_json(plan: Plan, stage: Stage) -> str:
     ]
     whole = {"dataset": plan.config.dataset, "artifacts": str(plan.store.root), "stage": stage.name, "stages": stages}
     return json.dumps(whole, indent=1)
-
-
-def verify(plan: Plan, everything: bool = False) -> tuple[list[str], bool]:
-    """Read every file that the config reaches, and set damaged ones aside so that their stages make them again.
-
-    Args:
-        plan: the plan of the config.
-        everything: read all other artifacts of the cache as well, of whatever config and data set.
-
-    Returns:
-        The lines to print, and whether all is well.
-    """
-    lines = []
-    well = True
-    for slug, state in plan.states().items():
-        damage = set_damage_aside(plan, slug, state)
-        well = well and not damage
-        lines += [f"{line}: run {plan.stages[slug].name} again" for line in damage]
-        if state.artifact is not None and not damage:
-            lines.append(f"{plan.stages[slug].name}: {_whole(state.artifact)}")
-    if everything:
-        reached = {plan.folder(slug) for slug, state in plan.states().items() if state.name != "missing"}
-        for folder in folders(plan.store):
-            if folder.path in reached or folder.kind not in ("artifact", "damaged"):
-                continue
-            if folder.artifact is None:
-                damage = [f"{folder.name}: its manifest is damaged or absent: `gc` removes it"]
-            else:
-                damage = [f"{line}: run its config again" for line in _set_aside(plan, folder.name, folder.artifact)]
-                lines += [] if damage else [f"{folder.name}: {_whole(folder.artifact)}"]
-            well = well and not damage
-            lines += damage
-    return lines or [f"nothing of this config is in {plan.store.root}"], well
-
-
-def _whole(artifact: Artifact) -> str:
-    return f"{counted(len(artifact.manifest['files']), 'file')} as written"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 file", "2 files"."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _set_aside(plan: Plan, name: str, artifact: Artifact) -> list[str]:
-    """Read every file of an artifact, and set damaged ones aside; returns a line for each."""
-    lines = []
-    for file in plan.store.verify(artifact):
-        path = artifact.path / file
-        aside = f"altered, set aside as {plan.store.set_aside(path)}" if path.exists() else "missing"
-        lines.append(f"{name}: {path} is {aside}")
-    return lines
-
-
-def set_damage_aside(plan: Plan, slug: str, state: State) -> list[str]:
-    """Read every file of a stage, also of a build in progress, and set damaged ones aside; returns a line for each."""
-    if state.name == "missing":
-        return []
-    name, lines = plan.stages[slug].name, []
-    if state.artifact is not None:
-        lines += _set_aside(plan, name, state.artifact)
-    elif state.name == "corrupt":
-        lines.append(f"{name}: {', '.join(state.reasons)}")
-    for path in plan.store.verify_build(plan.recipe(slug)):
-        lines.append(f"{name}: {path} is altered, set aside as {plan.store.set_aside(path)}")
-    return lines
-
-
-def readable(size: int) -> str:
-    """Return a number of bytes as people say it: "512 B", "3.4 MB"."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

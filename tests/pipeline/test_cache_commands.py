@@ -22,7 +22,8 @@ from split_matching.cache.store import Recipe, State, Store, load_artifact, shar
 from split_matching.configs.load import load_config
 from split_matching.errors import CorruptError
 from split_matching.pipeline.cli import main
-from split_matching.pipeline.plan import Plan, differing
+from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.text import describe_change, describe_state
 from split_matching.pipeline.verbs import status as show
 from tests import toy
 from tests.pipeline import test_run as test_pipeline_run
@@ -206,12 +207,12 @@ def test_plan_says_when_a_config_upstream_changed_and_its_result_did_not(project
     ],
 )
 def test_long_lists_are_compared_by_what_differs(before: Any, after: Any, said: str) -> None:
-    assert differing(before, after) == said
+    assert describe_change(before, after) == said
 
 
 def test_of_very_many_reasons_the_first_are_said() -> None:
     state = State("corrupt", (*(f"train-{i:05d}.h5 is missing" for i in range(1000)), "waits for A", "waits for B"))
-    said = show.described(state)
+    said = describe_state(state)
     assert said.endswith("train-00005.h5 is missing, and 994 more, waits for A, B)") and len(said) < 250
 
 
@@ -227,7 +228,7 @@ def test_verify_all_reads_what_other_configs_made(project: Toy) -> None:
     assert project.run("verify", "--all") == 4
     name = f"shapes/squares/{shard.parent.name}"
     assert [line for line in project.out if "altered" in line] == [
-        f"{name}: {shard} is altered, set aside as {shard}.damaged: run its config again"
+        f"{name}: {shard} is altered, renamed to {shard}.damaged: run its config again"
     ]
     assert len([line for line in project.out if line.endswith(" as written")]) == 4
     project.run("Squares", "--set", "pseudo_masks.k=9")

@@ -311,7 +311,7 @@ def test_verify_names_damage_and_only_that_shard_is_made_again(project: Toy) -> 
     data[-1] ^= 1
     shard.write_bytes(data)
     assert project.run("verify") == 4
-    assert any("train-00001.h5" in line and "set aside" in line for line in project.out)
+    assert any("train-00001.h5" in line and "renamed to" in line for line in project.out)
     project.log()
     assert project.run("Page") == 0
     assert project.log() == [f"square train {i:04d}" for i in range(4, 8)]
@@ -319,13 +319,13 @@ def test_verify_names_damage_and_only_that_shard_is_made_again(project: Toy) -> 
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_unreadable_shard_is_set_aside_and_made_again(project: Toy, workers: str) -> None:
+def test_unreadable_shard_is_renamed_and_made_again(project: Toy, workers: str) -> None:
     project.run("Squares")
     shard = next((project.folder / "artifacts/shapes/squares").glob("*/train-00001.h5"))
     shard.write_bytes(b"x" * shard.stat().st_size)
     project.log()
     assert project.run("Page", "--workers", workers) == 0
-    assert sum("train-00001.h5 is altered, set aside as" in line for line in project.err) == 1
+    assert sum("train-00001.h5 is altered, renamed to" in line for line in project.err) == 1
     made = [line for line in project.log() if line.startswith("square")]
     assert made == [f"square train {i:04d}" for i in range(4, 8)]
     assert project.run("verify") == 0
@@ -338,7 +338,7 @@ def test_a_file_that_is_altered_again_and_again_ends_with_4(project: Toy) -> Non
     project.edit("page", '    log("page")', f'    log("page")\n    {spoil}')
     assert project.run("Page") == 4
     assert "total.txt is altered" in project.err[-1]
-    assert sum("set aside" in line for line in project.err) == 3
+    assert sum("renamed to" in line for line in project.err) == 3
 
 
 def test_quiet_prints_the_path_only(project: Toy) -> None:
