@@ -46,7 +46,7 @@ bench: $(BENCH_STAMP)
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 clean:
-	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache
+	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -not -path './artifacts/*' -prune -exec rm -rf {} +
 
 # A stamp is touched only after a complete install, so an interrupted one is taken up again.
@@ -60,17 +60,17 @@ $(BIN)/python:
 	@echo "making the environment $(VENV)"
 	@"$(PYTHON)" -m venv "$(VENV)"
 
-$(RUN_STAMP): requirements.txt $(BIN)/python
-	@echo "installing requirements.txt (the first time takes some minutes: torch is large)"
-	@$(PIP) install -r requirements.txt
+$(RUN_STAMP): pyproject.toml $(BIN)/python
+	@echo "installing what the pipeline needs (the first time takes some minutes: torch is large)"
+	@$(PIP) install -e .
 	@touch $@
 
-$(DEV_STAMP): requirements-dev.txt $(RUN_STAMP)
-	@echo "installing requirements-dev.txt"
-	@$(PIP) install -r requirements-dev.txt
+$(DEV_STAMP): $(RUN_STAMP)
+	@echo "installing what the tests and linters need"
+	@$(PIP) install -e '.[dev]'
 	@touch $@
 
-$(BENCH_STAMP): requirements-bench.txt $(RUN_STAMP)
-	@echo "installing requirements-bench.txt"
-	@$(PIP) install -r requirements-bench.txt
+$(BENCH_STAMP): $(RUN_STAMP)
+	@echo "installing what the benchmarks need"
+	@$(PIP) install -e '.[bench]'
 	@touch $@

@@ -2,7 +2,9 @@
 
 import sys
 
-from split_matching.pipeline.cli import main
+from split_matching.__main__ import (
+    main,  # imports only the standard library, so that it can say which package is missing
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench [--quick] [--only NAME ...] [--results DIR]
 
-Each benchmark is a process of its own. One that fails, or whose extra package (requirements-bench.txt) is not
+Each benchmark is a process of its own. One that fails, or whose extra package (the extra `bench`) is not
 installed, is named at the end; the others are measured all the same. Results of --quick go to a temporary folder.
 """
 
@@ -63,7 +63,7 @@ def main() -> int:
     for name, device in jobs(given.only):
         missing = NEEDS.get(name)
         if missing and importlib.util.find_spec(missing) is None:
-            trouble.append(f"{name}: not run, {missing} is not installed (pip install -r requirements-bench.txt)")
+            trouble.append(f"{name}: not run, {missing} is not installed (pip install -e '.[bench]')")
             continue
         file = results / f"{name}{'' if device == 'cpu' else '-cuda'}.json"
         print(f"\n== {name} ({device}), after {time.monotonic() - start:.0f} s", flush=True)

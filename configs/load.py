@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from split_matching.configs.class_list import classes_of, is_file
 from split_matching.configs.schema import Config, Section
 from split_matching.configs.strict_yaml import parse_value, read_mapping, shortened
+from split_matching.environment import default_artifacts
 from split_matching.errors import ConfigError
 
 FOLDER = Path(__file__).resolve().parent
@@ -177,6 +178,7 @@ class _Layers:
 
     def resolve(self) -> Config:
         """Validate what was merged."""
+        self.values.setdefault("runtime", {}).setdefault("artifacts", default_artifacts())
         try:
             return Config.model_validate(self.values)
         except ValidationError as error:

@@ -353,7 +353,12 @@ class ReportConfig(Section):
 class RuntimeConfig(Section):
     """Where and how fast: no field here may change a result."""
 
-    artifacts: Path = Field(Path("artifacts"), description="Folder of the cache.", json_schema_extra=RUNTIME)
+    artifacts: Path = Field(
+        Path("artifacts"),
+        description="Folder of the cache. Default: artifacts/ in the checkout; of an installed package, in the working "
+        "folder.",
+        json_schema_extra=RUNTIME,
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: cuda when there.", json_schema_extra=RUNTIME
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from split_matching.cache.disk_errors import REFUSALS, refusal
+from split_matching.environment import explain_missing_package
 from split_matching.errors import ConfigError, UserError, one_line
 
 if TYPE_CHECKING:
@@ -249,9 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    from split_matching.pipeline.run.torchrun import together
-
     try:
+        from split_matching.pipeline.run.torchrun import together
+
         code = together(lambda: _main(arguments))
         sys.stdout.flush()
         return code
@@ -277,6 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 1
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("split_matching"):
+            print(f"error: {explain_missing_package(error)}", file=sys.stderr)
+            return 2
         again = "" if debug else "; rerun with --debug"
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if isinstance(error, OSError) and error.filename and error.strerror:

@@ -114,7 +114,8 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
 def _missing(plan: Plan, slug: str) -> str:
     _, why = plan.nearest(slug)
     other = f" (another config has one: {', '.join(why[:3])})" if why else ""
-    return f"there is nothing of {plan.stages[slug].name} for this config{other}: run {plan.stages[slug].name} first"
+    name = plan.stages[slug].name
+    return f"{plan.store.root} holds nothing of {name} for this config{other}: run {name} first"
 
 
 def _place(plan: Plan, kind: str, image_id: str | None) -> Path:

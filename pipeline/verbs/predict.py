@@ -61,7 +61,7 @@ def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
     state = plan.state("train")
     if not state.fresh:
         raise DataError(
-            f"the decoder of {config.dataset} is {describe_state(state)}: run "
+            f"the decoder of {config.dataset} in {plan.store.root} is {describe_state(state)}: run "
             f"`python run_pipeline.py TrainDecoder {shlex.join(arguments)}`"
         )
     from safetensors.torch import load_file

@@ -1,0 +1,45 @@
+"""Where the code runs: from a checkout or installed, where its results go, and what to do when a package is missing.
+
+Imports only the standard library, as it runs when nothing else can be imported.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+"""The folder of run_pipeline.py, or site-packages for an installed package."""
+
+
+def is_checkout() -> bool:
+    """Whether the code runs from a checkout, and not from an installed package."""
+    return (CHECKOUT / "run_pipeline.py").is_file()
+
+
+def default_artifacts() -> Path:
+    """Return the folder of the cache that is used unless another one is given.
+
+    In a checkout it is the same folder from wherever a command is given. The path is relative where that is the same.
+    """
+    return Path("artifacts") if not is_checkout() or Path.cwd() == CHECKOUT else CHECKOUT / "artifacts"
+
+
+def explain_missing_package(error: ModuleNotFoundError) -> str:
+    """Return one line that names the missing package and the command that makes it available."""
+    missing = f"the package {(error.name or str(error)).partition('.')[0]} is not installed in {sys.prefix}"
+    environment = CHECKOUT / ".venv"
+    activate = environment / "bin" / "activate"
+    if activate.is_file() and Path(sys.prefix).resolve() != environment.resolve():
+        return f"{missing}: the environment of this project is not active; run `source {_short(activate)}`"
+    if is_checkout():
+        return f"{missing}: run `python -m pip install -e {_short(CHECKOUT)}` in the environment that you want to use"
+    return f"{missing}: install split-matching again, with what it needs"
+
+
+def _short(path: Path) -> str:
+    """Return a path as a word for a shell, relative to the working folder if it lies below it."""
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return shlex.quote(str(path))
