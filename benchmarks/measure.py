@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
+from split_matching.pipeline.experiments.machine import describe_machine
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.launch import Options as RunOptions
 from split_matching.pipeline.run.launch import ensure
 from split_matching.stages.data.shapes import render_scene, scene_rng
 from split_matching.stages.ground.context import Shard, StageContext
-from split_matching.stages.ground.machine import describe_machine
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = "SPLIT_MATCHING_VOC_MINI"

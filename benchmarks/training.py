@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Check, Options, Report, Side, Workspace, main, workspace
 from split_matching.configs.schema import Config
-from split_matching.stages.training import train
+from split_matching.stages.training import train, train_online
+from split_matching.stages.training.batches import CachedImages
 
 SKIPPED = 2
 
@@ -28,7 +29,8 @@ def step_times(space: Workspace) -> list[float]:
     stamps: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         context = space.context("train", Path(folder))
-        train.run(replace(context, progress=lambda done, total: stamps.append(time.perf_counter())))
+        module = train_online if space.config.train.features == "online" else train
+        module.run(replace(context, progress=lambda done, total: stamps.append(time.perf_counter())))
     gaps = [1000 * (after - before) for before, after in pairwise(stamps)]
     return gaps[SKIPPED - 1 :]
 
@@ -50,7 +52,7 @@ def run(options: Options) -> Report:
             samples["cached"] += step_times(cached)
             samples["online"] += step_times(online)
         context = cached.context("train", cached.folder)
-        first = train.TrainingSet(context).item(cached.shard("features").ids[0])
+        first = CachedImages(context).item(cached.shard("features").ids[0])
         with FlopCounterMode(display=False) as counter:
             step_times(cached)
     sides = [Side(name, "ms a step", tuple(found)) for name, found in samples.items()]

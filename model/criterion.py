@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from split_matching.configs.schema import DecoderConfig, TrainConfig
 from split_matching.model.matcher import Indices, SplitMatcher
-from split_matching.model.parallel import Group
+from split_matching.model.process_group import ProcessGroup
 from split_matching.model.query_decoder import QueryOutput
 
 
@@ -124,10 +124,10 @@ class SplitCriterion(nn.Module):
     """
 
     def __init__(
-        self, train: TrainConfig, decoder: DecoderConfig, text: Tensor, alike: float, group: Group | None = None
+        self, train: TrainConfig, decoder: DecoderConfig, text: Tensor, alike: float, group: ProcessGroup | None = None
     ) -> None:
         super().__init__()
-        self.group = group or Group()
+        self.group = group or ProcessGroup()
         self.config, self.temperature, self.alike = train, decoder.temperature, alike
         # single matching (baseline): one group of all queries, matched to the annotated classes only
         single = train.matching == "single"

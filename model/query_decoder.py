@@ -32,6 +32,10 @@ class QueryOutput:
     no_object: Tensor
     masks: Tensor
 
+    def float32(self) -> QueryOutput:
+        """Return it in float32: losses and matching are not computed in half precision."""
+        return QueryOutput(self.embeddings.float(), self.no_object.float(), self.masks.float())
+
 
 def sine_positions(valid: Tensor, dim: int) -> Tensor:
     """2-D sine position embedding, in shares of each image's own grid: padding changes no position.

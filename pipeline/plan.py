@@ -243,6 +243,7 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
             reads = (*reads, *ONLINE)
             upstream["dataset"] = tuple(dict.fromkeys((*upstream["dataset"], "images.json")))
             if stage.slug == "train":
+                stage = replace(stage, module="split_matching.stages.training.train_online")
                 upstream.pop("features", None)
         if pretrained and "clip.identity" in reads:
             upstream["pretrain"] = ("clip.safetensors",)

@@ -14,7 +14,7 @@ from split_matching.stages.candidates import features, pseudo_masks, regions
 from split_matching.stages.data import shapes
 from split_matching.stages.data.layouts import open_source
 from split_matching.stages.ground.context import Shard, StageContext
-from split_matching.stages.training import text, train
+from split_matching.stages.training import text, train, train_online
 
 TINY = (
     "clip.weights=random",
@@ -72,7 +72,13 @@ class Chain:
         return path
 
     def context(self, slug: str) -> StageContext:
-        return StageContext(self.slice, self.inputs, self.folder(slug), self.config.runtime, self.base / "shapes")
+        return StageContext(self.slice, self.inputs, self.folder(slug), self.config.runtime, self.root)
+
+    def branch(self, base: Path, *overrides: str, root: Path | None = None) -> Chain:
+        """A chain with settings of its own that shares everything that was made so far."""
+        other = Chain(base, *overrides, root=root or self.root)
+        other.inputs = dict(self.inputs)
+        return other
 
     def sharded(self, module: Any, slug: str, splits: tuple[str, ...] = ("train",)) -> None:
         ctx = StageContext(self.slice, self.inputs, self.folder(slug), self.config.runtime, self.root)
@@ -97,4 +103,5 @@ class Chain:
         return self
 
     def train(self, **replacements: Any) -> Path:
-        return self.whole(train, "train", **replacements)
+        module = train_online if self.config.train.features == "online" else train
+        return self.whole(module, "train", **replacements)

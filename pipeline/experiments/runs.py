@@ -332,7 +332,7 @@ def _number(value: float | None) -> str:
 
 def circumstances(request: Request, config: Config, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """Return command, machine and time of a set of runs, as facts of a table."""
-    from split_matching.stages.ground.machine import describe_machine
+    from split_matching.pipeline.experiments.machine import describe_machine
 
     seconds: dict[str, float] = {}
     hosts: set[str] = set()

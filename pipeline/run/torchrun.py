@@ -271,7 +271,7 @@ def _fingerprint(plan: Plan) -> str:
 def _join(board: Board, run: Run, ctx: StageContext, number: int) -> Any:
     """Wait until all are ready, which is when one that cannot be says so, then train in one group."""
     from split_matching.model.rendezvous import group, local_size, use_threads
-    from split_matching.stages.ground.frozen_clip import device_of
+    from split_matching.stages.ground.device import device_of
 
     use_threads(ctx.runtime.threads or max(1, len(os.sched_getaffinity(0)) // local_size()))
     device = device_of(ctx)

@@ -67,7 +67,7 @@ def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
     from safetensors.torch import load_file
 
     from split_matching.model.clip import FrozenClip
-    from split_matching.stages.ground.frozen_clip import resolve_device
+    from split_matching.stages.ground.device import resolve_device
     from split_matching.stages.inference.segmenter import Segmenter
 
     trained = plan.artifact("pretrain").file("clip.safetensors") if config.clip.weights == "pretrain" else None

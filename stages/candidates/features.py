@@ -21,7 +21,8 @@ from split_matching.errors import ConfigError
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.layouts import open_source
 from split_matching.stages.ground.context import Features, Shard, StageContext
-from split_matching.stages.ground.frozen_clip import device_of, frozen_clip
+from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.ordered_map import worker_threads
 
 KIND = "features"

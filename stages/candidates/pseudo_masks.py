@@ -26,8 +26,8 @@ from split_matching.stages.data.images import read_seen_labels
 from split_matching.stages.data.layouts import open_source
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.ground.context import Shard, StageContext
-from split_matching.stages.ground.frozen_clip import device_of
-from split_matching.stages.ground.ordered_map import in_order
+from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.ordered_map import ordered_map
 
 KIND = "pseudo_masks"
 
@@ -98,7 +98,7 @@ def clustered(
     if config.engine == "torch":
         images = _partitioned(ctx, images)
     with threadpool_limits(1, "blas"):  # NumPy's products would start threads in every thread
-        yield from in_order(made, images, torch.get_num_threads())
+        yield from ordered_map(made, images, torch.get_num_threads())
 
 
 def _partitioned(

@@ -27,8 +27,10 @@ from split_matching.stages.data.images import read_image
 from split_matching.stages.data.layouts import open_source
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.ground.context import Shard, StageContext
-from split_matching.stages.ground.frozen_clip import device_of, frozen_clip
-from split_matching.stages.ground.ordered_map import in_order
+from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.frozen_clip import frozen_clip
+from split_matching.stages.ground.ordered_map import ordered_map
+from split_matching.stages.ground.region_map import masks_of
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on cached features does without
     from split_matching.model.clip import FrozenClip
@@ -41,12 +43,6 @@ CROPS = 64
 def fields(config: Any) -> dict[str, Field]:
     """Schema of a shard: `embeddings` (R, D) float16, unit length; row r belongs to region r + 1."""
     return {"embeddings": Field("float16", lead=1)}
-
-
-def masks_of(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Masks of the regions 1..R of a label map. (H', W') uint8 -> (R, H', W') bool."""
-    numbers = np.arange(1, int(labels.max(initial=0)) + 1, dtype=np.uint8)
-    return np.asarray(labels[None] == numbers[:, None, None])
 
 
 def region_crops(
@@ -236,7 +232,7 @@ def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     chunks = [shard.ids[start : start + size] for start in range(0, len(shard.ids), size)]
     done = 0
     # one thread: a ShardSet is not shared between threads
-    for ids, items in zip(chunks, in_order(load, chunks, threads=1), strict=True):
+    for ids, items in zip(chunks, ordered_map(load, chunks, threads=1), strict=True):
         for image_id, embedded in zip(ids, embed_regions(clip, items, ctx.config.regions), strict=True):
             writer.add(image_id, embeddings=embedded.half().numpy())
             done += 1

@@ -22,7 +22,7 @@ from split_matching.errors import DataError
 from split_matching.stages.data.images import decode_image, decode_values, read_bytes
 from split_matching.stages.data.layouts import Source, open_source
 from split_matching.stages.ground.context import Progress
-from split_matching.stages.ground.ordered_map import in_order
+from split_matching.stages.ground.ordered_map import ordered_map
 
 SPLITS = ("train", "val")
 SHOWN = 5  # examples of one kind of finding
@@ -173,7 +173,7 @@ def check_data(
         raise errors[0]
     jobs = [(split, image_id) for split, members in ids.items() for image_id in _spread(members, limit)]
     looks = []
-    for done, look in enumerate(in_order(lambda job: look_at(source, *job, classes), jobs, threads), start=1):
+    for done, look in enumerate(ordered_map(lambda job: look_at(source, *job, classes), jobs, threads), start=1):
         looks.append(look)
         progress(done, len(jobs))
     findings = [Finding(str(error), True) for error in errors]

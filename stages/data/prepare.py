@@ -28,7 +28,7 @@ from split_matching.stages.data.image_ids import refuse_unknown
 from split_matching.stages.data.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
 from split_matching.stages.data.layouts import Source, open_source
 from split_matching.stages.ground.context import Progress, StageContext, no_progress
-from split_matching.stages.ground.ordered_map import in_order
+from split_matching.stages.ground.ordered_map import ordered_map
 
 SPLITS = ("train", "val")
 BAD_FILES = "bad_files.txt"
@@ -113,7 +113,7 @@ def raw_content(source: Source, progress: Progress = no_progress, threads: int =
         return _sha256(read_bytes(source.image_path(image_id))), _sha256(read_bytes(source.mask_path(image_id)))
 
     files = []
-    for done, pair in enumerate(in_order(read, ids, threads), start=1):
+    for done, pair in enumerate(ordered_map(read, ids, threads), start=1):
         files.append(pair)
         progress(done, len(ids))
     return _files_digest(files)
@@ -216,7 +216,7 @@ def _check_all(ctx: StageContext, source: Source, jobs: Sequence[tuple[str, str]
         except DataError as error:
             return error
 
-    return in_order(check, jobs, ctx.runtime.threads)
+    return ordered_map(check, jobs, ctx.runtime.threads)
 
 
 def _refuse_unlabelled(ctx: StageContext, source: Source, checked: dict[str, list[Checked]]) -> None:

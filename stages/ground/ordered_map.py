@@ -34,7 +34,7 @@ def _compute_alone() -> None:
     threadpool_limits(1, "openmp")  # of the calling thread alone
 
 
-def in_order(work: Callable[[Job], Result], jobs: Iterable[Job], threads: int = 0) -> Iterator[Result]:
+def ordered_map(work: Callable[[Job], Result], jobs: Iterable[Job], threads: int = 0) -> Iterator[Result]:
     """Yield `work(job)` for every job, in the order of the jobs.
 
     Args:

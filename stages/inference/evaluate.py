@@ -29,7 +29,8 @@ from split_matching.stages.candidates.pseudo_masks import clustered_field
 from split_matching.stages.data.images import IGNORE, read_all_labels, read_image
 from split_matching.stages.data.layouts import Source, open_source
 from split_matching.stages.ground.context import Features, StageContext
-from split_matching.stages.ground.frozen_clip import device_of, frozen_clip
+from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference.complexity import complexity
 from split_matching.stages.inference.metrics import (
     ConfusionMatrix,

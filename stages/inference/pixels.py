@@ -16,7 +16,8 @@ from split_matching.stages.data.augment import View, take_image
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.layouts import open_source
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.ground.frozen_clip import device_of, token_tower
+from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference.predictors import DecoderPredictor
 from split_matching.stages.inference.sliding import Corner, slide_scores
 
@@ -77,7 +78,8 @@ class ImageScores:
         self.source = open_source(ctx.config.data, ctx.data_root)
         # as everywhere: on the CPU the bytes of a result do not depend on what shares its batch
         batch = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
-        self.pixels = PixelScores(ctx.config, token_tower(ctx), score, prompts, batch)
+        tower = TokenTower(frozen_clip(ctx), ctx.config.features.decoder_blocks)
+        self.pixels = PixelScores(ctx.config, tower, score, prompts, batch)
 
     def __call__(self, image_id: str) -> Tensor:
         """Return the scores of one image. Shape: (C, H', W')."""

@@ -18,7 +18,8 @@ from split_matching.configs.schema import PseudoMasksConfig, RegionsConfig
 from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.model.votes import fuse, group_votes, normalise_scores, query_probabilities
 from split_matching.stages.candidates.pseudo_masks import cluster
-from split_matching.stages.candidates.regions import RegionItem, embed_regions, masks_of
+from split_matching.stages.candidates.regions import RegionItem, embed_regions
+from split_matching.stages.ground.region_map import masks_of
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on cached features does without
     from split_matching.model.clip import FrozenClip

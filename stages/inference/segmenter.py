@@ -35,7 +35,7 @@ from split_matching.model.token_tower import TokenTower
 from split_matching.model.votes import label_map_of_any_size
 from split_matching.model.weights_identity import is_file_spec
 from split_matching.stages.data.photos import read_photo, upright
-from split_matching.stages.ground.frozen_clip import resolve_device
+from split_matching.stages.ground.device import resolve_device
 from split_matching.stages.inference.pixels import PixelScores
 from split_matching.stages.inference.predictors import DecoderPredictor
 

@@ -21,12 +21,13 @@ from split_matching.cache.store import KEY_LENGTH, Artifact
 from split_matching.errors import DataError
 from split_matching.stages.candidates.features import training_features
 from split_matching.stages.candidates.pseudo_masks import clustered_field
-from split_matching.stages.candidates.regions import masks_of, region_crops
+from split_matching.stages.candidates.regions import region_crops
 from split_matching.stages.data.image_ids import refuse_unknown
 from split_matching.stages.data.images import read_all_labels, read_image
 from split_matching.stages.data.layouts import open_source
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.ground.context import Features, StageContext
+from split_matching.stages.ground.region_map import masks_of
 from split_matching.stages.pages import figures
 from split_matching.stages.pages.class_rows import read_per_class
 from split_matching.stages.pages.report import UNDEFINED, format_time

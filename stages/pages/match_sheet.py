@@ -16,9 +16,9 @@ from split_matching.errors import DataError
 from split_matching.model.criterion import SplitCriterion
 from split_matching.stages.candidates.features import training_features
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.ground.frozen_clip import device_of
+from split_matching.stages.ground.device import device_of
 from split_matching.stages.inference.evaluate import load_decoder
-from split_matching.stages.training.train import TrainingSet, collate
+from split_matching.stages.training.batches import CachedImages, collate
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def match_image(ctx: StageContext, image_id: str, names: list[str]) -> Matches:
     text = load_file(ctx.inputs["text"].file("text.safetensors"))["seen"]
     device = device_of(ctx)
     features = training_features(ctx)
-    item = TrainingSet(ctx, features).item(image_id)
+    item = CachedImages(ctx, features).item(image_id)
     model = load_decoder(ctx, features, text.shape[1], device)
     tokens, valid, targets = collate([item], ctx.config.decoder.upsample, device)
     output = model(tokens, valid)[-1]

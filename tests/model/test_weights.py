@@ -493,7 +493,6 @@ def test_prompts_are_embedded_as_open_clip_does(templates: list[str]) -> None:
 def test_siglip_goes_through_every_stage(tmp_path: Path, method: str) -> None:
     """Features, pseudo masks, regions, online training with prompts, and evaluation with fusion."""
     from split_matching.stages.inference import evaluate
-    from split_matching.stages.training import train
     from tests.handmade import Chain
 
     chain = Chain(
@@ -507,7 +506,7 @@ def test_siglip_goes_through_every_stage(tmp_path: Path, method: str) -> None:
         *("train.features=online", "decoder.prompts=2", "train.steps=2", "evaluate.fusion=0.5"),
         *("evaluate.fusion_floor=0", f"evaluate.fusion_method={method}", "features.shifts=1"),
     ).to_regions()
-    chain.whole(train, "train")
+    chain.train()
     folder = chain.whole(evaluate, "evaluate")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["images"] == 2 and 0 <= metrics["pAcc"] <= 100

@@ -33,10 +33,10 @@ from split_matching.pipeline.experiments.files import (
     set_file,
     write_gammas,
 )
+from split_matching.pipeline.experiments.machine import describe_machine
 from split_matching.pipeline.experiments.runs import Outcome, Request
 from split_matching.pipeline.verbs import ablate as ablation
 from split_matching.pipeline.verbs import tune as tuning
-from split_matching.stages.ground.machine import describe_machine
 from split_matching.stages.pages.ablation_page import render_page
 from split_matching.stages.pages.figures import intervals
 from split_matching.stages.pages.tables import (

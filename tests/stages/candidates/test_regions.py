@@ -6,7 +6,8 @@ import torch
 
 from split_matching.configs.schema import ClipConfig, RegionsConfig
 from split_matching.model.clip import FrozenClip
-from split_matching.stages.candidates.regions import RegionItem, embed_mean, embed_regions, masks_of, region_crops
+from split_matching.stages.candidates.regions import RegionItem, embed_mean, embed_regions, region_crops
+from split_matching.stages.ground.region_map import masks_of
 
 METHODS = ("crop", "attention", "mean")
 FILL = np.array([1, 2, 3], np.uint8)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from split_matching.model.criterion import nce_loss
-from split_matching.model.parallel import Group
+from split_matching.model.process_group import ProcessGroup
 from tests.handmade import Chain
 
 # four images a step, so that two processes have two each
@@ -88,7 +88,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(chain: Chain) -> None:
 
 
 def test_shares_in_order_are_the_batch() -> None:
-    group, parts = Group(), []
+    group, parts = ProcessGroup(), []
     group.size = 3
     for group.rank in range(3):
         parts.extend(group.part(range(6)))

@@ -16,7 +16,8 @@ from split_matching.errors import UserError
 from split_matching.stages.data.layouts import open_source
 from split_matching.stages.inference import evaluate
 from split_matching.stages.training import train
-from split_matching.stages.training.train import TrainingSet, batch_ids, collate, learning_rate
+from split_matching.stages.training.batches import CachedImages, batch_ids, collate
+from split_matching.stages.training.train import learning_rate
 from tests.handmade import Chain
 
 
@@ -184,7 +185,7 @@ def test_order_visits_every_image_once_an_epoch() -> None:
 
 
 def test_collate_pads_and_marks_padding(chain: Chain) -> None:
-    data = TrainingSet(chain.context("x"))
+    data = CachedImages(chain.context("x"))
     wide, narrow = data.item(data.ids[0]), data.item(data.ids[1])
     narrow = type(narrow)(
         [t[:, :5] for t in narrow.tokens],
@@ -204,7 +205,7 @@ def test_collate_pads_and_marks_padding(chain: Chain) -> None:
 
 
 def test_flipping_twice_is_the_item(chain: Chain) -> None:
-    data = TrainingSet(chain.context("x"))
+    data = CachedImages(chain.context("x"))
     item = data.item(data.ids[0])
     twice = item.flipped().flipped()
     assert all(np.array_equal(a, b) for a, b in zip(item.tokens, twice.tokens, strict=True))

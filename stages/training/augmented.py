@@ -1,4 +1,4 @@
-"""Images in the loop instead of cached features: augmented training items, and token maps of validation images.
+"""Augmented training images, whose token maps are computed in the loop instead of read from the cache.
 
 Pseudo masks and region embeddings remain those of the cache, of the whole image and the plain CLIP; the view of a step
 only cuts them. What a step sees is a function of (seed, step, index in the batch) alone, so a resumed run is exact.
@@ -13,52 +13,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from split_matching.configs.schema import TrainConfig
 from split_matching.model.token_tower import split_patches
 from split_matching.stages.data.augment import View, distort, draw_view, take_image, take_labels
 from split_matching.stages.data.images import read_image, read_seen_labels
 from split_matching.stages.data.layouts import open_source
-from split_matching.stages.data.resize import resize_share
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.ordered_map import worker_threads
+from split_matching.stages.training.batches import Item, coverage, require_images
 
 STREAM = 3  # of the seed; 1 and 2 are the order of images and the flips of cached features
 
-Arrays = tuple[
-    list[NDArray[np.uint8]],
-    NDArray[np.int64],
-    NDArray[np.float32],
-    NDArray[np.float32],
-    NDArray[np.float32],
-]
-"""One training item: its image as patches (h, w, patch * patch * 3), the only "token map" before the visual tower; then
-seen labels (T,), seen masks (T, H', W'), region embeddings (R, D) and region masks (R, H', W')."""
-
 
 class AugmentedImages:
-    """Reads and augments training images."""
+    """Reads and augments training images.
+
+    Args:
+        ctx: context of the stage.
+
+    Raises:
+        DataError: there is no training image.
+    """
 
     def __init__(self, ctx: StageContext) -> None:
-        self.config = ctx.config.train
+        self.config: TrainConfig = ctx.config.train
         self.size, self.resize = ctx.config.features.size, ctx.config.features.resize
         self.upsample = ctx.config.decoder.upsample
         self.seen_ids = ctx.config.classes.seen_ids
         self.masks = ctx.inputs["pseudo_masks"].shards("train")
         self.regions = ctx.inputs["regions"].shards("train")
         self.source = open_source(ctx.config.data, ctx.data_root)
+        self.ids = require_images(self.masks.ids)
         self.clip = frozen_clip(ctx)
         self.crop = self.clip.patch * max(1, round(self.size / self.clip.patch))
         self.pool = worker_threads(ctx.runtime.threads or len(sched_getaffinity(0)))
 
-    def items(self, ids: Sequence[str], step: int, positions: Sequence[int]) -> list[Arrays]:
-        """Return the items of one step, in the order of `ids`; `positions` are their places in the whole batch."""
+    def load(self, ids: Sequence[str], step: int, positions: Sequence[int]) -> list[Item]:
+        """See TrainingImages; every image is augmented."""
         cached = [(self.masks.read(i, "labels"), self.regions.read(i, "embeddings")) for i in ids]
         # the pool is for the images only: HDF5 files are read by one thread
-        return list(self.pool.map(self._item, ids, [step] * len(ids), positions, *zip(*cached, strict=True)))
+        return list(self.pool.map(self._augment, ids, [step] * len(ids), positions, *zip(*cached, strict=True)))
 
-    def _item(
+    def _augment(
         self, image_id: str, step: int, index: int, masks: NDArray[np.uint8], embeddings: NDArray[np.float16]
-    ) -> Arrays:
+    ) -> Item:
         config = self.config
         rng = np.random.default_rng([config.seed, STREAM, step, index])
         image = read_image(self.source.image_path(image_id))
@@ -72,14 +71,14 @@ class AugmentedImages:
             pixels = distort(pixels, rng)
         patches = split_patches(pixels, self.clip.patch)
         size = (patches.shape[0] * self.upsample, patches.shape[1] * self.upsample)
-        return [patches], *cut_seen(labels, view, size), *cut_regions(masks, embeddings, view, size)
+        return Item([patches], *cut_seen(labels, view, size), *cut_regions(masks, embeddings, view, size))
 
 
 def cut_seen(labels: NDArray[Any], view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Seen classes that a view shows. Labels (H, W) -> (T,) and their coverage of the mask grid (T, *size) in 0..1."""
     cut = take_labels(labels, view)
     seen = np.unique(cut[cut != np.iinfo(cut.dtype).max])
-    return seen.astype(np.int64), _shares(cut, seen, size)
+    return seen.astype(np.int64), coverage(cut, seen, size)
 
 
 def cut_regions(
@@ -98,9 +97,4 @@ def cut_regions(
     """
     cut = take_labels(masks, view)
     left = np.unique(cut[cut > 0])
-    return embeddings[left.astype(np.int64) - 1].astype(np.float32), _shares(cut, left, size)
-
-
-def _shares(labels: NDArray[Any], values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of every cell that each label value covers. (H, W), (K,) -> (K, *size)."""
-    return resize_share((labels[None] == values[:, None, None]).astype(np.float32), *size)
+    return embeddings[left.astype(np.int64) - 1].astype(np.float32), coverage(cut, left, size)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 Item = TypeVar("Item")
 
 
-class Group:
+class ProcessGroup:
     """This process among those that train together."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Group:
         for parameter, total in zip(chosen, flat.split([g.numel() for g in gradients]), strict=True):
             parameter.grad = total.view_as(parameter).clone()
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first process's value, on all of them."""
         if self.size == 1:
             return value

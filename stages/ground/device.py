@@ -1,0 +1,24 @@
+"""Which device a stage computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from split_matching.errors import ConfigError
+from split_matching.stages.ground.context import StageContext
+
+
+def device_of(ctx: StageContext) -> str:
+    """Resolve `runtime.device`, see `resolve_device`."""
+    return resolve_device(ctx.runtime.device)
+
+
+def resolve_device(wanted: str) -> str:
+    """Return "cpu" or "cuda"; `auto` is cuda when there is one.
+
+    Raises:
+        ConfigError: a GPU is asked for and torch sees none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device is cuda, but torch sees no GPU: use auto or cpu, or install a CUDA build")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted

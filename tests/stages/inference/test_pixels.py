@@ -1,0 +1,75 @@
+"""Class scores straight from pixels: whole images, and sliding windows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from split_matching.model.token_tower import TokenTower, split_patches
+from split_matching.pipeline.plan import Plan
+from split_matching.stages.data.images import read_image
+from split_matching.stages.data.layouts import open_source
+from split_matching.stages.ground.frozen_clip import frozen_clip
+from split_matching.stages.inference import evaluate
+from split_matching.stages.inference.pixels import ImageScores
+from tests.handmade import Chain
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("base")).to_regions()
+
+
+def test_window_over_the_whole_image_equals_whole_mode(base: Chain, tmp_path: Path) -> None:
+    base.train()
+    whole, slide = (
+        base.branch(tmp_path / name, *more)
+        for name, more in [("a", ()), ("b", ("evaluate.mode=slide", "evaluate.window=512"))]
+    )
+    labels = []
+    for chain in (whole, slide):
+        chain.slice = Plan(chain.config).slice("evaluate")
+        chain.whole(evaluate, "evaluate")
+        shards = chain.inputs["evaluate"].shards("val")
+        labels.append(np.stack([shards.read(i, "labels") for i in shards.ids]))
+    assert (labels[0] == labels[1]).mean() > 0.99  # the cache is rounded to float16
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path, batch: int) -> None:
+    base.train()
+    chain = base.branch(tmp_path, "evaluate.mode=slide", "evaluate.window=36", "evaluate.stride=34",
+                     "evaluate.short_side=80", f"runtime.batch={batch}")  # fmt: skip
+    chain.slice = Plan(chain.config).slice("evaluate")
+    ctx = chain.context("x")
+    clip, tower = frozen_clip(ctx), TokenTower(frozen_clip(ctx), (2, 4))
+    calls: list[int] = []
+
+    def score(maps: list[torch.Tensor], pixels: object) -> torch.Tensor:
+        calls.append(len(maps[0]))
+        return maps[1][..., :3].permute(0, 3, 1, 2)
+
+    scores = ImageScores(ctx, score)
+    scores.pixels.batch = batch
+    image_id = base.inputs["features"].shards("val").ids[0]
+    got = scores(image_id)
+    image = read_image(open_source(chain.config.data, base.root).image_path(image_id))
+    big = np.asarray(Image.fromarray(image).resize((80, 80), Image.Resampling.BICUBIC))
+    total, count = torch.zeros(3, 80, 80), torch.zeros(80, 80)
+    for y in (0, 32, 48):  # a window of 36 pixels is rounded to 4 patches, and the stride leaves no gap
+        for x in (0, 32, 48):
+            patches = torch.from_numpy(split_patches(big[y : y + 32, x : x + 32], clip.patch))[None].float()
+            one = tower(patches, torch.ones(1, 4, 4, dtype=torch.bool))[1][..., :3].permute(0, 3, 1, 2)
+            up = torch.nn.functional.interpolate(one, (32, 32), mode="bilinear", align_corners=False)[0]
+            total[:, y : y + 32, x : x + 32] += up
+            count[y : y + 32, x : x + 32] += 1
+    assert torch.allclose(got, total / count, atol=1e-4)
+    assert max(calls) <= batch and sum(calls) == 9
+
+
+def test_on_the_cpu_a_window_shares_its_forward_with_nothing(base: Chain, tmp_path: Path) -> None:
+    chain = base.branch(tmp_path, "evaluate.mode=slide", "runtime.batch=8", "runtime.device=cpu")
+    chain.slice = Plan(chain.config).slice("evaluate")
+    assert ImageScores(chain.context("x"), lambda maps, pixels: maps[0]).pixels.batch == 1
