@@ -176,7 +176,7 @@ class QueryDecoder(nn.Module):
         self.mask_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d), nn.GELU(), nn.Linear(d, fine))
         self.class_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, dim))
         self.no_object_head = nn.Linear(d, 1)
-        # learnt here with the decoder, but read by the visual tower, see model/token_tower.py; (blocks, n, width)
+        # learnt here with the decoder, but read by the visual tower, see model/token_encoder.py; (blocks, n, width)
         self.prompts: nn.Parameter | None = None
         if config.prompts:
             bound = (3 / width) ** 0.5  # as VPT for ViT-B/16

@@ -58,7 +58,7 @@ class Tower(ABC):
         """Positions of the patches at the native grid. (native h * w, width)."""
 
     @abstractmethod
-    def prefixed(self, x: Tensor) -> Tensor:
+    def add_prefix(self, x: Tensor) -> Tensor:
         """Put the prefix tokens before the patches and do what comes before the first block. (B, prefix + N, width)."""
 
     @abstractmethod
@@ -128,12 +128,12 @@ class Tower(ABC):
         grid = (int(x.shape[2]), int(x.shape[3]))
         x = x.flatten(2).transpose(1, 2)
         if grids is None or all(one == grid for one in grids):
-            return self.prefixed(x + self.positions(grid)), grid
+            return self.add_prefix(x + self.positions(grid)), grid
         tables = {one: self.positions(one) for one in dict.fromkeys(grids)}
         positions = x.new_zeros(len(x), *grid, x.shape[2])
         for row, (height, width) in enumerate(grids):
             positions[row, :height, :width] = tables[height, width].unflatten(0, (height, width))
-        return self.prefixed(x + positions.flatten(1, 2)), grid
+        return self.add_prefix(x + positions.flatten(1, 2)), grid
 
 
 class ClipTower(Tower):
@@ -171,7 +171,7 @@ class ClipTower(Tower):
         """See Tower."""
         return self.visual.positional_embedding[1:]
 
-    def prefixed(self, x: Tensor) -> Tensor:
+    def add_prefix(self, x: Tensor) -> Tensor:
         """See Tower."""
         cls = self.visual.class_embedding + self.visual.positional_embedding[0]
         return self.visual.ln_pre(torch.cat([cls.expand(len(x), 1, -1), x], 1))
@@ -181,8 +181,8 @@ class ClipTower(Tower):
         layer = self.blocks[index]
         attention = layer.attn
         projected = F.linear(layer.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
-        q, k, v = (_heads(t, attention.num_heads) for t in projected)
-        mixed = _joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        q, k, v = (_split_heads(t, attention.num_heads) for t in projected)
+        mixed = _join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
         x = x + layer.ls_1(attention.out_proj(mixed))
         return x + layer.ls_2(layer.mlp(layer.ln_2(x)))
 
@@ -204,8 +204,8 @@ class ClipTower(Tower):
 
         v = projected(2)
         if variant != "value":
-            source, value = (_heads(t, attention.num_heads) for t in (projected({"qq": 0, "kk": 1}[variant]), v))
-            v = _joined(F.scaled_dot_product_attention(source, source, value))
+            source, value = (_split_heads(t, attention.num_heads) for t in (projected({"qq": 0, "kk": 1}[variant]), v))
+            v = _join_heads(F.scaled_dot_product_attention(source, source, value))
         return self._project(attention.out_proj(v)[:, 1:])
 
     def plain_blocks(self, blocks: int) -> int:
@@ -234,8 +234,8 @@ class ClipTower(Tower):
         width = cls.shape[-1]
         q = F.linear(layer.ln_1(cls), weight[:width], bias[:width])
         k, v = F.linear(layer.ln_1(torch.cat([cls, patches], 1)), weight[width:], bias[width:]).chunk(2, -1)
-        q, k, v = (_heads(t, attention.num_heads) for t in (q, k, v))
-        mixed = _joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        q, k, v = (_split_heads(t, attention.num_heads) for t in (q, k, v))
+        mixed = _join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
         cls = cls + layer.ls_1(attention.out_proj(mixed))
         return cls + layer.ls_2(layer.mlp(layer.ln_2(cls)))
 
@@ -290,7 +290,7 @@ class SiglipTower(Tower):
         """See Tower."""
         return self.trunk.pos_embed[0]
 
-    def prefixed(self, x: Tensor) -> Tensor:
+    def add_prefix(self, x: Tensor) -> Tensor:
         """See Tower."""
         return x
 
@@ -300,7 +300,7 @@ class SiglipTower(Tower):
 
     def pool(self, x: Tensor) -> Tensor:
         """See Tower."""
-        return self._pooled(x, None)[:, 0]
+        return self._pool_tokens(x, None)[:, 0]
 
     def dense(self, before: Tensor, after: Tensor, variant: str) -> Tensor:
         """See Tower. The pool's value path, token by token."""
@@ -309,7 +309,7 @@ class SiglipTower(Tower):
                 f"features.variant {variant} needs a tower with a CLS token; this one pools by attention: use value"
             )
         values = self.attention.kv(self.trunk.norm(after))[..., self.width :]
-        return self._finished(values)
+        return self._finish_pool(values)
 
     def plain_blocks(self, blocks: int) -> int:
         """See Tower. All of them: the pool alone sees nothing but the region, so `blocks` does not matter."""
@@ -317,19 +317,21 @@ class SiglipTower(Tower):
 
     def regions(self, x: Tensor, allowed: Tensor, blocks: int) -> Tensor:
         """See Tower."""
-        return self._pooled(x, allowed)
+        return self._pool_tokens(x, allowed)
 
-    def _pooled(self, x: Tensor, allowed: Tensor | None) -> Tensor:
+    def _pool_tokens(self, x: Tensor, allowed: Tensor | None) -> Tensor:
         """The pool's output, for all tokens or for each region's. (B, N, width) -> (B, 1 or R, dim)."""
         heads = self.attention.num_heads
         count = 1 if allowed is None else allowed.shape[1]
         q = self.attention.q(self.attention.latent).expand(len(x), count, -1)
         k, v = self.attention.kv(self.trunk.norm(x)).chunk(2, -1)
         mask = None if allowed is None else allowed[:, None]
-        mixed = F.scaled_dot_product_attention(_heads(q, heads), _heads(k, heads), _heads(v, heads), attn_mask=mask)
-        return self._finished(_joined(mixed))
+        mixed = F.scaled_dot_product_attention(
+            _split_heads(q, heads), _split_heads(k, heads), _split_heads(v, heads), attn_mask=mask
+        )
+        return self._finish_pool(_join_heads(mixed))
 
-    def _finished(self, mixed: Tensor) -> Tensor:
+    def _finish_pool(self, mixed: Tensor) -> Tensor:
         """What the pool does after its attention."""
         x = self.attention.proj(mixed)
         return x + self.attention.mlp(self.attention.norm(x))
@@ -354,11 +356,11 @@ def open_tower(visual: Any, name: str) -> Tower:
     )
 
 
-def _heads(x: Tensor, count: int) -> Tensor:
+def _split_heads(x: Tensor, count: int) -> Tensor:
     """(B, N, width) -> (B, heads, N, width / heads)."""
     return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def _joined(x: Tensor) -> Tensor:
+def _join_heads(x: Tensor) -> Tensor:
     """(B, heads, N, width / heads) -> (B, N, width)."""
     return x.transpose(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""Reads the tensors of a local CLIP checkpoint, whatever its format, and runs nothing that the file says.
+"""Reads the tensors of a local file of CLIP weights, whatever its format, and runs nothing that the file says.
 
 Three formats: safetensors; what `torch.save` writes, read with `weights_only=True`; and the TorchScript archives that
 OpenAI published. `torch.jit.load` would compile, and may run, code of an archive, so its data are read here without
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from split_matching.errors import DataError
+from split_matching.errors import DataError, first_line
 
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 """Buffers that OpenAI's archives carry beside the weights; nothing else writes them."""
@@ -38,8 +38,8 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What a checkpoint file holds.
+class WeightFile:
+    """What a file of weights holds.
 
     Args:
         tensors: by name, without the prefix that data-parallel training leaves.
@@ -50,8 +50,8 @@ class Checkpoint:
     openai: bool
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+def read_weight_file(path: Path) -> WeightFile:
+    """Read a file of weights.
 
     Args:
         path: the file: safetensors, `torch.save` (a state dict, or a dict with one as `state_dict`), or TorchScript.
@@ -64,9 +64,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except DataError:
         raise
     except Exception as error:  # safetensors, zipfile and torch raise many kinds for damaged bytes
-        first = (str(error).strip().splitlines() or [""])[0]
         raise DataError(
-            f"CLIP weights {path} cannot be read ({type(error).__name__}: {first}): give a whole .safetensors file, a "
+            f"CLIP weights {path} cannot be read ({first_line(error)}): give a whole .safetensors file, a "
             "state dict saved by torch, or OpenAI's archive; pickles that need code are never loaded"
         ) from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
@@ -75,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"CLIP weights {path} hold no tensors by name: give a file with a state dict of the whole CLIP")
     tensors = {str(name).removeprefix("module."): value for name, value in found.items()}
     marks = [name for name in OPENAI_MARKS if name in tensors]
-    return Checkpoint({n: t for n, t in tensors.items() if n not in marks}, len(marks) == len(OPENAI_MARKS))
+    return WeightFile({n: t for n, t in tensors.items() if n not in marks}, len(marks) == len(OPENAI_MARKS))
 
 
 def _read_torch(path: Path) -> Any:
@@ -122,7 +121,7 @@ class _ArchiveReader:
         raise DataError(f"CLIP weights {self.archive.filename} end too early: fetch the file again")
 
     def _do(self, name: str, argument: Any) -> None:
-        """Do one opcode; any that could do more than nest data is refused."""
+        """Do one opcode; any that could do more than nest data is an error."""
         stack = self.stack
         constants = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
         if name in constants:
@@ -161,7 +160,7 @@ class _ArchiveReader:
             stack[-1].update(state)
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
-            stack.append(self._called(function, arguments))
+            stack.append(self._call(function, arguments))
         else:
             self._check(name == "PROTO", name)
 
@@ -171,14 +170,14 @@ class _ArchiveReader:
         del self.stack[start:]
         return items
 
-    def _called(self, function: Any, arguments: Any) -> Any:
+    def _call(self, function: Any, arguments: Any) -> Any:
         """The result of the two functions that archives of weights name."""
         name = function.text if isinstance(function, _Name) else str(function)
         if name == "collections OrderedDict":
             return {}
         self._check(name == "torch._utils _rebuild_tensor_v2", name)
         storage, offset, size, stride = arguments[:4]
-        return torch.as_strided(storage, size, stride, offset)  # refuses what lies outside the storage
+        return torch.as_strided(storage, size, stride, offset)  # an error for what lies outside the storage
 
     def _storage(self, kind: str, dtype: _Name, key: str, *_: Any) -> Tensor:
         self._check(kind == "storage" and dtype.text in _DTYPES and key.isalnum(), f"{kind} {key}")

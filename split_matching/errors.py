@@ -10,6 +10,11 @@ def one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the type of an error of a library and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
 class UserError(Exception):
     """A stage failed for a reason the user can mend."""
 

@@ -32,7 +32,7 @@ FLOORS = ("ground", "data", "candidates", "training", "inference", "pages")
 ONLY_IN = {
     "luigi": ("pipeline/run/",),
     "h5py": ("cache/shard_",),
-    "open_clip": ("model/clip.py",),
+    "open_clip": ("model/clip_weights.py",),
     "faiss": ("stages/candidates/clusters.py",),
     "torch": ("model/", "stages/"),
     "pydantic": ("configs/",),

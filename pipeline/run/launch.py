@@ -205,7 +205,7 @@ def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:
     """
     uses_clip = any("clip.identity" in stage.reads for stage in waiting)
     if uses_clip and is_tag(plan.config.clip):
-        from split_matching.model.clip import check_weights
+        from split_matching.model.clip_weights import check_weights
 
         check_weights(plan.config.clip)
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from split_matching.model.clip import FrozenClip
 from split_matching.model.query_decoder import QueryDecoder
-from split_matching.model.token_tower import TokenTower
+from split_matching.model.token_encoder import TokenEncoder
 
 
 def count_flops(work: Callable[[], object]) -> int:
@@ -45,7 +45,7 @@ def complexity(config: Any, clip: FrozenClip, side: int) -> dict[str, int]:
     with torch.random.fork_rng(devices=[]):
         decoder = QueryDecoder(config.decoder, clip.width, len(blocks), clip.dim, max(blocks))
     decoder.eval().requires_grad_(False).to(clip.device)
-    tower = TokenTower(clip, blocks)
+    encoder = TokenEncoder(clip, blocks)
     cells = max(1, round(side / clip.patch))
     valid = torch.ones(1, cells, cells, dtype=torch.bool, device=clip.device)
     maps = [torch.zeros(1, cells, cells, clip.width, device=clip.device) for _ in blocks]
@@ -55,17 +55,17 @@ def complexity(config: Any, clip: FrozenClip, side: int) -> dict[str, int]:
         "trained_parameters": _parameters(decoder),
         "frozen_image_parameters": image_parameters,
         "frozen_text_parameters": _parameters(clip.model) - image_parameters,
-        "tower_flops": count_flops(lambda: _tower(tower, cells * clip.patch, decoder.prompts)),
+        "tower_flops": count_flops(lambda: _tower(encoder, cells * clip.patch, decoder.prompts)),
         "decoder_flops": count_flops(lambda: decoder(maps, valid)),
         "crop_flops": count_flops(lambda: _crop(clip)),
     }
 
 
-def _tower(tower: TokenTower, side: int, prompts: torch.Tensor | None) -> None:
+def _tower(encoder: TokenEncoder, side: int, prompts: torch.Tensor | None) -> None:
     """The visual tower on one image, without values."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        x, grid = tower.clip.tower.embed(torch.zeros(1, 3, side, side, device=tower.clip.device))
-        tower.through_blocks(x, grid, None, prompts)
+        x, grid = encoder.clip.tower.embed(torch.zeros(1, 3, side, side, device=encoder.clip.device))
+        encoder.through_blocks(x, grid, None, prompts)
 
 
 def _crop(clip: FrozenClip) -> None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from split_matching.model.token_tower import TokenTower, split_patches
+from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.stages.data.augment import View, take_image
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.layouts import open_source
@@ -27,17 +27,17 @@ class PixelScores:
 
     Args:
         config: reads `evaluate` and `features`.
-        tower: of the frozen CLIP.
+        encoder: of the frozen CLIP.
         score: from token maps (n, h, w, width) and their pixels to class scores (n, C, h', w').
         prompts: the trained prompts, or None. Shape: (blocks, n, width).
         batch: windows scored at once.
     """
 
     def __init__(
-        self, config: Any, tower: TokenTower, score: DecoderPredictor, prompts: Tensor | None, batch: int
+        self, config: Any, encoder: TokenEncoder, score: DecoderPredictor, prompts: Tensor | None, batch: int
     ) -> None:
         self.config, self.features = config.evaluate, config.features
-        self.tower, self.score, self.prompts, self.batch = tower, score, prompts, batch
+        self.encoder, self.score, self.prompts, self.batch = encoder, score, prompts, batch
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
@@ -49,7 +49,7 @@ class PixelScores:
         Returns:
             Shape: (C, H', W').
         """
-        clip, config = self.tower.clip, self.config
+        clip, config = self.encoder.clip, self.config
         sides = (self.features.size, self.features.resize)
         if config.mode == "slide" and config.short_side is not None:
             sides = (config.short_side, "short")
@@ -64,7 +64,7 @@ class PixelScores:
             parts = [pixels[y : y + window[0], x : x + window[1]] for y, x in corners]
             patches = torch.from_numpy(np.stack([split_patches(part, patch) for part in parts]))
             valid = torch.ones(patches.shape[:3], dtype=torch.bool, device=clip.device)
-            maps = self.tower(patches.to(clip.device).float(), valid, self.prompts)
+            maps = self.encoder(patches.to(clip.device).float(), valid, self.prompts)
             return self.score(maps, [partial(np.asarray, part) for part in parts])
 
         # a window that was rounded down to whole patches must not leave gaps
@@ -78,8 +78,8 @@ class ImageScores:
         self.source = open_source(ctx.config.data, ctx.data_root)
         # as everywhere: on the CPU the bytes of a result do not depend on what shares its batch
         batch = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
-        tower = TokenTower(frozen_clip(ctx), ctx.config.features.decoder_blocks)
-        self.pixels = PixelScores(ctx.config, tower, score, prompts, batch)
+        encoder = TokenEncoder(frozen_clip(ctx), ctx.config.features.decoder_blocks)
+        self.pixels = PixelScores(ctx.config, encoder, score, prompts, batch)
 
     def __call__(self, image_id: str) -> Tensor:
         """Return the scores of one image. Shape: (C, H', W')."""

@@ -31,7 +31,7 @@ from split_matching.configs.schema import ClipConfig, Config
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.clip import FrozenClip
 from split_matching.model.query_decoder import QueryDecoder
-from split_matching.model.token_tower import TokenTower
+from split_matching.model.token_encoder import TokenEncoder
 from split_matching.model.votes import label_map_of_any_size
 from split_matching.model.weights_identity import is_file_spec
 from split_matching.stages.data.photos import read_photo, upright
@@ -222,8 +222,8 @@ class Segmenter:
         marks = torch.tensor(seen, device=self.clip.device)
         score = DecoderPredictor(self.decoder, self._text(names), marks, self.config, self.clip)
         batch = 1 if self.clip.device.type == "cpu" else self.config.runtime.batch
-        tower = TokenTower(self.clip, self.config.features.decoder_blocks)
-        scores = PixelScores(self.config, tower, score, self.decoder.prompts, batch)(pixels)
+        encoder = TokenEncoder(self.clip, self.config.features.decoder_blocks)
+        scores = PixelScores(self.config, encoder, score, self.decoder.prompts, batch)(pixels)
         labels = label_map_of_any_size(scores, marks, self.config.evaluate.gamma, *pixels.shape[:2])
         return Prediction(labels.cpu().numpy(), names, seen)
 

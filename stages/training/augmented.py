@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.configs.schema import TrainConfig
-from split_matching.model.token_tower import split_patches
+from split_matching.model.token_encoder import split_patches
 from split_matching.stages.data.augment import View, distort, draw_view, take_image, take_labels
 from split_matching.stages.data.images import read_image, read_seen_labels
 from split_matching.stages.data.layouts import open_source

@@ -26,7 +26,7 @@ from split_matching.stages.training.checkpoint import resume, save_checkpoint
 from split_matching.stages.training.metric_log import MetricLog
 
 if TYPE_CHECKING:  # cached features need no CLIP
-    from split_matching.model.token_tower import TokenTower
+    from split_matching.model.token_encoder import TokenEncoder
 
 WEIGHTS = "weights.safetensors"
 
@@ -38,7 +38,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
 
 
 def train_decoder(
-    ctx: StageContext, images: TrainingImages, width: int, tower: TokenTower | None = None
+    ctx: StageContext, images: TrainingImages, width: int, encoder: TokenEncoder | None = None
 ) -> dict[str, float | int | str]:
     """Train from the last checkpoint, or from the start; write `weights.safetensors` and the log (see MetricLog).
 
@@ -48,7 +48,7 @@ def train_decoder(
         ctx: context of the stage.
         images: where batches come from.
         width: channels of every token map.
-        tower: makes the token maps of a batch from its images' patches; None: the items hold token maps.
+        encoder: makes the token maps of a batch from its images' patches; None: the items hold token maps.
 
     Returns:
         `steps`, `trainable_parameters`, `images`.
@@ -71,7 +71,7 @@ def train_decoder(
     with MetricLog(ctx.out, start) if writes else contextlib.nullcontext() as log:
         for step, items in enumerate(prefetch(images, config, start, group), start):
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
-            outputs = _predict(model, tower, tokens, valid, step)
+            outputs = _predict(model, encoder, tokens, valid, step)
             terms = criterion(outputs, targets)
             metrics = _sum_terms(terms, group, step)
             rate = learning_rate(config, step)
@@ -128,13 +128,13 @@ def _resume(
 
 
 def _predict(
-    model: QueryDecoder, tower: TokenTower | None, tokens: list[Tensor], valid: Tensor, step: int
+    model: QueryDecoder, encoder: TokenEncoder | None, tokens: list[Tensor], valid: Tensor, step: int
 ) -> list[QueryOutput]:
     """Predictions of every layer in float32; bfloat16 is for the layers' products on a GPU only, not for losses.
 
     Args:
         model: the decoder.
-        tower: see `train_decoder`.
+        encoder: see `train_decoder`.
         tokens: token maps, or patches of the images alone. Shapes: (B, h, w, channels).
         valid: False on padding. Shape: (B, h, w), bool.
         step: for the error.
@@ -144,7 +144,7 @@ def _predict(
     """
     device = valid.device.type
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-        outputs = model(tower(tokens[0], valid, model.prompts) if tower else tokens, valid)
+        outputs = model(encoder(tokens[0], valid, model.prompts) if encoder else tokens, valid)
     if not torch.isfinite(outputs[-1].masks).all():
         raise _diverged(step, "the predictions")
     return [output.float32() for output in outputs]

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from split_matching.configs.schema import ClipConfig
 from split_matching.errors import ConfigError, DataError
-from split_matching.model.clip import FrozenClip, create_open_clip
+from split_matching.model.clip import FrozenClip
+from split_matching.model.clip_weights import create_open_clip
 from split_matching.model.weights_identity import weights_identity
 
 TINY = ClipConfig(model="shapes-vit", weights="random")
@@ -200,9 +201,9 @@ def test_missing_tag_without_network_says_which_file_and_how(monkeypatch: pytest
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("split_matching.model.clip.getproxies", dict)
-    monkeypatch.setattr("split_matching.model.clip.socket.create_connection", unreachable)
-    monkeypatch.setattr("split_matching.model.clip.try_to_load_from_cache", lambda repository, name: None)
+    monkeypatch.setattr("split_matching.model.hub_files.getproxies", dict)
+    monkeypatch.setattr("split_matching.model.hub_files.socket.create_connection", unreachable)
+    monkeypatch.setattr("split_matching.model.hub_files.try_to_load_from_cache", lambda repository, name: None)
     with pytest.raises(DataError) as caught:
         FrozenClip(ClipConfig(model="ViT-B-16", weights="openai"))
     message = str(caught.value)
@@ -230,8 +231,8 @@ def test_activation_is_the_one_the_weights_were_trained_with(
         seen.update(settings, pretrained=pretrained)
         return real(name, pretrained=None, **settings)
 
-    monkeypatch.setattr("split_matching.model.clip._check_available", lambda clip: None)
-    monkeypatch.setattr("split_matching.model.clip.open_clip.create_model", without_download)
+    monkeypatch.setattr("split_matching.model.clip_weights._check_available", lambda clip: None)
+    monkeypatch.setattr("split_matching.model.clip_weights.open_clip.create_model", without_download)
     model = create_open_clip(ClipConfig(model="ViT-B-16", weights=tag))
     assert seen["pretrained"] == tag
     activations = {type(block.mlp.gelu).__name__ for block in model.visual.transformer.resblocks}

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import split_matching.model.clip as clip_module
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import ClipConfig
 from split_matching.errors import ConfigError, DataError
-from split_matching.model.clip import FrozenClip, check_weights, create_open_clip
-from split_matching.model.token_tower import TokenTower, split_patches
-from split_matching.model.towers import ClipTower, SiglipTower
-from split_matching.model.weight_files import read_checkpoint
+from split_matching.model import clip_weights, hub_files
+from split_matching.model.clip import FrozenClip
+from split_matching.model.clip_weights import check_weights, create_open_clip
+from split_matching.model.token_encoder import TokenEncoder, split_patches
+from split_matching.model.towers import ClipTower, SiglipTower, open_tower
+from split_matching.model.weight_files import read_weight_file
 
 TINY = {
     "embed_dim": 24,
@@ -125,7 +126,7 @@ def test_archive_is_read_as_torch_reads_it(tmp_path: Path, tiny: dict[str, torch
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = torch.jit.load(tmp_path / "w.pt").state_dict()
-    found = read_checkpoint(tmp_path / "w.pt")
+    found = read_weight_file(tmp_path / "w.pt")
     assert found.openai and set(expected) - set(found.tensors) == {"input_resolution", "context_length", "vocab_size"}
     for name, value in found.tensors.items():
         assert torch.equal(value, expected[name]) and value.dtype == expected[name].dtype
@@ -153,7 +154,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, kind: str) -> None:
             archive.writestr("w/constants.pkl", b"")
             archive.writestr("w/data.pkl", pickle.dumps(Trap(trace), protocol=2))
     with pytest.raises(DataError) as caught:
-        read_checkpoint(path)
+        read_weight_file(path)
     assert not trace.exists() and str(path) in str(caught.value) and "\n" not in str(caught.value)
     pickle.loads(pickle.dumps(Trap(trace)))
     assert trace.exists()  # the trap works where it is let
@@ -277,7 +278,7 @@ def test_a_contradicted_activation_is_refused(tmp_path: Path, tiny: dict) -> Non
     with pytest.raises(ConfigError, match=r"clip.quick_gelu=false contradicts the weights"):
         from_file(tmp_path / "w.pt", quick_gelu=False)
     with pytest.raises(ConfigError, match=r"clip.quick_gelu=false contradicts the weights"):
-        clip_module._wants_quick(ClipConfig(model="ViT-B-16", weights="openai", quick_gelu=False))
+        clip_weights._resolve_quick_gelu(ClipConfig(model="ViT-B-16", weights="openai", quick_gelu=False))
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("auto", "auto")])
@@ -328,7 +329,7 @@ def test_real_architectures_are_understood(
     """The full sizes, on the meta device: every shape, no memory, no time."""
     with torch.device("meta"):
         visual = open_clip.create_model(name, pretrained=None, pretrained_text=False, device="meta").visual
-        tower = clip_module.open_tower(visual, name)
+        tower = open_tower(visual, name)
         tokens = 4 * 6
         x, grid = tower.embed(torch.zeros(2, 3, 4 * patch, 6 * patch))
         assert grid == (4, 6) and x.shape == (2, tower.prefix + tokens, width)
@@ -343,7 +344,7 @@ def test_backbone_configs_name_blocks_that_exist(name: str) -> None:
     config = load_config("voc", set_files=[Path(f"configs/backbones/{name}.yaml")])
     with torch.device("meta"):
         visual = open_clip.create_model(config.clip.model, pretrained=None, pretrained_text=False, device="meta").visual
-        tower = clip_module.open_tower(visual, name)
+        tower = open_tower(visual, name)
     assert max(config.features.decoder_blocks) == tower.depth
     assert config.clip.weights in open_clip.list_pretrained_tags_by_model(config.clip.model)
 
@@ -408,7 +409,7 @@ def test_siglip_tower_in_the_loop_equals_the_cached_features(siglip: FrozenClip)
         cut = torch.from_numpy(split_patches(image, 8)).float()
         patches[row, : cut.shape[0], : cut.shape[1]] = cut
         valid[row, : cut.shape[0], : cut.shape[1]] = True
-    maps = TokenTower(siglip, (1, 3))(patches, valid)
+    maps = TokenEncoder(siglip, (1, 3))(patches, valid)
     for row, image in enumerate(images):
         h, w = image.shape[0] // 8, image.shape[1] // 8
         expected = siglip.dense(siglip.preprocess(image, *image.shape[:2])[None], decoder_blocks=(1, 3)).tokens
@@ -423,9 +424,11 @@ def test_siglip_has_no_variants_of_a_cls_tower(siglip: FrozenClip) -> None:
 
 def test_siglip_preprocessing_is_not_clips() -> None:
     """A local SigLIP file carries no mean: it comes with the architecture."""
-    pixels = clip_module._preprocessing("ViT-B-16-SigLIP", None)
+    pixels = clip_weights._pixel_statistics("ViT-B-16-SigLIP", None)
     assert pixels == {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    assert clip_module._preprocessing("ViT-B-16", None)["mean"] == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    assert clip_weights._pixel_statistics("ViT-B-16", None)["mean"] == pytest.approx(
+        (0.48145466, 0.4578275, 0.40821073)
+    )
 
 
 @pytest.mark.parametrize("name", ["convnext_base", "coca_ViT-B-32", "EVA02-B-16", "RN50"])
@@ -433,16 +436,16 @@ def test_other_towers_are_refused(name: str) -> None:
     with torch.device("meta"):
         visual = open_clip.create_model(name, pretrained=None, pretrained_text=False, device="meta").visual
     with pytest.raises(ConfigError, match="no plain ViT tower"):
-        clip_module.open_tower(visual, name)
+        open_tower(visual, name)
 
 
 def test_siglip_says_what_its_tokenizer_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_module, "_hub_answers", lambda: False)
-    monkeypatch.setattr(clip_module.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(clip_module, "try_to_load_from_cache", lambda repository, name: None)
+    monkeypatch.setattr(clip_weights, "can_reach_hub", lambda: False)
+    monkeypatch.setattr(clip_weights.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(hub_files, "try_to_load_from_cache", lambda repository, name: None)
     with pytest.raises(DataError, match=r"hf download timm/ViT-B-16-SigLIP`, and copy the folder models--timm"):
         check_weights(ClipConfig(model="ViT-B-16-SigLIP", weights="random"))
-    monkeypatch.setattr(clip_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(clip_weights.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install transformers"):
         check_weights(ClipConfig(model="ViT-B-16-SigLIP", weights="random"))
 

@@ -444,10 +444,10 @@ def test_force_makes_one_stage_again_and_what_then_differs(checkout: Checkout) -
 
 
 def test_adopt_takes_the_present_code(checkout: Checkout) -> None:
-    checkout.edit("model/clip.py", "list them with", "they are listed by")
+    checkout.edit("model/clip_weights.py", "list them with", "they are listed by")
     stale = checkout.stale()
     assert set(stale) >= {"EmbedText", "ExtractFeatures", "EmbedRegions"}
-    assert all(reasons == ["code model/clip.py"] for reasons in stale.values())
-    assert "accepted the present model/clip.py" in checkout.call("adopt", *stale)
+    assert all(reasons == ["code model/clip_weights.py"] for reasons in stale.values())
+    assert "accepted the present model/clip_weights.py" in checkout.call("adopt", *stale)
     assert checkout.stale() == {}
     assert checkout.run("Report") == set()

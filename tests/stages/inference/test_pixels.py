@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from split_matching.model.token_tower import TokenTower, split_patches
+from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.pipeline.plan import Plan
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.layouts import open_source
@@ -44,7 +44,7 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
                      "evaluate.short_side=80", f"runtime.batch={batch}")  # fmt: skip
     chain.slice = Plan(chain.config).slice("evaluate")
     ctx = chain.context("x")
-    clip, tower = frozen_clip(ctx), TokenTower(frozen_clip(ctx), (2, 4))
+    clip, tower = frozen_clip(ctx), TokenEncoder(frozen_clip(ctx), (2, 4))
     calls: list[int] = []
 
     def score(maps: list[torch.Tensor], pixels: object) -> torch.Tensor:

@@ -17,7 +17,7 @@ from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError
 from split_matching.model.process_group import ProcessGroup
-from split_matching.model.token_tower import TokenTower, split_patches
+from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.pipeline.plan import Plan, stages_of
 from split_matching.stages.data.augment import View
 from split_matching.stages.data.images import read_image
@@ -88,7 +88,7 @@ def test_unaugmented_and_unprompted_equals_the_cache(base: Chain, tmp_path: Path
     cached = CachedImages(base.context("x"))
     items = load_batch(data, chain.config.train, 1, ProcessGroup())
     patches, valid, targets = collate(items, 2, "cpu")
-    maps = TokenTower(frozen_clip(ctx), chain.config.features.decoder_blocks)(patches[0], valid)
+    maps = TokenEncoder(frozen_clip(ctx), chain.config.features.decoder_blocks)(patches[0], valid)
     for row, image_id in enumerate(batch_ids(data.ids, chain.config.train, 1)):
         item = cached.item(image_id)
         for got, want in zip(maps, item.tokens, strict=True):
@@ -165,7 +165,7 @@ def test_prompts_train_and_clip_does_not(base: Chain, tmp_path: Path) -> None:
     image_id = base.inputs["features"].shards("val").ids[0]
     image = read_image(open_source(chain.config.data, base.root).image_path(image_id))
     patches = torch.from_numpy(split_patches(image, clip.patch))[None].float()
-    direct = TokenTower(clip, (2, 4))(patches, torch.ones(1, 8, 8, dtype=torch.bool), prompts)[0][0]
+    direct = TokenEncoder(clip, (2, 4))(patches, torch.ones(1, 8, 8, dtype=torch.bool), prompts)[0][0]
     assert torch.allclose(score(image_id), direct, atol=1e-5)
     # a window as large as the image is the whole image
     slide = base.branch(

@@ -6,7 +6,7 @@ import torch
 
 from split_matching.configs.schema import ClipConfig
 from split_matching.model.clip import FrozenClip
-from split_matching.model.token_tower import TokenTower, join_patches, split_patches
+from split_matching.model.token_encoder import TokenEncoder, join_patches, split_patches
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_patches_join_to_the_image() -> None:
 def test_padded_batch_gives_what_each_image_gives_alone(clip: FrozenClip) -> None:
     grids = [(8, 8), (5, 7), (6, 3)]
     alone, patches, valid = images(clip, *grids)
-    maps = TokenTower(clip, (2, 4))(patches, valid)
+    maps = TokenEncoder(clip, (2, 4))(patches, valid)
     for row, (h, w) in enumerate(grids):
         expected = clip.dense(alone[row], decoder_blocks=(2, 4)).tokens
         for index, block in enumerate((2, 4)):
@@ -48,7 +48,7 @@ def test_padded_batch_gives_what_each_image_gives_alone(clip: FrozenClip) -> Non
 def test_prompts_enter_every_block_and_leave_it(clip: FrozenClip) -> None:
     alone, patches, valid = images(clip, (4, 6))
     prompts = torch.randn(3, 5, clip.width, generator=torch.manual_seed(0))
-    maps = TokenTower(clip, (1, 3))(patches, valid, prompts)
+    maps = TokenEncoder(clip, (1, 3))(patches, valid, prompts)
     x, outputs = clip.tower.embed(alone[0])[0], {}
     for index in range(3):
         kept = x if index == 0 else torch.cat([x[:, :1], x[:, 6:]], 1)  # CLS and patches: the prompts are replaced
@@ -57,21 +57,21 @@ def test_prompts_enter_every_block_and_leave_it(clip: FrozenClip) -> None:
         outputs[index + 1] = x[:, 6:].unflatten(1, (4, 6))
     for got, block in zip(maps, (1, 3), strict=True):
         assert torch.allclose(got, outputs[block], atol=2e-5)
-    plain = TokenTower(clip, (1, 3))(patches, valid)
+    plain = TokenEncoder(clip, (1, 3))(patches, valid)
     assert all((a - b).abs().max() > 0.01 for a, b in zip(maps, plain, strict=True))
 
 
 def test_gradients_reach_all_prompts_and_nothing_of_clip(clip: FrozenClip) -> None:
     _, patches, valid = images(clip, (4, 4), (3, 4))
     prompts = torch.randn(4, 2, clip.width, generator=torch.manual_seed(0)).requires_grad_()
-    TokenTower(clip, (4,))(patches, valid, prompts)[0][valid].square().sum().backward()
+    TokenEncoder(clip, (4,))(patches, valid, prompts)[0][valid].square().sum().backward()
     assert (prompts.grad.abs().amax(-1) > 0).all()
     assert all(p.grad is None and not p.requires_grad for p in clip.parameters())
 
 
 def test_half_precision_gives_float_maps(clip: FrozenClip) -> None:
     _, patches, valid = images(clip, (4, 4), (3, 4))
-    tower, prompts = TokenTower(clip, (2,)), torch.zeros(2, 1, clip.width)
+    tower, prompts = TokenEncoder(clip, (2,)), torch.zeros(2, 1, clip.width)
     exact = tower(patches, valid, prompts)[0][valid]
     with torch.autocast("cpu", torch.bfloat16):
         half = tower(patches, valid, prompts)[0]

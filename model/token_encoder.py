@@ -38,7 +38,7 @@ def join_patches(patches: Tensor, patch: int) -> Tensor:
     return cells.flatten(4, 5).flatten(2, 3)
 
 
-class TokenTower:
+class TokenEncoder:
     """The blocks of a frozen visual tower up to the last one that the decoder reads.
 
     Not a module, on purpose: its weights belong to no decoder, and are neither saved nor optimised with one.
