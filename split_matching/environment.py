@@ -18,6 +18,12 @@ def is_checkout() -> bool:
     return (CHECKOUT / "run_pipeline.py").is_file()
 
 
+def command() -> str:
+    """Return what a user types before the name of a stage or verb."""
+    installed = Path(sys.argv[0]).name == "split-matching" or not is_checkout()
+    return "split-matching" if installed else "python run_pipeline.py"
+
+
 def default_artifacts() -> Path:
     """Return the folder of the cache that is used unless another one is given.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from split_matching.pipeline.cli import EXPERIMENTS, USES, VERBS, _parser
+from split_matching.pipeline.cli import VERBS, build_parser
 from split_matching.pipeline.plan import STAGES
 
 TEXT = Path("README.md").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ def commands() -> list[str]:
     return [command for line in lines if (command := re.split(r"\s+#", line)[0]) != "--help"]
 
 
-@pytest.mark.parametrize("name", [stage.name for stage in STAGES] + [*VERBS, *USES, *EXPERIMENTS])
+@pytest.mark.parametrize("name", [stage.name for stage in STAGES] + [*VERBS])
 def test_every_stage_and_verb_is_named(name: str) -> None:
     assert f"`{name}`" in TEXT
 
@@ -44,7 +44,7 @@ def test_files_that_are_named_exist(name: str) -> None:
 @pytest.mark.parametrize("command", commands())
 def test_commands_parse(command: str) -> None:
     words = [word for word in shlex.split(command) if word != "$L"]
-    options, unknown = _parser({stage.name: stage.makes for stage in STAGES}).parse_known_args(words)
+    options, unknown = build_parser().parse_known_args(words)
     assert not unknown and options.verb == words[0]
 
 

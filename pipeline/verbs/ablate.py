@@ -8,7 +8,9 @@ Source: choice.
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,9 @@ from typing import TYPE_CHECKING
 from split_matching.configs.load import dataset_name, is_runtime
 from split_matching.configs.schema import Config, Section
 from split_matching.configs.slices import build_slice
+from split_matching.environment import command
 from split_matching.errors import UserError
+from split_matching.pipeline.arguments import add_config_options, overrides_of, parse_output_folder, parse_positive
 from split_matching.pipeline.experiments import runs as experiments
 from split_matching.pipeline.experiments.files import opening_comment, override, read_gammas
 from split_matching.pipeline.experiments.runs import DEFAULT, GAMMAS, STAGE, Clock, Outcome, Request, Setup, say
@@ -28,13 +32,72 @@ if TYPE_CHECKING:
     from split_matching.stages.pages.comparison import Comparison
     from split_matching.stages.pages.tables import Run, Table, Variant
 
+HELP = "a table of variants over seeds, against the data set's own config"
+DESCRIPTION = """
+Evaluates the data set's own config ("default") and every variant with every seed, and writes table.md, table.csv,
+table.json and ablation.html: means and deviations over seeds, and differences to the default paired by seed. What two
+runs share is made once; the same command continues where it stopped, and runs nothing twice.
+"""
+EXIT_CODES = """0 all runs are in the table, 1 some run failed (the others are in the table), 2 wrong usage or config
+and 3 data or weights missing (nothing was run), 130 interrupted (the same command continues from there)"""
+EXAMPLES = ("ablate --dataset shapes --set-file configs/ablations/*.yaml --seeds 5",)
 PAGE = "ablation.html"
 SLUG = "evaluate"
-EXAMPLES = 8
+SIDE_BY_SIDE = 8
 """Most images drawn side by side."""
 
 Runs = Mapping[tuple[str, int], Outcome]
 """What became of each run, by variant and seed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `ablate`."""
+    add_experiment_options(parser)
+    parser.add_argument(
+        "--seeds", type=parse_positive, default=5, metavar="N", help="seeds of training, 0 to N-1 (default: 5)"
+    )
+    parser.add_argument(
+        "--gammas", type=Path, metavar="FILE", help="gammas that tune --gamma-only chose (default: its last)"
+    )
+
+
+def add_experiment_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `ablate` and `tune`."""
+    add_config_options(parser, "YAML files, each a variant: laid over the data set's config, named by the file")
+    add = parser.add_argument
+    add(
+        "--base",
+        action="extend",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="YAML files laid under every variant and the default, e.g. a longer schedule",
+    )
+    add("--jobs", type=parse_positive, default=1, metavar="N", help="evaluations at the same time (default: 1)")
+    add("--name", metavar="WORD", help="folder of the results under artifacts/DATASET/, so that sets do not mix")
+    add("--out", type=parse_output_folder, metavar="DIR", help="write the results here instead")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run all variants, and write the table."""
+    return ablate(request_of(options, "main"), options.gammas)
+
+
+def request_of(options: argparse.Namespace, name: str) -> Request:
+    """Return what the options ask for."""
+    return Request(
+        dataset=options.dataset,
+        base=tuple(options.base),
+        variants=tuple(options.set_file),
+        overrides=tuple(overrides_of(options)),
+        seeds=options.seeds,
+        name=options.name or name,
+        out=options.out,
+        command=f"{command()} {shlex.join(options.command_line)}",
+        jobs=options.jobs,
+        debug=options.debug,
+    )
 
 
 def ablate(request: Request, gammas: Path | None = None) -> int:
@@ -201,7 +264,7 @@ def _comparisons(configs: Mapping[tuple[str, int], Config], runs: Runs) -> list[
         inputs = {"dataset": default.artifact("dataset")}
         config, runtime = build_slice(default.config, ("data",)), default.config.runtime
         ctx = StageContext(config, inputs, default.store.root, runtime, default.data_root("dataset"))
-        return compare(ctx, shown, EXAMPLES)
+        return compare(ctx, shown, SIDE_BY_SIDE)
     except UserError:
         return []
 

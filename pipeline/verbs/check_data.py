@@ -1,24 +1,61 @@
-"""The verb `check-data`: needs no artifact, and makes none."""
+"""The verb `check-data`: looks for problems in a data set. Reads no artifact and makes none."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from split_matching.configs.class_list import classes_of
 from split_matching.errors import DataError
+from split_matching.pipeline.arguments import add_config_options, load_plan, parse_output_file, parse_positive
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import ProgressDisplay
 
+HELP = "what a data set holds, and problems in it; needs only the data"
+DESCRIPTION = """
+Looks at the lists, and at every image and mask: pixels and images of each class, masks of the wrong kind or size, ids
+outside the class list and shifted ids, missing files, images that are in both splits. Draws images beside their masks
+on a contact sheet, and prints its path last. Needs only the data, and makes nothing in the cache.
+"""
+EXIT_CODES = "0 no problem (there may be notes), 2 wrong usage or config, 3 there are problems, or no data"
+EXAMPLES = (
+    "check-data --dataset folder --set data.root=/data 'data.unseen=[sofa, train]'",
+    "check-data --dataset /data/mydata.yaml --limit 500 --out sheet.png",
+)
 NAME = "check-data"
 
 
-def check(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[str], bool]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `check-data`."""
+    add_config_options(parser)
+    parser.add_argument(
+        "--out",
+        type=parse_output_file,
+        metavar="FILE",
+        help="the PNG to write (default: artifacts/DATASET/check-data/sheet.png)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=parse_positive,
+        metavar="N",
+        help="largest number of images of each split, evenly spread (default: all)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look at the data, and print what was found."""
+    lines, intact = inspect_data(load_plan(options), options.out, options.limit)
+    print(*lines, sep="\n")
+    return 0 if intact else DataError.exit_code
+
+
+def inspect_data(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[str], bool]:
     """Look at the data set of a plan and draw its contact sheet.
 
     Args:
         plan: the plan of the config.
         out: the PNG file to write; None for a place in the cache's folder.
-        limit: most images of each split; None for all.
+        limit: largest number of images of each split; None for all.
 
     Returns:
         What to print, the path of the sheet last; and whether there is no problem.
@@ -33,10 +70,11 @@ def check(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[str], b
     root = plan.folder("shapes") if "shapes" in plan.stages else config.data.root
     if "shapes" in plan.stages and not plan.folder("shapes").is_dir():
         raise DataError(f"{config.dataset} is not rendered yet: run RenderShapes first")
-    board = ProgressDisplay([NAME], ["images"])
-    board.start(NAME)
-    found = check_data(config.data, classes_of(config.data), root, board.counter(NAME), limit, config.runtime.threads)
-    board.end(NAME)
+    display = ProgressDisplay([NAME], ["images"])
+    display.start(NAME)
+    count = display.counter(NAME)
+    found = check_data(config.data, classes_of(config.data), root, count, limit, config.runtime.threads)
+    display.end(NAME)
     path = out or plan.store.root / config.dataset / NAME / "sheet.png"
     write_contact_sheet(found, config.data, root, path)
     return [*found.lines(), str(path)], found.fine

@@ -1,7 +1,8 @@
-"""The verb `inspect`: finds the artifacts that a look at an image or at all of them needs, fresh or not."""
+"""The verb `inspect`: pictures of what the cache holds about one image or about all of them, fresh or not."""
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,12 +11,40 @@ from pathlib import Path
 from split_matching.cache.store import Artifact
 from split_matching.configs.slices import build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError
+from split_matching.pipeline.arguments import (
+    add_config_options,
+    add_images_option,
+    load_plan,
+    parse_output_file,
+    parse_positive,
+)
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.text import describe_state
 from split_matching.stages.ground.context import StageContext
 
-# what each kind cannot do without, and what it shows more with
+HELP = "pictures of what the cache holds about an image"
+DESCRIPTION = """
+Draws what the cache holds about one image, prints the same as text, and the path of the picture last:
+
+  pseudo_masks  regions with number, area, how different each is from the others, and the nearest seen classes
+  regions       what CLIP says of the crop of each region
+  features      dense features as colours, and the nearest seen class of every token
+  matches       which query of each group took which target, with the trained weights
+  predictions   truth and prediction of a validation image, and the IoU of each class in it
+  quality       numbers, no picture, no --image: how well clusters cover annotated seen classes, and how often CLIP
+                names them right; pseudo_masks and regions can be tuned by it without a look at unseen classes
+
+Without --image, pseudo_masks makes one HTML page of all images, to filter by class, area and number of regions and to
+sort by quality. Artifacts are shown as they are, stale or not; the text says which.
+"""
+EXIT_CODES = "0 drawn, 2 wrong usage or config, 3 no such image, or nothing in the cache to show, 4 a damaged file"
+EXAMPLES = (
+    "inspect pseudo_masks --dataset shapes --image train_000012",
+    "inspect pseudo_masks --dataset shapes --out gallery.html",
+)
+
+# the artifacts that each kind needs, and those that it shows more with
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "pseudo_masks": ("pseudo_masks", "features", "dataset"),
     "regions": ("regions", "pseudo_masks", "features", "text", "dataset"),
@@ -35,15 +64,44 @@ READS = (
 )
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `inspect`."""
+    add_config_options(parser)
+    add_images_option(parser)
+    add = parser.add_argument
+    add("kind", choices=tuple(NEEDS), metavar="KIND", help=f"one of {', '.join(NEEDS)}")
+    add("--image", metavar="ID", help="which image; without it, the gallery of all pseudo masks")
+    add(
+        "--out",
+        type=parse_output_file,
+        metavar="FILE",
+        help="the PNG or HTML to write (default: artifacts/DATASET/inspect/)",
+    )
+    add(
+        "--limit",
+        type=parse_positive,
+        default=1000,
+        metavar="N",
+        help="largest number of images in the gallery, or to measure the quality on (default: 1000)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw, and print the text and the path."""
+    lines = inspect(load_plan(options), options.kind, options.image, options.out, options.limit)
+    print(*lines, sep="\n")
+    return 0
+
+
 def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit: int) -> list[str]:
     """Draw one image, or the gallery of all, and return what to print.
 
     Args:
         plan: the plan of the config.
         kind: see NEEDS.
-        image_id: which image; None for the gallery.
+        image_id: which image; None for the gallery of all.
         out: the file to write; None for a place in the cache's folder.
-        limit: most images of a gallery, or to measure the quality on.
+        limit: largest number of images of a gallery, or to measure the quality on.
 
     Raises:
         ConfigError: there is no gallery of this kind.
@@ -52,7 +110,7 @@ def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit
     """
     if kind == "quality":
         if out is not None:
-            raise ConfigError("inspect quality draws nothing: leave --out away")
+            raise ConfigError("inspect quality draws nothing: leave out --out")
         return _quality(plan, image_id, limit)
     if image_id is None and kind != "pseudo_masks":
         raise ConfigError(f"inspect {kind} needs --image ID: only pseudo_masks has a gallery")
@@ -72,21 +130,21 @@ def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit
 
 
 def _quality(plan: Plan, image_id: str | None, limit: int) -> list[str]:
-    """Measure clusters and region embeddings by seen annotation; there is no picture of it."""
+    """Measure clusters and region embeddings by the annotation of seen classes; there is no picture of it."""
     if image_id is not None:
         raise ConfigError("inspect quality takes no --image: it is a mean over training images, see --limit")
     ctx, _ = _context(plan, "quality")
     from split_matching.stages.candidates.quality import measure
 
-    board = ProgressDisplay(["quality"], ["images"])
-    board.start("quality")
-    result = measure(replace(ctx, progress=board.counter("quality")), limit)
-    board.end("quality")
+    display = ProgressDisplay(["quality"], ["images"])
+    display.start("quality")
+    result = measure(replace(ctx, progress=display.counter("quality")), limit)
+    display.end("quality")
     return result.lines(plan.config.regions.method)
 
 
 def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
-    """Return the artifacts of the config as a stage would see them, and how they stand."""
+    """Return the artifacts of the config as a stage would see them, and their states."""
     inputs: dict[str, Artifact] = {}
     needs = NEEDS[kind]
     if not plan.config.features.persist and kind != "features":
@@ -100,11 +158,11 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
             inputs[slug] = plan.artifact(slug)
         except CorruptError:
             if plan.own_state(slug).name == "corrupt":
-                raise  # there is one, and it is damaged
+                raise  # the artifact exists, and is damaged
             if slug in needs:
                 raise DataError(_missing(plan, slug)) from None
     found = plan.states(list(inputs))
-    # what the trained decoder was given is looked at as the cache has it, not as augmentation would make it
+    # the inputs of the trained decoder are shown as the cache holds them, without augmentation
     train = plan.config.train.model_copy(update={"features": "cached"})
     config = build_slice(plan.config.model_copy(update={"train": train}), READS)
     ctx = StageContext(config, inputs, plan.store.root, plan.config.runtime, plan.data_root("dataset"))
@@ -119,7 +177,7 @@ def _missing(plan: Plan, slug: str) -> str:
 
 
 def _place(plan: Plan, kind: str, image_id: str | None) -> Path:
-    """Return where a picture goes unless told: beside the artifacts, under a name without separators."""
+    """Return the default path of a picture: beside the artifacts, under a name without separators."""
     folder = plan.store.root / plan.config.dataset / "inspect"
     if image_id is None:
         return folder / f"{kind}.html"

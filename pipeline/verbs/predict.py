@@ -1,98 +1,75 @@
-"""A trained run in use: the verbs `predict` and `export`, and the same from Python.
-
-from split_matching.pipeline.verbs.predict import load_segmenter
-segmenter = load_segmenter("shapes")
-prediction = segmenter.predict("street.jpg", ["car", "traffic cone", "road"])
-"""
+"""The verb `predict`: labels a user's own images with any class names, by a trained run."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from split_matching.configs.class_list import classes_of
-from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError, DataError
+from split_matching.pipeline.arguments import (
+    add_config_options,
+    add_images_option,
+    config_arguments,
+    load_plan,
+    parse_output_folder,
+)
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import ProgressDisplay
-from split_matching.pipeline.text import describe_state
+from split_matching.pipeline.trained_run import segmenter_of
 
 if TYPE_CHECKING:
     from split_matching.stages.inference.segmenter import Segmenter
 
+HELP = "label your own images with any class names, by a trained run"
+DESCRIPTION = """
+Labels every pixel of an image, or of all images in a folder and below, with one of the given class names: any names,
+whether they occurred in training or not. Writes for each image NAME.overlay.png with a legend, NAME.index.png (pixel
+values are positions in the list of names) and NAME.areas.json. An image that is already labelled, by the same run with
+the same names, is not labelled again; so after an interruption the same command continues where it stopped. Needs a
+trained, fresh run of the config, or --decoder.
+"""
+EXIT_CODES = """0 all images are labelled, 2 wrong usage, names or config, 3 no trained run, no image, or some image
+could not be read (the others are labelled)"""
+EXAMPLES = (
+    'predict --dataset voc --image photos/ --classes "dog, sofa, traffic cone" --out labelled/',
+    "predict --decoder decoder.safetensors --image street.jpg --classes names.txt --out labelled/",
+)
 NAMES_ENDING = ".txt"
+WEIGHTS = "clip.weights="
 
 
-def load_segmenter(dataset: str, overrides: Sequence[str] = (), set_files: Sequence[Path] = ()) -> Segmenter:
-    """Return the trained decoder of a config, ready to label images.
-
-    Args:
-        dataset: name of a file in `configs/`, or the path of a config.
-        overrides: `section.key=value`, as after `--set`.
-        set_files: as after `--set-file`.
-
-    Raises:
-        UserError: the config is wrong, or its decoder is not trained or not fresh; the message says what to run.
-    """
-    given = ["--dataset", dataset]
-    given += ["--set-file", *map(str, set_files)] if set_files else []
-    given += ["--set", *overrides] if overrides else []
-    return segmenter_of(Plan(load_config(dataset, set_files, overrides)), given)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `predict`."""
+    add_config_options(parser)
+    add_images_option(parser)
+    add = parser.add_argument
+    add("--image", type=Path, required=True, metavar="PATH", help="an image, or a folder of images")
+    add("--classes", required=True, metavar="NAMES", help="names with commas between, or a .txt file, one a line")
+    add("--out", type=parse_output_folder, required=True, metavar="DIR", help="folder of the results; made if needed")
+    add("--decoder", type=Path, metavar="FILE", help="an exported decoder, instead of the run of the config")
+    add("--quiet", action="store_true", help="show no progress")
 
 
-def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
-    """Return the trained decoder of a plan.
+def run(options: argparse.Namespace) -> int:
+    """Label the images, and print how many."""
+    from split_matching.pipeline.run.worker import use_threads
 
-    Args:
-        plan: the plan of the config.
-        arguments: how the config was given on the command line, for the command that a message names.
+    plan = load_plan(options)
+    use_threads(plan, alone=True)
+    segmenter = _load_exported(plan, options) if options.decoder else segmenter_of(plan, config_arguments(options))
+    lines, code = predict(segmenter, options.image, options.classes, options.out, options.quiet)
+    print(*lines, sep="\n")
+    return code
 
-    Raises:
-        ConfigError: the config asks for a baseline without a decoder.
-        DataError: the decoder is not there or not fresh.
-    """
-    config = plan.config
-    if config.evaluate.predictor != "decoder":
-        raise ConfigError(
-            f"evaluate.predictor {config.evaluate.predictor} is a baseline without a decoder: leave it at decoder"
-        )
-    state = plan.state("train")
-    if not state.fresh:
-        raise DataError(
-            f"the decoder of {config.dataset} in {plan.store.root} is {describe_state(state)}: run "
-            f"`python run_pipeline.py TrainDecoder {shlex.join(arguments)}`"
-        )
-    from safetensors.torch import load_file
 
-    from split_matching.model.clip import FrozenClip
-    from split_matching.stages.ground.device import resolve_device
+def _load_exported(plan: Plan, options: argparse.Namespace) -> Segmenter:
     from split_matching.stages.inference.segmenter import Segmenter
 
-    trained = plan.artifact("pretrain").file("clip.safetensors") if config.clip.weights == "pretrain" else None
-    clip = FrozenClip(config.clip, resolve_device(config.runtime.device), trained)
-    seen = classes_of(config.data).seen(config.data.fold, config.data.folds)
-    artifact = plan.artifact("train")
-    weights = load_file(artifact.file("weights.safetensors"))
-    return Segmenter(
-        config, clip, weights, [entry.name for entry in seen], f"{config.dataset}/train/{artifact.key[:16]}"
-    )
-
-
-def read_names(text: str) -> list[str]:
-    """Return class names: those of a .txt file, one a line, or the text itself with commas between them.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    if not text.endswith(NAMES_ENDING):
-        return text.split(",")
-    try:
-        lines = Path(text).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{text}: the class names cannot be read ({error}); expected one name a line") from None
-    return [line for line in lines if line.strip()]
+    if options.set_file or any(not override.startswith(WEIGHTS) for override in options.set):
+        raise ConfigError("--decoder brings its own settings: leave out all but --set clip.weights=PATH")
+    weights = options.set[-1].removeprefix(WEIGHTS) if options.set else ""
+    return Segmenter.load(options.decoder, weights, plan.config.runtime.device)
 
 
 def predict(segmenter: Segmenter, image: Path, classes: str, out: Path, quiet: bool = False) -> tuple[list[str], int]:
@@ -117,11 +94,27 @@ def predict(segmenter: Segmenter, image: Path, classes: str, out: Path, quiet: b
 
     names = check_names(read_names(classes))
     photos = find_photos(image, out)
-    board = ProgressDisplay(["predict"], ["images"], quiet=quiet)
-    board.start("predict", len(photos))
+    display = ProgressDisplay(["predict"], ["images"], quiet=quiet)
+    display.start("predict", len(photos))
     complaints: list[str] = []
-    counts = label_photos(segmenter, photos, names, out, board.counter("predict"), complaints.append)
-    board.end("predict")
+    counts = label_photos(segmenter, photos, names, out, display.counter("predict"), complaints.append)
+    display.end("predict")
     lines = [f"error: {complaint}" for complaint in complaints]
     words = [f"{count} {word}" for word, count in counts.items() if count or word == "labelled"]
-    return [*lines, ", ".join(words).replace("kept", "kept from before"), shown(out)], 3 if counts["failed"] else 0
+    code = DataError.exit_code if counts["failed"] else 0
+    return [*lines, ", ".join(words).replace("kept", "kept from before"), shown(out)], code
+
+
+def read_names(text: str) -> list[str]:
+    """Return class names: those of a .txt file, one a line, or the text itself with commas between them.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if not text.endswith(NAMES_ENDING):
+        return text.split(",")
+    try:
+        lines = Path(text).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{text}: the class names cannot be read ({error}); expected one name a line") from None
+    return [line for line in lines if line.strip()]

@@ -12,6 +12,7 @@ ones. The images are those of the validation split, of which only seen classes' 
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import math
@@ -22,18 +23,52 @@ from typing import TYPE_CHECKING, Any
 
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError
+from split_matching.pipeline.arguments import parse_positive
 from split_matching.pipeline.experiments import runs as experiments
 from split_matching.pipeline.experiments.files import GammaRecord, Grid, override, read_grid, set_file, write_gammas
 from split_matching.pipeline.experiments.runs import GAMMAS, Clock, Evaluations, Outcome, Request, Setup, say
 from split_matching.pipeline.run.launch import INTERRUPTED
+from split_matching.pipeline.verbs.ablate import add_experiment_options, request_of
 
 if TYPE_CHECKING:
     from split_matching.stages.pages.tables import Spread, Sweep
 
+HELP = "settings, or gamma alone, chosen on folds of seen classes"
+DESCRIPTION = """
+Chooses settings without a look at the unseen classes. Each fold hides some seen classes in training, and evaluation
+counts those as unseen; pixels of the truly unseen classes are ignored. A point of the grid is run on all folds with
+all seeds; its score is the mean hIoU at the gamma that is best for the mean of its runs. Writes choice.yaml (takes
+part as a --set-file, gamma included) and tune.json. With --gamma-only it writes gammas.yaml: gamma for the data set's
+own config and for each --set-file, all chosen by this one rule; ablate reads it.
+"""
+EXIT_CODES = """0 chosen, 1 some point failed (the choice is among the others), 2 wrong usage or config and 3 data or
+weights missing (nothing was run), 130 interrupted (the same command continues from there)"""
+EXAMPLES = (
+    "tune --dataset shapes --grid configs/tuning/shapes.yaml",
+    "tune --dataset shapes --gamma-only --set-file configs/ablations/*.yaml",
+)
 RULE = (
     "the point with the highest mean hIoU over folds of seen classes and seeds, each at the gamma where its mean sweep "
     "is highest; among equals the first"
 )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `tune`."""
+    add_experiment_options(parser)
+    add = parser.add_argument
+    add("--seeds", type=parse_positive, default=1, metavar="N", help="seeds a fold, 0 to N-1 (default: 1)")
+    add("--folds", type=int, metavar="N", help="folds of the seen classes (default: data.folds)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--grid", type=Path, metavar="FILE", help="YAML of keys and the values to try")
+    what.add_argument("--gamma-only", action="store_true", help="choose gamma alone, for every variant")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tune settings, or gamma."""
+    if options.gamma_only:
+        return tune_gamma(request_of(options, "gamma"), options.folds)
+    return tune(request_of(options, options.grid.stem), options.grid, options.folds)
 
 
 class InterruptedTuningError(Exception):

@@ -24,7 +24,7 @@ from split_matching.errors import CorruptError
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.text import describe_change, describe_state
-from split_matching.pipeline.verbs import status as show
+from split_matching.pipeline.verbs.status import status_lines
 from tests import toy
 from tests.pipeline import test_run as test_pipeline_run
 from tests.pipeline.test_run import Toy
@@ -126,7 +126,7 @@ def test_status_asks_once_about_each_of_1000_shards(project: Toy, calls: list[st
     )
     artifact_of_many_shards(Plan(config, table=toy.TABLE), "squares")
     calls.clear()
-    lines = show.status_lines(Plan(config, table=toy.TABLE))
+    lines = status_lines(Plan(config, table=toy.TABLE))
     assert "Squares" in lines[2] and "fresh, 1.0 kB" in lines[2]
     about_shards = [path for path in calls if path.endswith(".h5")]
     assert len(about_shards) == SHARDS
@@ -387,7 +387,7 @@ def test_gc_shows_sizes_and_removes_nothing_when_dry_or_not_asked(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert project.run("gc", "--keep", "0") == 2
     assert "--yes" in project.err[0]
-    monkeypatch.setattr("split_matching.pipeline.verbs.gc._agreed", lambda: False)
+    monkeypatch.setattr("split_matching.pipeline.verbs.gc._ask", lambda: False)
     assert project.run("gc", "--keep", "0") == 0
     assert cached(project) == before
 
@@ -454,7 +454,7 @@ def test_gc_keeps_what_a_build_in_progress_reads(project: Toy) -> None:
     project.run("Page")
     project.run("gc", "--yes", "--keep", "0")
     assert squares.exists()
-    assert any("read by a build in progress" in line for line in project.out)
+    assert any("read by an unfinished build" in line for line in project.out)
 
 
 def test_gc_keeps_everything_of_a_stage_whose_key_cannot_be_told(project: Toy) -> None:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.votes import label_map, label_map_of_any_size
 from split_matching.pipeline import cli
-from split_matching.pipeline.verbs.predict import load_segmenter, read_names
+from split_matching.pipeline.trained_run import load_segmenter
+from split_matching.pipeline.verbs.predict import read_names
 from split_matching.stages.data.photos import find_photos, read_photo
 from split_matching.stages.inference.segmenter import METADATA, Prediction, Segmenter, check_names
 from split_matching.stages.pages.label_photos import draw_overlay

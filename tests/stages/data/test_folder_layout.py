@@ -19,7 +19,7 @@ from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.experiments.runs import Request
 from split_matching.pipeline.plan import Plan
-from split_matching.pipeline.verbs.predict import load_segmenter
+from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.stages.data.images import read_image, read_mask
 from split_matching.stages.data.layouts import LAYOUTS, Source, open_source
 from tests import folder_data

@@ -1,0 +1,168 @@
+"""Command-line arguments that several verbs share, and the config and plan that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+from split_matching.configs.load import load_config
+from split_matching.configs.schema import Config
+from split_matching.errors import ConfigError
+from split_matching.pipeline import plan as plan_module
+from split_matching.pipeline.plan import Plan
+
+RUNTIME_OPTIONS = ("workers", "scheduler", "artifacts", "device")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def add_config_options(parser: argparse.ArgumentParser, set_file: str = "a YAML file laid over the data set's") -> None:
+    """Add the options that choose the config and the cache.
+
+    Args:
+        parser: the parser of a verb.
+        set_file: what the files of `--set-file` are to this verb.
+    """
+    add = parser.add_argument_group("config and cache").add_argument
+    parser.set_defaults(images=None)
+    add(
+        "--dataset",
+        default="shapes",
+        metavar="NAME",
+        help="configs/NAME.yaml, or a YAML file of yours (default: shapes)",
+    )
+    add(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a config value, e.g. train.steps=500; the verb `config` lists them",
+    )
+    add("--set-file", action="extend", nargs="+", type=Path, default=[], metavar="FILE", help=set_file)
+    add("--workers", type=int, metavar="N", help="processes that work at the same time (runtime.workers)")
+    add("--scheduler", metavar="HOST:PORT", help="a luigid that several machines share (runtime.scheduler)")
+    add("--artifacts", type=parse_folder, metavar="DIR", help="folder of the cache (runtime.artifacts)")
+    add("--device", choices=("auto", "cpu", "cuda"), help="where CLIP and the decoder run (runtime.device)")
+    add("--debug", action="store_true", help="print tracebacks, and luigi's log")
+
+
+def add_images_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--images`, which cuts the data set to a few images."""
+    parser.add_argument(
+        "--images",
+        type=parse_image_ids,
+        metavar="ID,...",
+        help="a quick trial on these training and validation images only, kept apart in the cache",
+    )
+
+
+def load_options_config(options: argparse.Namespace) -> Config:
+    """Return the config that the options of `add_config_options` ask for."""
+    return load_config(options.dataset, options.set_file, overrides_of(options))
+
+
+def load_plan(options: argparse.Namespace) -> Plan:
+    """Return the plan of the config that the options ask for."""
+    return Plan(load_options_config(options))
+
+
+def overrides_of(options: argparse.Namespace) -> list[str]:
+    """Return `--set` and the options that are short forms of config values, as overrides."""
+    values = {name: getattr(options, name) for name in RUNTIME_OPTIONS}
+    # JSON is YAML, so that any path survives
+    short = [f"runtime.{name}={json.dumps(value)}" for name, value in values.items() if value is not None]
+    images = [] if options.images is None else [f"data.images={json.dumps(options.images)}"]
+    return [*options.set, *short, *images]
+
+
+def config_arguments(options: argparse.Namespace) -> list[str]:
+    """Return the words of the command line that chose the config, to be shown in a command."""
+    words = ["--dataset", options.dataset]
+    words += ["--artifacts", options.artifacts] if options.artifacts else []
+    words += ["--set-file", *map(str, options.set_file)] if options.set_file else []
+    words += ["--set", *options.set] if options.set else []
+    words += ["--images", ",".join(options.images)] if options.images else []
+    return words
+
+
+# --- types of arguments -----------------------------------------------------------------------------------------------
+
+
+def parse_image_ids(text: str) -> list[str]:
+    """Return the ids of a list with commas between them."""
+    ids = [image_id.strip() for image_id in text.split(",")]
+    if not all(ids):
+        raise argparse.ArgumentTypeError("expected ids with commas between them, e.g. 2007_000032,2007_000039")
+    return ids
+
+
+def parse_folder(text: str) -> str:
+    """Return a folder's name; an empty one is an unset variable of a shell, and would mean the working folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; expected a folder")
+    return text
+
+
+def parse_output_file(text: str) -> Path:
+    """Return the path of a file to write, before anything is computed for it."""
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; expected the name of a file in it")
+    return Path(text)
+
+
+def parse_output_folder(text: str) -> Path:
+    """Return the path of a folder to write into, before anything is computed for it."""
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file; expected a folder, which may not exist yet")
+    return Path(text)
+
+
+def parse_positive(text: str) -> int:
+    """Return a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def parse_natural(text: str) -> int:
+    """Return a whole number from 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative; expected 0 or more")
+    return value
+
+
+def parse_stage(text: str) -> str:
+    """Return the name of a stage."""
+    try:
+        check_name(text, [stage.name for stage in plan_module.STAGES])
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def check_name(word: str, known: Iterable[str]) -> None:
+    """Check a stage or verb; argparse would list them all instead of the one that was probably meant.
+
+    Raises:
+        ConfigError: it is not one of the known names.
+    """
+    known = list(known)
+    if word in known:
+        return
+    by_lower = {"help": "--help", **{name.lower(): name for name in known}}
+    close = difflib.get_close_matches(word.lower(), by_lower, 1, 0.5)
+    meant = f"did you mean {by_lower[close[0]]}?" if close else f"expected one of {', '.join(known)}"
+    raise ConfigError(f"unknown stage {word!r}: {meant}")

@@ -1,0 +1,125 @@
+"""The verb `plan`: a dry run, which says what a stage would run, and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+
+from split_matching.cache.store import State
+from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan, parse_stage
+from split_matching.pipeline.plan import Plan, Stage
+from split_matching.pipeline.text import WAIT, describe_state, format_count, format_duration
+
+HELP = "what a stage would run, why, and how long it took before; a dry run"
+DESCRIPTION = """
+Prints what a stage would run, and runs nothing: for every stage on the way whether it would run, why, how many shards,
+and how long it took before, with this config or the one that is most like it. A stage whose rebuilt input is the same
+as before does not run after all.
+"""
+EXIT_CODES = "0 printed, 2 wrong usage or config, 3 data or weights missing"
+EXAMPLES = ("plan Report --dataset shapes --set pseudo_masks.merge=0.8",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `plan`."""
+    add_config_options(parser)
+    add_images_option(parser)
+    parser.add_argument("stage", type=parse_stage, metavar="STAGE", help="the stage that would run")
+    parser.add_argument("--json", action="store_true", help="the same as JSON, with keys")
+    parser.add_argument("--force", action="store_true", help="as if this stage were run with --force")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan."""
+    plan = load_plan(options)
+    stage = plan.named(options.stage)
+    if options.force:
+        plan = plan.superseding(stage.slug)
+    print(plan_json(plan, stage) if options.json else "\n".join(plan_lines(plan, stage)))
+    return 0
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """What a dry run says of one of the stages on the way to the wanted one.
+
+    Args:
+        name: of the stage.
+        slug: of the stage.
+        key: of the wanted result.
+        state: its present state, with the reasons why it would run.
+        shards: number of shards to make; None if it is not known before PrepareDataset has run; 0 if not sharded.
+        seconds: time that the artifact took, or else the artifact of the most similar config; None if there is none.
+    """
+
+    name: str
+    slug: str
+    key: str
+    state: State
+    shards: int | None
+    seconds: float | None
+
+    def __str__(self) -> str:
+        took = "" if self.seconds is None else f"took {format_duration(self.seconds)}"
+        if self.state.fresh:
+            return f"fresh  {took}"
+        count = f", {format_count(self.shards, 'shard')}" if self.shards else ""
+        return f"run    {describe_state(self.state)}{count}{f', {took} before' if took else ''}"
+
+
+def plan_stages(plan: Plan, stage: Stage) -> list[PlannedStage]:
+    """Return what a run of a stage would do: an entry for every stage on the way, upstream first."""
+    steps = []
+    states = plan.states([stage.slug])
+    for slug, state in states.items():
+        earlier, why = (state.artifact, []) if state.artifact else plan.nearest(slug)
+        if state.name == "missing":
+            state = replace(state, reasons=(*why, *state.reasons))
+        seconds = float(earlier.manifest["seconds"]) if earlier else None
+        shards = _shards_to_make(plan, slug, state) if "dataset" not in states or states["dataset"].fresh else None
+        steps.append(PlannedStage(plan.stages[slug].name, slug, plan.key(slug), state, shards, seconds))
+    return steps
+
+
+def _shards_to_make(plan: Plan, slug: str, state: State) -> int:
+    if state.fresh or not plan.stages[slug].sharded:
+        return 0
+    if state.name == "partial":
+        return state.total - state.done
+    shards = plan.shard_plan(slug)
+    if state.name == "corrupt" and state.artifact is not None and state.artifact.manifest["plan"] == shards:
+        return sum(not reason.startswith(WAIT) for reason in state.reasons)  # the other shards are kept
+    return sum(len(digests) for digests in shards.values())
+
+
+def plan_lines(plan: Plan, stage: Stage) -> list[str]:
+    """Return what a run of a stage would do, and why: a line for every stage on the way, and a total."""
+    steps = plan_stages(plan, stage)
+    width = max(len(step.name) for step in steps)
+    runs = [step for step in steps if not step.state.fresh]
+    known = [step.seconds for step in runs if step.seconds is not None]
+    total = f"{len(runs)} of {len(steps)} stages would run" if runs else "nothing would run"
+    if known:
+        which = "they" if len(known) == len(runs) else f"{len(known)} of them"
+        total += f"; {which} took {format_duration(sum(known))} before"
+    return [*(f"{step.name:<{width}}  {step}" for step in steps), total]
+
+
+def plan_json(plan: Plan, stage: Stage) -> str:
+    """Return what `plan` shows as JSON: one object a stage, upstream first."""
+    stages = [
+        {
+            "stage": step.name,
+            "slug": step.slug,
+            "run": not step.state.fresh,
+            "state": step.state.name,
+            "reasons": list(step.state.reasons),
+            "shards": step.shards,
+            "seconds_before": step.seconds,
+            "key": step.key,
+        }
+        for step in plan_stages(plan, stage)
+    ]
+    whole = {"dataset": plan.config.dataset, "artifacts": str(plan.store.root), "stage": stage.name, "stages": stages}
+    return json.dumps(whole, indent=1)

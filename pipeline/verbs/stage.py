@@ -1,0 +1,79 @@
+"""A stage's name as a verb: makes its result fresh, with all that it needs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+
+from split_matching.configs.schema import Config
+from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan
+from split_matching.pipeline.run.launch import Options, launch
+from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.stages.ground.context import Progress
+
+DESCRIPTION = """
+Results that are fresh in the cache are not made again. Ctrl-C at any time: finished shards and checkpoints are kept,
+and the same command continues from there. The last line printed is the path of the result."""
+EXIT_CODES = """0 fresh, 1 a stage failed, 2 wrong usage or config, 3 data or weights missing, 4 a file of the cache is
+damaged, 130 interrupted"""
+
+
+def examples(name: str) -> tuple[str, ...]:
+    """Return examples for one stage."""
+    return (
+        f"{name} --dataset shapes --workers 2",
+        f"plan {name} --dataset shapes --set train.steps=300     what that would run",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the arguments of a stage."""
+    add_config_options(parser)
+    add_images_option(parser)
+    parser.add_argument("--force", action="store_true", help="make this one stage again even if it is fresh")
+    parser.add_argument("--quiet", action="store_true", help="print only the path of the result")
+    parser.set_defaults(download=False)
+    if name == "PrepareDataset":
+        parser.add_argument("--download", action="store_true", help="first download and derive what is missing")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make the stage that is named on the command line fresh; returns the exit code."""
+    plan = load_plan(options)
+    if options.download:
+        download(plan.config, options.quiet)
+    return launch(plan, plan.named(options.verb), Options(options.force, options.debug, options.quiet))
+
+
+def download(config: Config, quiet: bool) -> None:
+    """Download and derive what the data set lacks, before the plan looks for its raw files.
+
+    Args:
+        config: the resolved config.
+        quiet: show no progress.
+
+    Raises:
+        UserError: nothing can be downloaded for this layout, or it failed.
+    """
+    from split_matching.stages.data.download.catalogue import acquire
+
+    ProgressDisplay(quiet=quiet).say(f"{config.dataset}: what is missing goes to {config.data.root} (data.root)")
+    acquire(config.data, partial(_show_progress, quiet))
+
+
+@contextlib.contextmanager
+def _show_progress(quiet: bool, name: str, unit: str) -> Iterator[Progress]:
+    """Show the progress of one download; the part of an earlier run does not count as speed."""
+    display, before = ProgressDisplay([name], [unit], quiet=quiet), -1
+
+    def count(done: int, total: int) -> None:
+        nonlocal before
+        if before < 0:
+            before = done
+            display.start(name, total, before)
+        display.counter(name)(max(0, done - before), total)
+
+    yield count
+    display.end(name)

@@ -1,0 +1,31 @@
+"""The verb `verify`: reads every file of the cache and renames damaged ones."""
+
+from __future__ import annotations
+
+import argparse
+
+from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan
+from split_matching.pipeline.repair import verify
+
+HELP = "read every file of the cache that the config reaches, and rename damaged ones"
+DESCRIPTION = """
+Reads every file of the cache that the config reaches, and compares it with the checksum that was taken when it was
+written. A damaged file is renamed to FILE.damaged, so that the next run makes that file again, and no other. With
+--all it reads all other artifacts of the cache as well, of any config and data set.
+"""
+EXIT_CODES = "0 all files are as they were written, 2 wrong usage or config, 4 some file was damaged or missing"
+EXAMPLES = ("verify --dataset shapes",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `verify`."""
+    add_config_options(parser)
+    add_images_option(parser)
+    parser.add_argument("--all", action="store_true", help="read the artifacts of all other configs as well")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read the files, and print a line for each artifact or damaged file."""
+    lines, intact = verify(load_plan(options), options.all)
+    print(*lines, sep="\n")
+    return 0 if intact else 4
