@@ -29,8 +29,8 @@ from split_matching.pipeline.run.launch import INTERRUPTED
 from split_matching.stages.ground.context import StageContext
 
 if TYPE_CHECKING:
-    from split_matching.stages.pages.comparison import Comparison
-    from split_matching.stages.pages.tables import Run, Table, Variant
+    from split_matching.stages.pages.ablation.comparison import Comparison
+    from split_matching.stages.pages.ablation.tables import Run, Table, Variant
 
 HELP = "a table of variants over seeds, against the data set's own config"
 DESCRIPTION = """
@@ -127,7 +127,8 @@ def ablate(request: Request, gammas: Path | None = None) -> int:
     runs = _run_all(configs, request.jobs, request.debug)
     if runs is None:
         return INTERRUPTED
-    from split_matching.stages.pages.tables import Table, build_sections, to_markdown
+    from split_matching.stages.pages.ablation.table_text import to_markdown
+    from split_matching.stages.pages.ablation.tables import Table, build_sections
 
     default = configs[DEFAULT, 0]
     table = Table(
@@ -159,7 +160,8 @@ def _run_all(configs: Mapping[tuple[str, int], Config], jobs: int, debug: bool) 
 
 
 def _measured(configs: Mapping[tuple[str, int], Config], runs: Runs) -> list[Run]:
-    from split_matching.stages.pages.tables import Run, read_sweep
+    from split_matching.stages.pages.ablation.statistics import read_sweep
+    from split_matching.stages.pages.ablation.tables import Run
 
     return [
         Run(name, seed, configs[name, seed].evaluate.gamma, read_sweep(outcome.metrics))
@@ -207,7 +209,7 @@ def describe_variants(setups: Sequence[Setup]) -> tuple[Variant, ...]:
     Raises:
         DataError: the raw files or the weights that decide about keys are not there.
     """
-    from split_matching.stages.pages.tables import Variant
+    from split_matching.stages.pages.ablation.tables import Variant
 
     configs = [setup.config() for setup in setups]
     base = _flat(configs[0])
@@ -249,7 +251,7 @@ def _comparisons(configs: Mapping[tuple[str, int], Config], runs: Runs) -> list[
 
     Without the artifacts (another process may have removed them by now) there are no pictures; the numbers are at hand.
     """
-    from split_matching.stages.pages.comparison import compare
+    from split_matching.stages.pages.ablation.comparison import compare
 
     plans = {name: Plan(configs[name, seed]) for (name, seed), run in runs.items() if seed == 0 and not run.code}
     default = plans.get(DEFAULT)
@@ -271,8 +273,8 @@ def _comparisons(configs: Mapping[tuple[str, int], Config], runs: Runs) -> list[
 
 def _forms(table: Table, runs: Runs, comparisons: Sequence[Comparison]) -> dict[str, str]:
     """Return the four files of a table. The JSON also holds what each run measured and took."""
-    from split_matching.stages.pages.ablation_page import render_page
-    from split_matching.stages.pages.tables import to_csv, to_json, to_markdown
+    from split_matching.stages.pages.ablation.page import render_page
+    from split_matching.stages.pages.ablation.table_text import to_csv, to_json, to_markdown
 
     measured = [
         {"variant": name, "seed": seed, "metrics": outcome.metrics, "seconds": outcome.seconds}

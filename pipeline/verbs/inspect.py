@@ -124,7 +124,7 @@ def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit
         from split_matching.stages.pages.gallery import write_gallery
 
         return [*write_gallery(ctx, states, path, limit), str(path)]
-    from split_matching.stages.pages.image_sheets import inspect_image
+    from split_matching.stages.pages.sheets.image_sheets import inspect_image
 
     return [*inspect_image(ctx, kind, image_id, states, path), "", str(path)]
 

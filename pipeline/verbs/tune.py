@@ -31,7 +31,7 @@ from split_matching.pipeline.run.launch import INTERRUPTED
 from split_matching.pipeline.verbs.ablate import add_experiment_options, request_of
 
 if TYPE_CHECKING:
-    from split_matching.stages.pages.tables import Spread, Sweep
+    from split_matching.stages.pages.ablation.statistics import Spread, Sweep
 
 HELP = "settings, or gamma alone, chosen on folds of seen classes"
 DESCRIPTION = """
@@ -165,7 +165,7 @@ class Folds:
         return self._measured[settings]
 
     def _run(self, name: str, setup: Setup, more: list[str], values: Mapping[str, Any], settings: str) -> Point:
-        from split_matching.stages.pages.tables import choose_gamma, metrics_at, read_sweep
+        from split_matching.stages.pages.ablation.statistics import choose_gamma, metrics_at, read_sweep
 
         configs = {
             (fold, seed): setup.config(*more, *_on_fold(fold, self.folds), override("train.seed", seed))
@@ -353,7 +353,8 @@ def _words(values: Mapping[str, Any]) -> str:
 
 
 def _row(point: Point, name: str = "") -> str:
-    from split_matching.stages.pages.tables import COMPARED, format_spread
+    from split_matching.stages.pages.ablation.table_text import format_spread
+    from split_matching.stages.pages.ablation.tables import COMPARED
 
     if point.gamma is None:
         return f"{name or point.name}: failed: {point.error}"
@@ -376,7 +377,7 @@ def _choice(best: Point, request: Request, measure: Folds, grid: Grid) -> str:
 def _record(
     request: Request, measure: Folds, facts: Mapping[str, Any], points: Sequence[Point], about: Mapping[str, Any]
 ) -> str:
-    from split_matching.stages.pages.tables import to_json
+    from split_matching.stages.pages.ablation.table_text import to_json
 
     value = {
         "dataset": request.dataset,

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from split_matching.cache.files import atomic_write
 from split_matching.configs.class_list import ClassList
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.audit import SPLITS, Check, Look
 from split_matching.stages.data.images import decode_values, read_bytes, read_image
 from split_matching.stages.data.layouts import Source, open_source
-from split_matching.stages.pages.figures import Bytes, overlay, palette, resize_image, resize_labels
-from split_matching.stages.pages.sheet import font
+from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, draw_swatch, load_font
+from split_matching.stages.pages.overlays import NO_LABEL, overlay, resize_image, resize_labels
 
 PAIRS = 12
 COLUMNS = 3
@@ -26,12 +29,11 @@ CELL = 230
 UNKNOWN_COLOUR = (0, 0, 0)  # no class is black
 _MARGIN, _GAP, _BETWEEN, _CAPTION, _LINE, _TITLE = 16, 16, 4, 22, 22, 50
 _PAIR = 2 * CELL + _BETWEEN
-_INK, _SOFT = (31, 38, 48), (91, 100, 112)
-_NOWHERE = -1
+_WIDTH = 2 * _MARGIN + COLUMNS * _PAIR + (COLUMNS - 1) * _GAP
 
 
-def choose(looks: Sequence[Look], count: int = PAIRS) -> list[Look]:
-    """Images that show as many classes as possible: each adds the most that is not shown yet (choice).
+def choose_looks(looks: Sequence[Look], count: int = PAIRS) -> list[Look]:
+    """Choose images that show as many classes as possible: each adds the most that is not shown yet (choice).
 
     Args:
         looks: candidates; those without a usable mask are left out.
@@ -55,11 +57,12 @@ def choose(looks: Sequence[Look], count: int = PAIRS) -> list[Look]:
 
 
 def _things(look: Look) -> set[object]:
+    """Return the classes of an image, and its ids that are no class."""
     return {*look.counts, *(("unknown", value) for value in look.unknown)}
 
 
 def write_contact_sheet(check: Check, data: DataConfig, root: Path | None, path: Path) -> None:
-    """Draw the sheet into a PNG file, which appears in one step; its folder is made.
+    """Draw the sheet into a PNG file, atomically; its folder is made.
 
     Args:
         check: what was found; decides which images are shown.
@@ -68,71 +71,74 @@ def write_contact_sheet(check: Check, data: DataConfig, root: Path | None, path:
         path: the file.
     """
     source = open_source(data, root)
-    pairs = [_pair(source, look, check.classes) for look in choose(check.looks)]
+    pairs = [_read_pair(source, look, check.classes) for look in choose_looks(check.looks)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         _draw(pairs, check.classes).save(temporary, "PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-Pair = tuple[str, Bytes, npt.NDArray[np.int32]]
-"""Caption, image (h, w, 3) and labels (h, w): places in the class list, their number for unknown ids, -1 for none."""
+@dataclass(frozen=True)
+class Pair:
+    """One image and its mask.
+
+    Args:
+        caption: below them.
+        image: (h, w, 3) uint8.
+        labels: (h, w) int32: places in the class list, their number for unknown ids, NO_LABEL for ignored ones.
+    """
+
+    caption: str
+    image: NDArray[np.uint8]
+    labels: NDArray[np.int32]
 
 
-def _pair(source: Source, look: Look, classes: ClassList) -> Pair:
+def _read_pair(source: Source, look: Look, classes: ClassList) -> Pair:
     caption = look.image_id if look.image_id.startswith(look.split) else f"{look.split}  {look.image_id}"
     try:
         image = resize_image(read_image(source.image_path(look.image_id)), CELL)
         path = source.mask_path(look.image_id)
         values = resize_labels(decode_values(read_bytes(path), path), (image.shape[0], image.shape[1]))
     except DataError:  # it went away since
-        return caption, np.full((CELL, CELL, 3), 238, np.uint8), np.full((CELL, CELL), _NOWHERE, np.int32)
+        return Pair(caption, np.full((CELL, CELL, 3), 238, np.uint8), np.full((CELL, CELL), NO_LABEL, np.int32))
     table = source.mask_table(path)
     labels = np.full(values.shape, len(classes.entries), np.int32)
     for value in np.unique(values):
         raw = int(value) if table is None else table[int(value)] if int(value) < len(table) else -1
         if raw in classes.ignore:
-            labels[values == value] = _NOWHERE
+            labels[values == value] = NO_LABEL
         elif raw in classes.ids:
             labels[values == value] = classes.ids.index(raw)
-    return caption, image, labels
+    return Pair(caption, image, labels)
 
 
 def _draw(pairs: Sequence[Pair], classes: ClassList) -> Image.Image:
-    """Rows of pairs, and the legend below them."""
-    shown = sorted({int(label) for _, _, labels in pairs for label in np.unique(labels)} - {_NOWHERE})
+    """Draw rows of pairs, and the legend below them."""
+    shown = sorted({int(label) for pair in pairs for label in np.unique(pair.labels)} - {NO_LABEL})
     rows = [pairs[start : start + COLUMNS] for start in range(0, len(pairs), COLUMNS)]
-    heights = [max(image.shape[0] for _, image, _ in row) + _CAPTION + _GAP for row in rows]
-    width = 2 * _MARGIN + COLUMNS * _PAIR + (COLUMNS - 1) * _GAP
-    widest = max((font(14).getlength(_name(label, classes)) for label in shown), default=0)
-    across = max(1, int((width - 2 * _MARGIN) // (widest + 50)))
+    heights = [max(pair.image.shape[0] for pair in row) + _CAPTION + _GAP for row in rows]
+    widest = max((load_font(14).getlength(_name(label, classes)) for label in shown), default=0)
+    across = max(1, int((_WIDTH - 2 * _MARGIN) // (widest + 50)))
     legend_top = _TITLE + sum(heights)
-    height = legend_top + _LINE * -(-len(shown) // across) + _MARGIN
-    canvas = Image.new("RGB", (width, height), (255, 255, 255))
+    canvas = Image.new("RGB", (_WIDTH, legend_top + _LINE * -(-len(shown) // across) + _MARGIN), PAPER)
     pen = ImageDraw.Draw(canvas)
     title = "Images and their masks. Hatched: unseen classes. Bare: ignored."
-    pen.text((_MARGIN, 14), title, _INK, font(18, bold=True))
+    pen.text((_MARGIN, 14), title, INK, load_font(18, bold=True))
     colours = np.concatenate([palette(len(classes.entries)), np.array([UNKNOWN_COLOUR], np.uint8)])
     hatched = np.array([*(entry.id in classes.unseen_ids for entry in classes.entries), False])
     top = _TITLE
     for row, row_height in zip(rows, heights, strict=True):
-        for place, (caption, image, labels) in enumerate(row):
+        for place, pair in enumerate(row):
             left = _MARGIN + place * (_PAIR + _GAP)
-            painted = overlay(image, labels, colours, none=_NOWHERE, hatched=hatched, alpha=0.75)
-            canvas.paste(Image.fromarray(image), (left, top))
-            canvas.paste(Image.fromarray(painted), (left + image.shape[1] + _BETWEEN, top))
-            pen.text((left, top + image.shape[0] + 3), caption, _SOFT, font(13))
+            painted = overlay(pair.image, pair.labels, colours, hatched=hatched, alpha=0.75)
+            canvas.paste(Image.fromarray(pair.image), (left, top))
+            canvas.paste(Image.fromarray(painted), (left + pair.image.shape[1] + _BETWEEN, top))
+            pen.text((left, top + pair.image.shape[0] + 3), pair.caption, SOFT_INK, load_font(13))
         top += row_height
     for place, label in enumerate(shown):
-        left = _MARGIN + place % across * ((width - 2 * _MARGIN) // across)
+        left = _MARGIN + place % across * ((_WIDTH - 2 * _MARGIN) // across)
         upper = legend_top + _LINE * (place // across)
-        pen.rectangle((left, upper, left + 16, upper + 16), tuple(int(v) for v in colours[label]), (120, 120, 120))
-        for shift in (0, 6, 12) if hatched[label] else ():
-            pen.line((left + shift, upper + 15, left + shift + 4, upper + 1), (255, 255, 255), 1)
-        pen.text((left + 24, upper), _name(label, classes), _INK, font(14))
+        draw_swatch(pen, left, upper, colours[label], bool(hatched[label]))
+        pen.text((left + 24, upper), _name(label, classes), INK, load_font(14))
     return canvas
 
 

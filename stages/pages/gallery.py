@@ -12,31 +12,32 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from split_matching.cache.files import atomic_write
 from split_matching.stages.candidates.features import training_features
 from split_matching.stages.candidates.pseudo_masks import clustered_field
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.layouts import open_source
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.pages import figures
-from split_matching.stages.pages.image_sheets import (
-    Names,
-    States,
-    matching_regions,
-    provenance,
+from split_matching.stages.pages.colours import hex_colours
+from split_matching.stages.pages.formats import page_template, read_template
+from split_matching.stages.pages.overlays import jpeg_data_uri, resize_image
+from split_matching.stages.pages.sheets.regions import (
+    SeenNames,
+    draw_regions,
+    measure_separation,
+    open_embeddings,
     region_colours,
-    region_labels,
-    separation,
 )
-from split_matching.stages.pages.report import page_template
+from split_matching.stages.pages.sheets.sources import States, describe_sources
 
 THUMBNAIL_SIDE = 136
 """Longer side of a thumbnail, pixels (choice: 1,000 images make a page of about 10 MB)."""
 
 _QUALITY = 72  # of the JPEGs
-_NOWHERE = -1
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Card:
         picture: image and pseudo masks, as a `data:` URI.
         width: of the picture, pixels.
         height: of the picture, pixels.
-        quality: mean over the regions of how well they stand apart; NaN where it is not defined.
+        quality: mean over the regions of how well they are separated; NaN where it is not defined.
         seen: indices of the annotated seen classes.
         near: index of the nearest seen class of each region; empty when not known.
         areas: share of the image of each region, percent.
@@ -68,7 +69,7 @@ class Card:
     @property
     def colours(self) -> list[str]:
         """A colour for each region."""
-        return figures.hex_colours(region_colours(len(self.areas)))
+        return hex_colours(region_colours(len(self.areas)))
 
 
 def write_gallery(ctx: StageContext, states: States, path: Path, limit: int) -> list[str]:
@@ -76,51 +77,58 @@ def write_gallery(ctx: StageContext, states: States, path: Path, limit: int) -> 
 
     Args:
         ctx: inputs `dataset`, `features`, `pseudo_masks`, and `regions` and `text` where there are.
-        states: how the artifacts stand.
+        states: of the artifacts.
         path: the HTML file to write.
-        limit: most images; more are thinned evenly.
+        limit: most images; of more, evenly spread ones are shown.
 
     Returns:
         What to print: how many images, and their quality.
     """
-    masks = ctx.inputs["pseudo_masks"].shards("train")
-    chosen = thinned(masks.ids, limit)
-    maker = _Cards(ctx)
-    cards = [maker.card(image_id) for image_id in chosen]
+    ids = ctx.inputs["pseudo_masks"].shards("train").ids
+    maker = CardMaker(ctx)
+    cards = [maker.make(image_id) for image_id in choose_evenly(ids, limit)]
     cards.sort(key=lambda card: (math.isnan(card.quality), card.quality, card.id))
-    script = (Path(__file__).parent / "templates" / "gallery.js").read_text(encoding="utf-8")
-    hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = {
         "dataset": ctx.inputs["pseudo_masks"].manifest["dataset"],
-        "cards": cards,
-        "total": len(masks.ids),
+        "total": len(ids),
         "classes": [entry.name for entry in ctx.config.classes.seen],
-        "named": any(card.near for card in cards),
         "stale": [
-            f"{ctx.inputs[slug].manifest['stage']} is {state}" for slug, state in states.items() if state != "fresh"
+            f"{ctx.inputs[name].manifest['stage']} is {state}" for name, state in states.items() if state != "fresh"
         ],
-        "provenance": provenance(ctx.inputs, ("pseudo_masks", "features", "regions", "text"), states),
-        "script": script,
-        "script_hash": hashed,
+        "provenance": describe_sources(ctx.inputs, ("pseudo_masks", "features", "regions", "text"), states),
     }
-    html = page_template("gallery.html.j2").render(page)
+    html = render_gallery(cards, page)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return _said(cards, len(masks.ids))
+    return _summarise(cards, len(ids))
 
 
-def thinned(ids: Sequence[str], limit: int) -> list[str]:
+def render_gallery(cards: Sequence[Card], page: dict[str, Any]) -> str:
+    """Return the page.
+
+    Args:
+        cards: the images, in the order that they are shown in.
+        page: `dataset`, `total` (images that there are), `classes` (names), and lists of lines `stale` and
+            `provenance`.
+    """
+    script = read_template("gallery.js")
+    return page_template("gallery.html.j2").render(
+        **page,
+        cards=cards,
+        named=any(card.near for card in cards),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def choose_evenly(ids: Sequence[str], limit: int) -> list[str]:
     """Return at most `limit` ids, evenly spread."""
     count = min(limit, len(ids))
     return [ids[index * len(ids) // count] for index in range(count)]
 
 
-def _said(cards: Sequence[Card], total: int) -> list[str]:
+def _summarise(cards: Sequence[Card], total: int) -> list[str]:
     known = [card.quality for card in cards if math.isfinite(card.quality)]
     regions = sum(len(card.areas) for card in cards) / len(cards)
     lines = [f"{len(cards)} of {total} training images, {regions:.1f} regions an image"]
@@ -131,7 +139,7 @@ def _said(cards: Sequence[Card], total: int) -> list[str]:
     return lines
 
 
-class _Cards:
+class CardMaker:
     """Makes cards; every set of shards is opened once.
 
     Args:
@@ -139,7 +147,6 @@ class _Cards:
     """
 
     def __init__(self, ctx: StageContext) -> None:
-        self.inputs = ctx.inputs
         self.masks = ctx.inputs["pseudo_masks"].shards("train")
         self.features = training_features(ctx)
         self.field = clustered_field(self.features.fields, ctx.config.pseudo_masks)
@@ -148,23 +155,23 @@ class _Cards:
         self.annotated = {
             str(entry["id"]): entry["classes"] for entry in ctx.inputs["dataset"].json("train.json")["images"]
         }
-        self.regions = matching_regions(ctx.inputs)
-        self.names = Names(ctx.inputs["text"]) if self.regions else None
+        self.embeddings = open_embeddings(ctx.inputs)
+        self.names = SeenNames(ctx.inputs["text"]) if self.embeddings else None
 
-    def card(self, image_id: str) -> Card:
+    def make(self, image_id: str) -> Card:
+        """Return the card of one training image."""
         labels = self.masks.read(image_id, "labels")
-        apart = separation(self.features.read(image_id, self.field), labels)
+        apart = measure_separation(self.features.read(image_id, self.field), labels)
         areas = tuple(round(100 * float((labels == region + 1).mean()), 1) for region in range(len(apart)))
         ranked = []
-        if self.regions and self.names:
-            ranked = self.names.nearest(self.regions.read(image_id, "embeddings"))
-        named = [f", {self.names.words(row, 2)}" for row in ranked] if self.names else [""] * len(areas)
-        image = figures.resize_image(read_image(self.source.image_path(image_id)), THUMBNAIL_SIDE)
-        painted = figures.overlay(image, region_labels(labels), region_colours(len(areas)), alpha=0.55, none=_NOWHERE)
-        pair = np.concatenate([image, painted], 1)
+        if self.embeddings and self.names:
+            ranked = self.names.rank(self.embeddings.read(image_id, "embeddings"))
+        named = [f", {self.names.format(row, 2)}" for row in ranked] if self.names else [""] * len(areas)
+        image = resize_image(read_image(self.source.image_path(image_id)), THUMBNAIL_SIDE)
+        pair = np.concatenate([image, draw_regions(image, labels, 0.55)], 1)
         return Card(
             id=image_id,
-            picture=figures.jpeg_data_uri(pair, _QUALITY),
+            picture=jpeg_data_uri(pair, _QUALITY),
             width=pair.shape[1],
             height=pair.shape[0],
             quality=float(np.nanmean(apart)) if np.isfinite(apart).any() else math.nan,

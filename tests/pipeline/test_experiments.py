@@ -37,26 +37,24 @@ from split_matching.pipeline.experiments.machine import describe_machine
 from split_matching.pipeline.experiments.runs import Outcome, Request
 from split_matching.pipeline.verbs import ablate as ablation
 from split_matching.pipeline.verbs import tune as tuning
-from split_matching.stages.pages.ablation_page import render_page
-from split_matching.stages.pages.figures import intervals
-from split_matching.stages.pages.tables import (
-    DEFAULT,
+from split_matching.stages.pages.ablation.page import render_page
+from split_matching.stages.pages.ablation.statistics import (
     METRICS,
-    Run,
-    Table,
-    Variant,
-    build_sections,
     choose_gamma,
-    format_difference,
-    format_spread,
     metrics_at,
     paired_difference,
     read_sweep,
     spread,
+)
+from split_matching.stages.pages.ablation.table_text import (
+    format_difference,
+    format_spread,
     to_csv,
     to_json,
     to_markdown,
 )
+from split_matching.stages.pages.ablation.tables import DEFAULT, Run, Table, Variant, build_sections
+from split_matching.stages.pages.plots import draw_intervals
 from tests.handmade import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -248,8 +246,8 @@ def test_page_is_self_contained_escaped_and_deterministic() -> None:
 
 def test_intervals_are_drawn_with_gaps_and_without_values() -> None:
     for groups in ({"a": [1.0, NAN, 3.0], "b": [2.0], "c": [NAN]}, {"a": []}):
-        uri = intervals(groups, title="t", xlabel="x")
-        assert uri == intervals(groups, title="t", xlabel="x")
+        uri = draw_intervals(groups, title="t", xlabel="x")
+        assert uri == draw_intervals(groups, title="t", xlabel="x")
         assert b"<svg" in base64.b64decode(uri.split(",")[1])
 
 

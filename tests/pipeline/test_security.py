@@ -25,7 +25,7 @@ from split_matching.cache.folders import folders
 from split_matching.configs import class_list as classes_module
 from split_matching.configs.strict_yaml import _StrictLoader
 from split_matching.pipeline.cli import main
-from split_matching.stages.pages.report import page_template
+from split_matching.stages.pages.formats import page_template
 from split_matching.stages.training import checkpoint
 from tests.conftest import VocTree, blocks
 from tests.pipeline.test_bad_input import Evil

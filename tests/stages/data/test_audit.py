@@ -17,7 +17,7 @@ from split_matching.pipeline.cli import main
 from split_matching.stages.data.audit import Check, check_data
 from split_matching.stages.data.download.voc import palette
 from split_matching.stages.ground.context import no_progress
-from split_matching.stages.pages.contact_sheet import choose
+from split_matching.stages.pages.contact_sheet import choose_looks
 from tests import folder_data
 from tests.folder_data import settings, write
 
@@ -187,7 +187,7 @@ def test_a_quick_look_takes_some_of_each_split(tmp_path: Path) -> None:
 
 def test_the_sheet_shows_as_many_classes_as_it_can(tmp_path: Path) -> None:
     splits = {"train": {**{f"t{n}": (0,) for n in range(9)}, "z": (1, 2, 3)}, "val": {"v": (4,)}}
-    chosen = choose(checked(write(tmp_path, splits)).looks, count=3)
+    chosen = choose_looks(checked(write(tmp_path, splits)).looks, count=3)
     assert {look.image_id for look in chosen} >= {"train.z", "val.v"} and len(chosen) == 3
 
 

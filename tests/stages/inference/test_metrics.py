@@ -14,7 +14,7 @@ import pytest
 
 from split_matching.configs.class_list import ClassEntry
 from split_matching.errors import DataError
-from split_matching.stages.inference.metrics import ConfusionMatrix, harmonic_mean, scores, write_metrics
+from split_matching.stages.inference.metrics import ConfusionMatrix, harmonic_mean, image_scores, scores, write_metrics
 
 IGNORE = 255
 
@@ -247,3 +247,11 @@ def test_equal_inputs_write_equal_bytes(tmp_path: Path) -> None:
 def test_number_of_names_must_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 class names for a confusion matrix of 3 classes"):
         write_metrics(tmp_path, ConfusionMatrix(3), classes_of("cat", "dog"), [True, True, False])
+
+
+def test_image_scores_are_of_the_classes_that_the_truth_shows() -> None:
+    counts = np.array([[6, 2, 0], [0, 4, 0], [0, 0, 0]])  # class 2 occurs nowhere
+    accuracy, iou = image_scores(counts)
+    assert accuracy == 10 / 12 and iou == pytest.approx((6 / 8 + 4 / 6) / 2)
+    assert image_scores(np.array([[0, 3], [0, 0]]))[1] == 0  # class 1 is wrong, but not in the truth
+    assert all(math.isnan(value) for value in image_scores(np.zeros((2, 2), np.int64)))

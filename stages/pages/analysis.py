@@ -1,4 +1,4 @@
-"""Parts of the report that look closer: published results, confusion of unseen classes, worst images, mask quality."""
+"""Parts of the report that look closer: published results, confusion of unseen classes, worst images, costs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from split_matching.errors import CorruptError
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.pages.class_rows import ClassRow
-from split_matching.stages.pages.figures import resize_labels
-from split_matching.stages.pages.mask_quality import FOUND, measure
+from split_matching.stages.pages.class_scores import ClassScores
 
-METRICS = {"pAcc": "pAcc", "mIoU_seen": "S", "mIoU_unseen": "U", "hIoU": "hIoU"}
-CONFUSED = 4
+PUBLISHED_COLUMNS = {"pAcc": "pAcc", "mIoU_seen": "S", "mIoU_unseen": "U", "hIoU": "hIoU"}
+"""Columns of published results: name in `metrics.json` -> heading. In percent."""
+
+MOST_CONFUSIONS = 4
 """Most classes listed that pixels of one unseen class are mistaken for."""
 
 
-def published(ctx: StageContext, metrics: Mapping[str, Any], doubtful: bool) -> dict[str, Any] | None:
+def compare_with_published(ctx: StageContext, metrics: Mapping[str, Any], doubtful: bool) -> dict[str, Any] | None:
     """Return published or measured rows with the run's own at the end; None where there are none, or for a tuning run.
 
     Args:
@@ -37,22 +37,24 @@ def published(ctx: StageContext, metrics: Mapping[str, Any], doubtful: bool) -> 
         {
             "method": row.method,
             "venue": row.venue,
-            "values": [getattr(row, key) for key in METRICS],
+            "values": [getattr(row, key) for key in PUBLISHED_COLUMNS],
             "source": row.source,
             "note": row.note,
             "own": False,
         }
         for row in rows
     ]
-    own = {"method": "this run", "venue": "", "values": [metrics[key] for key in METRICS], "source": "measured"}
+    values = [metrics[key] for key in PUBLISHED_COLUMNS]
+    own = {"method": "this run", "venue": "", "values": values, "source": "measured"}
     measured = all(row.source == "measured" for row in rows)
     note = "does not compare: see the banner" if doubtful and not measured else ""
     if not ctx.config.data.expected_val and not measured:
         note = "does not compare: the number of images of the published split is not checked"
-    return {"names": list(METRICS.values()), "measured": measured, "rows": [*lines, {**own, "note": note, "own": True}]}
+    names = list(PUBLISHED_COLUMNS.values())
+    return {"names": names, "measured": measured, "rows": [*lines, {**own, "note": note, "own": True}]}
 
 
-def unseen_confusion(counts: npt.NDArray[np.int64], rows: Sequence[ClassRow]) -> list[dict[str, Any]]:
+def list_confusions(counts: NDArray[np.int64], rows: Sequence[ClassScores]) -> list[dict[str, Any]]:
     """Say for every unseen class what its pixels were taken for.
 
     Args:
@@ -70,13 +72,13 @@ def unseen_confusion(counts: npt.NDArray[np.int64], rows: Sequence[ClassRow]) ->
             continue
         shares = 100 * counts[index] / total
         order = [int(i) for i in np.argsort(-shares, kind="stable") if i != index and shares[i] > 0]
-        others = [{"row": rows[i], "share": float(shares[i])} for i in order[:CONFUSED]]
-        rest = float(shares[order[CONFUSED:]].sum())
+        others = [{"row": rows[i], "share": float(shares[i])} for i in order[:MOST_CONFUSIONS]]
+        rest = float(shares[order[MOST_CONFUSIONS:]].sum())
         found.append({"row": row, "right": float(shares[index]), "others": others, "rest": rest})
     return found
 
 
-def worst_images(path: Path, count: int) -> list[tuple[str, float]]:
+def find_worst_images(path: Path, count: int) -> list[tuple[str, float]]:
     """Return the images with the lowest mean IoU over the classes in their truth, worst first, and that IoU in percent.
 
     Args:
@@ -95,33 +97,7 @@ def worst_images(path: Path, count: int) -> list[tuple[str, float]]:
     return sorted(scored, key=lambda entry: (entry[1], entry[0]))[:count]
 
 
-def mask_quality(ctx: StageContext, rows: Sequence[ClassRow], source: Any) -> dict[str, Any] | None:
-    """Compare pseudo masks with the truth of unseen classes on evenly spread training images; see `mask_quality`."""
-    from split_matching.stages.data.images import read_all_labels
-
-    ids = sorted(str(image["id"]) for image in ctx.inputs["dataset"].json("train.json")["images"])
-    count = min(ctx.config.report.quality_images, len(ids))
-    names = {index: row.name for index, row in enumerate(rows) if row.group == "unseen"}
-    if not count or not names or "pseudo_masks" not in ctx.inputs:
-        return None
-    chosen = [ids[index * len(ids) // count] for index in range(count)]
-    shards = ctx.inputs["pseudo_masks"].shards("train")
-
-    def read(image_id: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        regions = shards.read(image_id, "labels")
-        labels = read_all_labels(source, image_id, [row.id for row in rows])
-        return resize_labels(labels, (regions.shape[0], regions.shape[1])), regions
-
-    found = measure(chosen, names, read, ctx.progress)
-    present = [entry for entry in found if entry.images]
-    if not present:
-        return None
-    total = sum(entry.images for entry in present)
-    mean = {key: sum(getattr(entry, key) * entry.images for entry in present) / total for key in ("best_iou", "found")}
-    return {"rows": found, "images": count, "of": len(ids), "objects": total, "least": 100 * FOUND, **mean}
-
-
-def cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def list_costs(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return parameters and operations as (name, value), from what Evaluate counted."""
     found = metrics.get("extra", {}).get("complexity")
     if not found:
@@ -131,11 +107,11 @@ def cost(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Trained parameters (decoder and prompts)", f"{found['trained_parameters']:,}"),
         ("Frozen parameters, image tower", f"{found['frozen_image_parameters']:,}"),
         ("Frozen parameters, text tower", f"{found['frozen_text_parameters']:,}"),
-        (f"Image tower for {side}", _giga(found["tower_flops"])),
-        (f"Decoder for {side}", _giga(found["decoder_flops"])),
-        ("One region crop, where CLIP is asked about predicted regions", _giga(found["crop_flops"])),
+        (f"Image tower for {side}", _format_flops(found["tower_flops"])),
+        (f"Decoder for {side}", _format_flops(found["decoder_flops"])),
+        ("One region crop, where CLIP is asked about predicted regions", _format_flops(found["crop_flops"])),
     ]
 
 
-def _giga(flops: int) -> str:
+def _format_flops(flops: int) -> str:
     return f"{flops / 1e9:,.3f} GFLOPs ({flops:,})"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from split_matching.stages.pages import figures
-from split_matching.stages.pages.comparison import Comparison
-from split_matching.stages.pages.report import page_template
-from split_matching.stages.pages.tables import Section, Table, cells, headings, shown_facts
+from split_matching.stages.pages.ablation.comparison import Comparison
+from split_matching.stages.pages.ablation.table_text import cells, headings, text_facts
+from split_matching.stages.pages.ablation.tables import Table, TableSection
+from split_matching.stages.pages.formats import page_template
+from split_matching.stages.pages.plots import draw_intervals
 
 
 def render_page(table: Table, comparisons: Sequence[Comparison] = ()) -> str:
@@ -16,21 +17,21 @@ def render_page(table: Table, comparisons: Sequence[Comparison] = ()) -> str:
 
     Args:
         table: as built from the runs; names and messages in it are escaped.
-        comparisons: images as the variants see them.
+        comparisons: images as the variants see them; may be empty.
     """
     page = {
         "table": table,
-        "sections": [_section(section) for section in table.sections],
-        "facts": shown_facts(table),
+        "sections": [_describe_section(section) for section in table.sections],
+        "facts": text_facts(table),
         "comparisons": comparisons,
         "seconds": table.facts.get("seconds"),
     }
     return page_template("ablation.html.j2").render(page)
 
 
-def _section(section: Section) -> dict[str, Any]:
+def _describe_section(section: TableSection) -> dict[str, Any]:
     values = {row.variant: row.metrics["hIoU"].values for row in section.rows}
-    uri = figures.intervals(values, title="hIoU by variant", xlabel="hIoU, percent") if values else ""
+    uri = draw_intervals(values, title="hIoU by variant", xlabel="hIoU, percent") if values else ""
     per_seed = [(row.variant, row.metrics["hIoU"].values) for row in section.rows]
     return {
         "name": section.name,

@@ -1,0 +1,51 @@
+"""A sheet of a validation image's prediction beside its truth."""
+
+from __future__ import annotations
+
+from split_matching.stages.data.image_ids import refuse_unknown
+from split_matching.stages.data.images import read_image
+from split_matching.stages.data.layouts import open_source
+from split_matching.stages.ground.context import StageContext
+from split_matching.stages.pages.class_scores import (
+    draw_classes,
+    mark_unlabelled,
+    mark_unseen,
+    read_class_scores,
+    read_truth,
+)
+from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.overlays import NO_LABEL, resize_image
+from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow, format_area
+from split_matching.stages.pages.sheets.sources import States, describe_sources
+
+
+def build_prediction_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet:
+    """Truth and prediction of a validation image, with the IoU of every class in it."""
+    predictions = ctx.inputs["evaluate"].shards("val")
+    refuse_unknown([image_id], predictions.ids, "validation images")
+    classes = read_class_scores(ctx.inputs["evaluate"].file("per_class.csv"))
+    source = open_source(ctx.config.data, ctx.data_root)
+    truth = read_truth(source, image_id, classes)
+    predicted = mark_unlabelled(predictions.read(image_id, "labels"), classes)
+    image = resize_image(read_image(source.image_path(image_id)), PANEL_SIDE)
+    panels = [
+        (name, draw_classes(image, labels, classes)) for name, labels in (("truth", truth), ("prediction", predicted))
+    ]
+    colours, unseen = palette(len(classes)), mark_unseen(classes)
+    labelled = truth != NO_LABEL
+    rows = []
+    for index, row in enumerate(classes):
+        true, here = truth == index, (predicted == index) & labelled
+        if true.any() or here.any():
+            iou = (true & here).sum() / (true | here).sum()
+            cells = (row.name, row.group, format_area(true), format_area(predicted == index), f"{100 * iou:.1f}")
+            rows.append((int((true | here).sum()), SheetRow(cells, colours[index], hatched=bool(unseen[index]))))
+    rows.sort(key=lambda pair: -pair[0])
+    right = f", {(truth == predicted)[labelled].mean():.0%} of the labelled pixels right" if labelled.any() else ""
+    return Sheet(
+        f"{image_id}: prediction{right}",
+        (("image", image), *panels),
+        ("class", "group", "truth", "prediction", "IoU"),
+        tuple(row for _, row in rows),
+        tuple(describe_sources(ctx.inputs, ("evaluate", "train", "features"), states)),
+    )
