@@ -1,58 +1,38 @@
 """One training shared by the processes that torchrun starts; everything else is done by the first of them.
 
-    torchrun --nproc-per-node 8 run_pipeline.py Evaluate --dataset voc
+    torchrun --nproc-per-node 8 run_pipeline.py TrainDecoder --dataset voc
 
-The first process runs the command as if it were alone. When its training begins, it posts what is to be trained; the
-others, which slept until then, open the same inputs, join its group and take their share of every batch. They write
-nothing. When the first process ends, for whatever reason, so do they, with its exit code. No luigi in them, and nothing
-of this enters a key.
+The first process runs the command as if it were alone. When its training begins, it orders the others, which waited
+until then, to open the same inputs, join its group and take their share of every batch. They write nothing. When the
+first process ends, for whatever reason, so do they, with its exit code. They need no luigi, and no key depends on them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
+import math
 import os
-import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from split_matching.cache.keys import digest
 from split_matching.configs.schema import Config
-from split_matching.errors import ConfigError, CorruptError, DataError, UserError
+from split_matching.errors import ConfigError, UserError
 from split_matching.pipeline.plan import Plan, Stage
 from split_matching.stages.ground.context import StageContext
 
 if TYPE_CHECKING:
-    from split_matching.model.rendezvous import Board
+    from split_matching.stages.training.processes import Job
 
 TRAINING = "train"  # slug of the stage that is shared
-IDLE_SECONDS = 0.5  # how often a waiting process looks for a message
-GOODBYE_SECONDS = 5.0  # for the others to hear that it is over
-READY_SECONDS = 60.0  # for all to open the inputs, once training is called for; each has imported torch by then
 CAUSE_SECONDS = 30.0  # for the first process to notice a failure, before another says it
-KEPT = "finished stages and the last checkpoint are kept, the same command goes on from there"
-ERRORS = {error.exit_code: error for error in (ConfigError, DataError, CorruptError)}
 
 Run = Callable[[StageContext], Any]
-
-
-@dataclass(frozen=True)
-class _Lead:
-    """This process is the first of several; workers that luigi forks inherit that, but not the connection."""
-
-    board: Board
-    pid: int
-
-
-_lead: _Lead | None = None
 
 
 def together(work: Callable[[], int]) -> int:
@@ -67,27 +47,31 @@ def together(work: Callable[[], int]) -> int:
     Raises:
         UserError: as the command, in the first process; elsewhere, the first process was lost.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) < 2:
+    if _count() < 2:
         return work()
-    from split_matching.model.rendezvous import Board
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost process is a page of C++ frames
+    from split_matching.stages.training.processes import Job
 
-    board = Board()
-    return _leading(board, work) if board.rank == 0 else _following(board)
+    job = Job()
+    return _lead(job, work) if job.rank == 0 else _follow(job)
 
 
 def shared(run: Run, plan: Plan, stage: Stage) -> Run:
-    """Return the function of a stage, for training in the first of several processes one that all take part in."""
-    if _lead is None or stage.slug != TRAINING:
+    """Return the function of a stage; of several processes' training, one in which all of them take part."""
+    if _count() < 2 or stage.slug != TRAINING:
         return run
     return lambda ctx: _train_first(run, ctx, plan)
+
+
+def _count() -> int:
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 # --- the first process ------------------------------------------------------------------------------------------------
 
 
-def _leading(board: Board, work: Callable[[], int]) -> int:
-    global _lead
-    _lead, code = _Lead(board, os.getpid()), 1
+def _lead(job: Job, work: Callable[[], int]) -> int:
+    code = 1
     try:
         code = work()
         return code
@@ -98,190 +82,83 @@ def _leading(board: Board, work: Callable[[], int]) -> int:
         code = 130
         raise
     finally:
-        _lead = None
-        with contextlib.suppress(RuntimeError):  # nobody is left to hear it
-            board.post({"do": "end", "code": code})
-            end = time.monotonic() + GOODBYE_SECONDS
-            while board.count("gone", 0) < board.size - 1 and time.monotonic() < end:
-                time.sleep(IDLE_SECONDS / 5)
+        job.end(code)
 
 
 def _train_first(run: Run, ctx: StageContext, plan: Plan) -> Any:
-    """Call the others to train, and train with them."""
-    from split_matching.model.rendezvous import Board
+    """Order the others to train, and train with them. luigi may have forked this process from the first."""
+    from split_matching.stages.training.processes import Job
 
-    assert _lead is not None
-    board = _lead.board if os.getpid() == _lead.pid else Board(again=True)
-    config = plan.config
-    roots = {"artifacts": config.runtime.artifacts.absolute()}
-    data = {"root": config.data.root.absolute()} if config.data.root else {}
-    updates = {
-        "runtime": config.runtime.model_copy(update=roots),
-        "data": config.data.model_copy(update=data),
-    }
-    number = board.post(
+    job, config = Job(first=False), plan.config
+    updates = {"runtime": config.runtime.model_copy(update={"artifacts": config.runtime.artifacts.absolute()})}
+    if config.data.root:
+        updates["data"] = config.data.model_copy(update={"root": config.data.root.absolute()})
+    number = job.give_order(
         {
-            "do": "train",
             "config": config.model_copy(update=updates).model_dump_json(),
             "recipe": _fingerprint(plan),
             "out": str(ctx.out.absolute()),
         }
     )
     try:
-        return _join(board, run, ctx, number)
+        return job.train(number, run, ctx)
     except Exception as error:
-        cause = _cause(board, error, number)
+        cause = job.find_cause(number, error)
         with contextlib.suppress(RuntimeError):
-            board.post({"do": "failed"})
+            job.give_order({})  # this process says why, or begins again
         raise cause from error
-
-
-def _cause(board: Board, error: Exception, number: int) -> Exception:
-    """Return what another process says went wrong, if this one only lost it."""
-    from split_matching.model.rendezvous import is_loss
-
-    if not is_loss(error):
-        return error
-    failure = board.failure(number, 2.0)
-    if failure is None:
-        return UserError(f"a process that takes part in the training was lost; {KEPT}")
-    return _failed(failure)
-
-
-def _failed(failure: dict[str, Any]) -> UserError:
-    return ERRORS.get(failure["code"], UserError)(f"in process {failure['rank']}: {failure['message']}")
 
 
 # --- the other processes ----------------------------------------------------------------------------------------------
 
 
-class _EndedError(Exception):
-    """torchrun ends this process because another one is gone."""
-
-
-def _following(board: Board) -> int:
+def _follow(job: Job) -> int:
     """Train whenever the first process says so, until it ends; returns its exit code."""
-    lost = UserError(f"the first process of this training was lost, so this one ends too; {KEPT}")
+    from split_matching.stages.training.processes import KEPT, is_loss
+
     try:
-        with _endable():
-            return _obey(board)
+        return _obey(job)
     except KeyboardInterrupt:
         return 130  # the first process says so
-    except _EndedError:
-        code = _last_word(board, 0.0)
-        if code is None:
-            raise lost from None
-        return code
-    except UserError:
-        raise
     except RuntimeError as error:
-        from split_matching.model.rendezvous import is_loss
-
-        raise (lost if is_loss(error) else error) from None
-
-
-def _obey(board: Board) -> int:
-    number, failed, until = 0, None, 0.0
-    while True:
-        message = board.message(number)
-        if message is None:
-            if failed and time.monotonic() > until:
-                raise failed
-            time.sleep(IDLE_SECONDS)
-            continue
-        number += 1
-        if message["do"] == "end":
-            board.count("gone")
-            return int(message["code"])
-        if message["do"] == "failed":  # the first process says why, or begins again
-            failed = None
-        else:
-            failed, until = _attempt(board, message, number - 1), time.monotonic() + CAUSE_SECONDS
+        if not is_loss(error):
+            raise
+        raise UserError(f"the first process of this training was lost, so this one ends too; {KEPT}") from None
 
 
-def _attempt(board: Board, message: dict[str, Any], number: int) -> Exception | None:
-    """Take part in one training; tells the first process of a failure, and returns it."""
-    from split_matching.model.rendezvous import is_loss
+def _obey(job: Job) -> int:
+    failed: Exception | None = None
+    for number in itertools.count():
+        order = job.wait_for_order(number, CAUSE_SECONDS if failed else math.inf)
+        if order is None:
+            assert failed is not None
+            raise failed
+        if "code" in order:
+            job.leave()
+            return int(order["code"])
+        failed = _take_part(job, order, number) if order else None
+    raise AssertionError("numbers do not end")
 
+
+def _take_part(job: Job, order: dict[str, Any], number: int) -> Exception | None:
+    """Take part in one training, and write nothing; tells the first process of a failure, and returns it."""
     try:
-        _train_other(board, message, number)
+        plan = Plan(Config.model_validate_json(order["config"]))
+        if _fingerprint(plan) != order["recipe"]:
+            raise ConfigError("code or cache differ from those of the first process: use the same checkout and disk")
+        inputs, root = plan.inputs(TRAINING), plan.data_root(TRAINING)
+        module = importlib.import_module(plan.stages[TRAINING].module)
+        ctx = StageContext(plan.slice(TRAINING), inputs, Path(order["out"]), plan.config.runtime, root)
+        job.train(number, module.run, ctx)
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exception(error)
-        if not is_loss(error):
-            user = isinstance(error, UserError)
-            text = " ".join(str(error).split())
-            code = error.exit_code if isinstance(error, UserError) else 1
-            board.fail(number, {"code": code, "message": text if user else f"{type(error).__name__}: {text}"})
+        job.report_failure(number, error)
         return error
     return None
-
-
-def _train_other(board: Board, message: dict[str, Any], number: int) -> None:
-    """Take part in one training; writes nothing."""
-    plan = Plan(Config.model_validate_json(message["config"]))
-    if _fingerprint(plan) != message["recipe"]:
-        raise ConfigError("code or cache differ from those of the first process: use the same checkout and disk")
-    inputs, root = plan.inputs(TRAINING), plan.data_root(TRAINING)
-    module = importlib.import_module(plan.stages[TRAINING].module)
-    ctx = StageContext(plan.slice(TRAINING), inputs, Path(message["out"]), plan.config.runtime, root)
-    _join(board, module.run, ctx, number)
-
-
-def _last_word(board: Board, seconds: float) -> int | None:
-    """Return the exit code that the first process posted, or None if it does not within this time."""
-    end = time.monotonic() + seconds
-    with contextlib.suppress(RuntimeError):
-        while True:
-            last = board.message(board.store.add("messages", 0) - 1)
-            if last and last["do"] == "end":
-                return int(last["code"])
-            if time.monotonic() >= end:
-                return None
-            time.sleep(IDLE_SECONDS)
-    return None
-
-
-@contextlib.contextmanager
-def _endable() -> Iterator[None]:
-    """Turn a polite kill into an exception, so that a process which waits or computes ends with one line."""
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        raise _EndedError
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-# --- all of them ------------------------------------------------------------------------------------------------------
 
 
 def _fingerprint(plan: Plan) -> str:
     """What is trained, of which inputs and with which code, as one digest."""
     recipe = plan.recipe(TRAINING)
     return digest([recipe.key, dict(recipe.code), dict(recipe.inputs)])
-
-
-def _join(board: Board, run: Run, ctx: StageContext, number: int) -> Any:
-    """Wait until all are ready, which is when one that cannot be says so, then train in one group."""
-    from split_matching.model.rendezvous import group, local_size, use_threads
-    from split_matching.stages.ground.device import device_of
-
-    use_threads(ctx.runtime.threads or max(1, len(os.sched_getaffinity(0)) // local_size()))
-    device = device_of(ctx)
-    board.count(f"ready/{number}")
-    end = time.monotonic() + READY_SECONDS
-    while board.count(f"ready/{number}", 0) < board.size:
-        if failure := board.failure(number):
-            raise _failed(failure)
-        if time.monotonic() > end:  # a process that was killed says nothing
-            raise UserError(f"a process that takes part in the training was lost; {KEPT}")
-        time.sleep(IDLE_SECONDS / 5)
-    with group(board, f"group/{number}", device):
-        return run(ctx)

@@ -125,4 +125,4 @@ def test_a_process_that_dies_takes_the_other_with_it(alone: Path, victim: int) -
     assert results[victim][0] == -signal.SIGKILL
     code, _, why = results[1 - victim]
     assert code == 1
-    assert len(why) == 1 and "lost" in why[0] and "the same command goes on" in why[0]
+    assert len(why) == 1 and "lost" in why[0] and "the same command resumes" in why[0]
