@@ -20,7 +20,7 @@ from split_matching.model.clip import FrozenClip
 from split_matching.pipeline.plan import Plan
 from split_matching.stages.candidates.quality import best_overlap
 from split_matching.stages.data.images import read_all_labels
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from split_matching.configs.schema import Config, evaluates_images
 from split_matching.configs.slices import Slice, build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError, UserError
 from split_matching.pipeline.text import WAIT, describe_change, flatten
+from split_matching.stages.data.source import layout_module, load_layout
 from split_matching.stages.ground.context import Shard
 
 Files = tuple[str, ...]
@@ -44,6 +45,7 @@ class Stage:
         resumes: whether it goes on from its own files of an interrupted run.
         output: the file to name at the end; "" for the folder.
         unit: what its progress counts.
+        chosen: modules that the config chooses by name, such as a data layout: their code makes the result as well.
     """
 
     name: str
@@ -57,10 +59,11 @@ class Stage:
     resumes: bool = False
     output: str = ""
     unit: str = "images"
+    chosen: tuple[str, ...] = ()
 
 
 CLIP = ("clip.model", "clip.weights", "clip.quick_gelu", "clip.seed", "clip.precision", "clip.identity")
-# what finding the raw files depends on; each layout adds fields of its own, see `stages.data.layouts.Layout`
+# what finding the raw files depends on; each layout adds fields of its own, see `stages.data.source.Layout`
 IMAGES = "data.layout"
 MASKS = "data.masks"
 LISTS = "data.lists"
@@ -247,15 +250,15 @@ def stages_of(config: Config, table: Sequence[Stage] | None = None) -> dict[str,
                 upstream.pop("features", None)
         if pretrained and "clip.identity" in reads:
             upstream["pretrain"] = ("clip.safetensors",)
-        stages[stage.slug] = replace(stage, reads=_of_layout(reads, config.data.layout), upstream=upstream)
+        reads = _of_layout(reads, config.data.layout)
+        chosen = (layout_module(config.data.layout),) if {"data", IMAGES} & set(reads) else ()
+        stages[stage.slug] = replace(stage, reads=reads, upstream=upstream, chosen=chosen)
     return stages
 
 
 def _of_layout(reads: Sequence[str], name: str) -> tuple[str, ...]:
     """Replace IMAGES, MASKS and LISTS by the fields that a layout reads for them."""
-    from split_matching.stages.data.layouts import LAYOUTS
-
-    layout = LAYOUTS[name]
+    layout = load_layout(name)
     fields = {IMAGES: layout.images, MASKS: layout.masks, LISTS: layout.lists}
     groups = [(IMAGES, *(f"data.{field}" for field in fields[path])) if path in fields else (path,) for path in reads]
     return tuple(dict.fromkeys(path for group in groups for path in group))
@@ -271,8 +274,9 @@ def hold_code(stages: Sequence[Stage]) -> None:
     made later would record the new code for what the old code makes. To be called right after importing the modules.
     """
     for stage in stages:
-        if stage.module not in _held_code:
-            _held_code[stage.module] = module_closure(stage.module)
+        for module in (stage.module, *stage.chosen):
+            if module not in _held_code:
+                _held_code[module] = module_closure(module)
 
 
 class Plan:
@@ -359,8 +363,10 @@ class Plan:
     def code(self, slug: str) -> dict[str, str]:
         """Return the fingerprints of a stage's code, by file."""
         if slug not in self._code:
-            module = self.stages[slug].module
-            self._code[slug] = _held_code.get(module) or module_closure(module)
+            found: dict[str, str] = {}
+            for module in (self.stages[slug].module, *self.stages[slug].chosen):
+                found.update(_held_code.get(module) or module_closure(module))
+            self._code[slug] = dict(sorted(found.items()))
         return self._code[slug]
 
     def work(self, slug: str) -> str:
@@ -522,7 +528,7 @@ class Plan:
         return str(self._raw_fingerprint.times) if alone else ""
 
     def source(self) -> Any:
-        """Return the raw files, as `stages.data.layouts.Source`."""
+        """Return the raw files, as `stages.data.source.Source`."""
         return self._source
 
     def data_root(self, slug: str) -> Path:
@@ -565,7 +571,7 @@ class Plan:
 
     @cached_property
     def _source(self) -> Any:
-        from split_matching.stages.data.layouts import open_source
+        from split_matching.stages.data.source import open_source
 
         return open_source(self.config.data, self.config.data.root)
 

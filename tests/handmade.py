@@ -12,7 +12,7 @@ from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.stages.candidates import features, pseudo_masks, regions
 from split_matching.stages.data import shapes
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Shard, StageContext
 from split_matching.stages.training import text, train, train_online
 

@@ -19,7 +19,7 @@ from split_matching.cache.background_writer import WriteBehind
 from split_matching.cache.shard_reader import Field, ShardWriter
 from split_matching.errors import ConfigError
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, Shard, StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip

@@ -23,8 +23,8 @@ from split_matching.configs.schema import PseudoMasksConfig
 from split_matching.errors import DataError
 from split_matching.stages.candidates import clusters, torch_clusters
 from split_matching.stages.data.images import read_seen_labels
-from split_matching.stages.data.layouts import open_source
 from split_matching.stages.data.resize import resize_share
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Shard, StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.ordered_map import ordered_map

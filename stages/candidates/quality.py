@@ -23,7 +23,7 @@ from split_matching.stages.candidates.features import training_features
 from split_matching.stages.candidates.pseudo_masks import cluster, clustered_field
 from split_matching.stages.candidates.regions import RegionItem, embed_regions
 from split_matching.stages.data.images import read_image, read_seen_labels
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from split_matching.cache.shard_reader import Field, ShardWriter
 from split_matching.configs.schema import RegionsConfig
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import open_source
 from split_matching.stages.data.resize import resize_share
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Shard, StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip

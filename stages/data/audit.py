@@ -20,7 +20,7 @@ from split_matching.configs.class_list import ClassList
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.images import decode_image, decode_values, read_bytes
-from split_matching.stages.data.layouts import Source, open_source
+from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Progress
 from split_matching.stages.ground.ordered_map import ordered_map
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from split_matching.errors import DataError
-from split_matching.stages.data.layouts import Source
+from split_matching.stages.data.source import Source
 
 UNANNOTATED = 255
 """Training label of every pixel that is not of a seen class (65535 in uint16 labels)."""

@@ -26,7 +26,7 @@ from split_matching.configs.slices import ClassIds
 from split_matching.errors import DataError
 from split_matching.stages.data.image_ids import refuse_unknown
 from split_matching.stages.data.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
-from split_matching.stages.data.layouts import Source, open_source
+from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Progress, StageContext, no_progress
 from split_matching.stages.ground.ordered_map import ordered_map
 

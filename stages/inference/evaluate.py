@@ -27,7 +27,7 @@ from split_matching.model.query_decoder import QueryDecoder
 from split_matching.model.votes import label_map
 from split_matching.stages.candidates.pseudo_masks import clustered_field
 from split_matching.stages.data.images import IGNORE, read_all_labels, read_image
-from split_matching.stages.data.layouts import Source, open_source
+from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip

@@ -14,7 +14,7 @@ from torch import Tensor
 from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.stages.data.augment import View, take_image
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from split_matching.errors import CorruptError
 from split_matching.stages.data.images import read_all_labels
-from split_matching.stages.data.layouts import Source
+from split_matching.stages.data.source import Source
 from split_matching.stages.pages.colours import hex_colours, palette
 from split_matching.stages.pages.overlays import NO_LABEL, overlay
 

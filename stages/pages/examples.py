@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from split_matching.stages.candidates.pseudo_masks import cluster, clustered_field
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import Source, open_source
+from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages.class_scores import ClassScores, draw_classes, mark_unlabelled, read_truth
 from split_matching.stages.pages.colours import palette

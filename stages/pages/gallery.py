@@ -20,7 +20,7 @@ from split_matching.cache.files import atomic_write
 from split_matching.stages.candidates.features import training_features
 from split_matching.stages.candidates.pseudo_masks import clustered_field
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages.colours import hex_colours
 from split_matching.stages.pages.formats import page_template, read_template

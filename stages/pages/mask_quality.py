@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.stages.data.images import read_all_labels
-from split_matching.stages.data.layouts import Source
+from split_matching.stages.data.source import Source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages.class_scores import ClassScores
 from split_matching.stages.pages.overlays import resize_labels

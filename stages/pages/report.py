@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages import analysis
 from split_matching.stages.pages.class_scores import ClassScores, read_class_scores

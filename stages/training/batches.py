@@ -20,8 +20,8 @@ from split_matching.errors import DataError
 from split_matching.model.criterion import Targets
 from split_matching.model.process_group import ProcessGroup
 from split_matching.stages.data.images import read_seen_labels
-from split_matching.stages.data.layouts import open_source
 from split_matching.stages.data.resize import resize_share
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.ground.ordered_map import worker_threads
 from split_matching.stages.ground.region_map import masks_of

@@ -1,4 +1,4 @@
-"""Which data sets can be downloaded, and by what. Apart from `stages.data.layouts`, so that no stage depends on it."""
+"""Which data sets can be downloaded, and by what. Apart from the layouts, so that no stage depends on it."""
 
 from __future__ import annotations
 

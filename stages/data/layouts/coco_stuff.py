@@ -16,6 +16,7 @@ from typing import Any
 
 from split_matching.errors import DataError
 from split_matching.stages.data.listing import ABSENT, Fingerprint, Stat, fingerprint, refuse_split, stats
+from split_matching.stages.data.source import Layout
 
 FOLDERS = {"train": "train2017", "val": "val2017"}
 IMAGE_PLACES = ("images", "")
@@ -138,3 +139,6 @@ def _locate(root: Path, names: Sequence[str], expected: str) -> Path:
         return place
     what = f"holds no {expected}" if root.is_dir() else "no such folder"
     raise DataError(f"{root}: {what}; download it: {DOWNLOAD}; or set where it is: --set data.root=PATH")
+
+
+LAYOUT = Layout(CocoStuffSource)

@@ -25,6 +25,7 @@ from split_matching.stages.data.listing import (
     refuse_split,
     stat_of,
 )
+from split_matching.stages.data.source import Layout
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -187,3 +188,13 @@ def _walk(folder: Path) -> list[str]:
             found += [os.path.relpath(f"{base}{os.sep}{name}", folder) for name in files if name[0] != "."]
         entered.add(os.path.realpath(base))
     return sorted(found)
+
+
+_PLACES = ("image_folder", "image_suffix")
+
+LAYOUT = Layout(
+    FolderSource,
+    images=_PLACES,
+    masks=(*_PLACES, "mask_folder", "mask_suffix"),
+    lists=(*_PLACES, "train_split", "val_split"),
+)

@@ -18,6 +18,7 @@ from split_matching.stages.data.listing import (
     refuse_split,
     stats,
 )
+from split_matching.stages.data.source import Layout
 
 AUG_LIST, AUG_MASKS = "trainaug", "SegmentationClassAug"
 DOWNLOAD = "python run_pipeline.py PrepareDataset --dataset voc --download"
@@ -139,3 +140,6 @@ def _locate(root: Path) -> Path:
     raise DataError(
         f"{root}: {what}; download it: {DOWNLOAD}; or set the folder that holds VOCdevkit/: --set data.root=PATH"
     )
+
+
+LAYOUT = Layout(VocSource, masks=("mask_folder",), lists=("train_split", "val_split"))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from split_matching.cache.store import Artifact
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import Source, open_source
+from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages.class_scores import (
     ClassScores,

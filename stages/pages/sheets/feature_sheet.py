@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from split_matching.stages.candidates.features import training_features
 from split_matching.stages.data.image_ids import refuse_unknown
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.pages.colours import palette
 from split_matching.stages.pages.overlays import overlay, resize_image, resize_labels

@@ -18,7 +18,7 @@ from split_matching.model.criterion import Matching, SplitCriterion
 from split_matching.stages.candidates.features import training_features
 from split_matching.stages.data.image_ids import refuse_unknown
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.inference.evaluate import load_decoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from split_matching.stages.data.image_ids import refuse_unknown
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages.class_scores import (
     draw_classes,

@@ -13,7 +13,7 @@ from split_matching.stages.candidates.pseudo_masks import clustered_field
 from split_matching.stages.candidates.regions import region_crops
 from split_matching.stages.data.image_ids import refuse_unknown
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.region_map import masks_of
 from split_matching.stages.pages.formats import UNDEFINED

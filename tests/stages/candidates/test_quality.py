@@ -15,7 +15,7 @@ from split_matching.errors import DataError
 from split_matching.pipeline.cli import main
 from split_matching.stages.candidates import features
 from split_matching.stages.candidates.quality import best_overlap, measure, spread
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.training import text
 from tests.handmade import TINY, Chain

@@ -18,8 +18,8 @@ from split_matching.errors import DataError
 from split_matching.pipeline.plan import Plan
 from split_matching.stages.data import prepare
 from split_matching.stages.data.images import read_all_labels, read_mask, read_seen_labels
-from split_matching.stages.data.layouts import open_source
 from split_matching.stages.data.layouts.coco_stuff import RAW_IDS, TRAIN_ID
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 
 # published: train ids and names of the unseen classes

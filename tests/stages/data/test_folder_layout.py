@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,14 +13,13 @@ from PIL import Image
 
 from split_matching.configs.class_list import ClassEntry, classes_of
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import DataConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.experiments.runs import Request
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.stages.data.images import read_image, read_mask
-from split_matching.stages.data.layouts import LAYOUTS, Source, open_source
+from split_matching.stages.data.source import Source, open_source
 from tests import folder_data
 from tests.folder_data import settings, write
 
@@ -42,10 +40,6 @@ def refusal(call: Callable[[], object], kind: type[Exception] = DataError) -> st
         call()
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def test_every_layout_of_the_schema_has_a_source() -> None:
-    assert set(get_args(DataConfig.model_fields["layout"].annotation)) == set(LAYOUTS)
 
 
 # ---- files and ids ----

@@ -24,7 +24,7 @@ from split_matching.stages.data.images import (
     read_seen_labels,
     seen_labels,
 )
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from tests.conftest import VocTree
 
 VOC_IDS = range(1, 21)

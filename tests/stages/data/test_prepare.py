@@ -15,8 +15,8 @@ from split_matching.configs.schema import RuntimeConfig
 from split_matching.configs.slices import build_slice
 from split_matching.errors import DataError
 from split_matching.stages.data import prepare
-from split_matching.stages.data.layouts import open_source
 from split_matching.stages.data.prepare import raw_content
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext, no_progress
 
 READS = ("data.layout", "data.train_split", "data.val_split", "data.mask_folder", "classes.ids")

@@ -10,7 +10,7 @@ from PIL import Image
 from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.pipeline.plan import Plan
 from split_matching.stages.data.images import read_image
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference import evaluate
 from split_matching.stages.inference.pixels import ImageScores

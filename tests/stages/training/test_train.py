@@ -13,7 +13,7 @@ from PIL import Image
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.schema import TrainConfig
 from split_matching.errors import UserError
-from split_matching.stages.data.layouts import open_source
+from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
 from split_matching.stages.training import train
 from split_matching.stages.training.batches import CachedImages, batch_ids, collate
