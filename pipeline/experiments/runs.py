@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.files import atomic_write
 from split_matching.configs.load import dataset_name, load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, UserError
@@ -359,9 +360,8 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
     with refusals_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            new = folder / f".{name}.tmp"
-            new.write_text(text, encoding="utf-8")
-            new.replace(folder / name)
+            with atomic_write(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
 
 def say(text: str) -> None:

@@ -184,5 +184,5 @@ def _write_index(path: Path, labels: NDArray[np.uint8], colours: NDArray[np.uint
 
 
 def _write_png(path: Path, image: Image.Image) -> None:
-    with atomic_write(path) as temporary:
+    with atomic_write(path, sync=False) as temporary:
         image.save(temporary, "PNG")

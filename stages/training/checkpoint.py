@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from split_matching.cache.files import atomic_write
+
 CHECKPOINT = "checkpoint.pt"
 LOGS = "*.jsonl"
 DIGEST_BYTES = 32
@@ -33,13 +35,9 @@ def save_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimize
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "logs": _log_digests(out)}
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    temporary = out / (CHECKPOINT + ".tmp")
-    with temporary.open("wb") as stream:
+    with atomic_write(out / CHECKPOINT) as temporary, temporary.open("wb") as stream:
         stream.write(hashlib.sha256(buffer.getbuffer()).digest())
         stream.write(buffer.getbuffer())
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(out / CHECKPOINT)
 
 
 def resume(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
