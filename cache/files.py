@@ -103,6 +103,31 @@ def file_size(path: Path) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files below a folder; 0 for one that is not there. Follows no links."""
+    size = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                inner = entry.is_dir(follow_symlinks=False)
+                size += folder_size(Path(entry.path)) if inner else entry.stat(follow_symlinks=False).st_size
+    return size
+
+
+def rename_damaged(path: Path) -> Path:
+    """Rename a damaged file to NAME.damaged, so that its stage makes it again, and return the new path.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    damaged = path.with_name(f"{path.name}.damaged")
+    with contextlib.suppress(FileNotFoundError):  # another process may be faster
+        if damaged.exists():
+            remove(damaged)
+        path.rename(damaged)
+    return damaged
+
+
 def synced_sha256(path: Path) -> str:
     """Wait until a file is on the disk, and return its sha256 (64 hex digits)."""
     with path.open("rb") as stream:
