@@ -163,7 +163,7 @@ class Stage:
         for name, files in self.upstream.items():
             for file in files or ("",):
                 inputs[f"{name}/{file}".rstrip("/")] = self.plan[name].content_of(file)
-        return Recipe(self.command, self.version, self.slice.key_values(), self.code, inputs)
+        return Recipe(self.command, self.version, self.slice.recorded_values(), self.code, inputs)
 
     @property
     def reads_raw_files(self) -> bool:

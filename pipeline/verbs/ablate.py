@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from split_matching.configs.load import dataset_name, is_runtime
-from split_matching.configs.schema import Config, Section
+from split_matching.configs.load import dataset_name
+from split_matching.configs.schema import Config
+from split_matching.configs.section import Section, is_runtime
 from split_matching.configs.slices import build_slice
 from split_matching.environment import command
 from split_matching.errors import UserError

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import Config, Section
+from split_matching.configs.schema import Config
+from split_matching.configs.section import Section
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.stages import STAGES, make_plan

@@ -21,7 +21,8 @@ import pytest
 
 from split_matching.cache.build import open_build
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import Config, Section
+from split_matching.configs.schema import Config
+from split_matching.configs.section import Section
 from split_matching.errors import ConfigError
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.stages import make_plan
