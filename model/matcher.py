@@ -18,6 +18,16 @@ Indices = list[tuple[Tensor, Tensor]]
 """For each image: matched queries and the targets they got, both (n,) int64; n = min(queries, targets)."""
 
 
+def flatten(indices: Indices, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the matches of a batch in one row: their images, queries and targets. (M,) each, int64.
+
+    So `masks[image, query]` are the matched masks, and `targets[image, target]` what they were matched to.
+    """
+    image = torch.cat([torch.full_like(query, number) for number, (query, _) in enumerate(indices)])
+    query, target = (torch.cat([pair[side] for pair in indices]) for side in (0, 1))
+    return image.to(device), query.to(device), target.to(device)
+
+
 def mask_costs(masks: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """BCE and dice of every query against every target.
 
@@ -30,20 +40,20 @@ def mask_costs(masks: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, T
         Mean BCE over valid cells, and 1 - dice. Shapes: (B, Q, T).
     """
     if masks.device.type == "cpu" and len(masks) > 1:
-        # image by image: what is made on the way then stays in the processor's cache, and is not paged in anew
+        # image by image: intermediate results then fit into the processor's cache
         parts = [mask_costs(*(t[None] for t in image)) for image in zip(masks, targets, valid, strict=True)]
         bce, dice = (torch.cat(rows) for rows in zip(*parts, strict=True))
         return bce, dice
-    cells = valid.sum(1).clamp(min=1)[:, None, None]
-    weighted = targets * valid[:, None]
+    cells = valid.sum(1).clamp(min=1)[:, None, None]  # (B, 1, 1)
+    weighted = targets * valid[:, None]  # (B, T, P)
     columns = torch.cat([weighted, valid[:, None]], 1).transpose(1, 2)  # (B, P, T + 1): sums over cells are products
     # BCE(x, t) = softplus(x) - x t = x - log(sigmoid(x)) - x t. The sigmoid is needed for dice anyway; softplus itself
     # took two thirds of the whole on a CPU, where torch does not vectorise log1p. Above -80 the logarithm is finite.
     logits = masks.clamp(min=-80)
     probability = logits.sigmoid()
-    products, sums = logits @ columns, probability @ columns
+    products, sums = logits @ columns, probability @ columns  # (B, Q, T + 1)
     bce = (products[..., -1:] - probability.log() @ columns[..., -1:] - products[..., :-1]) / cells
-    total = sums[..., -1:] + weighted.sum(2)[:, None]
+    total = sums[..., -1:] + weighted.sum(2)[:, None]  # (B, Q, T)
     return bce, 1 - (2 * sums[..., :-1] + 1) / (total + 1)
 
 
@@ -111,7 +121,7 @@ class SplitMatcher:
         Returns:
             Indices of the seen group, and of the candidate group (query numbers within the group).
         """
-        costs = [self.cost(*group, valid) for group in (seen, candidate)]
+        costs = [self.cost(*group, valid) for group in (seen, candidate)]  # (B, Qs, Ts), (B, Qc, Tc)
         sizes = [c.shape[1:] for c in costs]
         moved = torch.cat([c.flatten(1) for c in costs], 1).float().cpu()  # one transfer a step
         split = moved.split([q * t for q, t in sizes], 1)

@@ -192,28 +192,28 @@ class QueryDecoder(nn.Module):
         Returns:
             One output a layer, the last one last (and the queries' own prediction first when supervised deeply).
         """
-        x = sum(layer(t) for layer, t in zip(self.inputs, tokens, strict=True))
+        x = sum(layer(t) for layer, t in zip(self.inputs, tokens, strict=True))  # (B, h, w, d)
         assert isinstance(x, Tensor)
-        x = x.permute(0, 3, 1, 2) * valid[:, None]
+        x = x.permute(0, 3, 1, 2) * valid[:, None]  # (B, d, h, w)
         x = self.enhance(x, valid) if self.enhance else x
         fine = x
         for layer in self.upsample:
             fine = layer(fine)
-        pixels = self.mask_features(fine)
+        pixels = self.mask_features(fine)  # (B, d / 2, H', W')
         batch, _, height, width = x.shape
         values = x.flatten(2).transpose(1, 2)  # (B, N, d)
         keys = values + sine_positions(valid, values.shape[-1])
-        # masks are linear in the pixels: resampling these once gives every layer's coarse mask for attention
+        # masks are linear in the pixels: these are resampled once, for the attention masks of all layers
         coarse = F.interpolate(pixels.detach(), (height, width), mode="bilinear", align_corners=False)
-        queries = self.queries.expand(batch, -1, -1)
+        queries = self.queries.expand(batch, -1, -1)  # (B, Q, d)
         states = [self.norm(queries)]
         for layer in self.layers:
-            allowed = self._allowed(states[-1], coarse, valid)
+            allowed = self._attention_mask(states[-1], coarse, valid)
             queries = layer(queries, self.query_positions, keys, values, allowed)
             states.append(self.norm(queries))
-        return self._heads(torch.cat(states, 1), pixels, len(states))
+        return self._predict(torch.cat(states, 1), pixels, len(states))
 
-    def _heads(self, states: Tensor, pixels: Tensor, layers: int) -> list[QueryOutput]:
+    def _predict(self, states: Tensor, pixels: Tensor, layers: int) -> list[QueryOutput]:
         """Predictions of all layers at once: one large product instead of many small ones.
 
         Args:
@@ -227,10 +227,10 @@ class QueryDecoder(nn.Module):
         return [QueryOutput(*layer) for layer in zip(*parts, strict=True)]
 
     @torch.no_grad()
-    def _allowed(self, states: Tensor, coarse: Tensor, valid: Tensor) -> Tensor:
+    def _attention_mask(self, states: Tensor, coarse: Tensor, valid: Tensor) -> Tensor:
         """Where each query may look next: its last mask, or everything when that mask is empty. (B, Q, N), bool."""
         inside = valid[:, None].expand(-1, states.shape[1], -1, -1).flatten(2)
         if not self.config.masked_attention:
             return inside
-        looked = (self.mask_head(states) @ coarse.flatten(2) > 0) & inside
-        return torch.where(looked.any(-1, keepdim=True), looked, inside)
+        covered = (self.mask_head(states) @ coarse.flatten(2) > 0) & inside
+        return torch.where(covered.any(-1, keepdim=True), covered, inside)

@@ -42,10 +42,10 @@ def adopt(plan: Plan, stages: Sequence[str]) -> list[str]:
     """
     lines = []
     for name in stages:
-        stage = plan.stage(name)
-        artifact = stage.artifact()
-        accepted = accept_code(artifact, stage.code)
+        slug = plan.named(name).slug
+        artifact = plan.artifact(slug)
+        accepted = accept_code(artifact, plan.recipe(slug).code)
         what = f"accepted the present {', '.join(accepted)}" if accepted else "its code is the present one"
         lines.append(f"{name}: {what} for {artifact.path}")
-        lines.append(f"{name}: {describe_state(stage.state)}")
+        lines.append(f"{name}: {describe_state(plan.state(slug))}")
     return lines

@@ -18,20 +18,21 @@ Result = TypeVar("Result")
 def worker_threads(count: int) -> ThreadPoolExecutor:
     """Pool of threads that compute with one CPU thread each, beside a main thread that uses all of them.
 
-    Every thread that runs one of torch's parallel loops would otherwise keep an OpenMP team of its own, and with more
-    threads than cores none of them may wait awake (see `pipeline.run.gpus.WAITING`): a training step of `shapes` took
-    twice as long, 213 against 100 ms on 2 cores, beside a thread that had once resized a mask.
+    Otherwise each of them would start an OpenMP team of its own at torch's first parallel loop. These teams share the
+    cores with the main thread's: a training step of `shapes` took twice as long, 213 against 100 ms on 2 cores, beside
+    a thread that had once resized a mask. See also `pipeline.run.gpus.WAITING`.
 
     Args:
         count: how many threads.
     """
-    return ThreadPoolExecutor(count, initializer=_compute_alone)
+    return ThreadPoolExecutor(count, initializer=_use_one_thread)
 
 
-def _compute_alone() -> None:
+def _use_one_thread() -> None:
+    """Limit OpenMP to one thread, for the calling thread alone."""
     if torch := sys.modules.get("torch"):
-        torch.get_num_threads()  # a thread's first call sets its number to that of the process: let it do so now
-    threadpool_limits(1, "openmp")  # of the calling thread alone
+        torch.get_num_threads()  # torch sets the limit anew at a thread's first call, so that call comes first
+    threadpool_limits(1, "openmp")
 
 
 def ordered_map(work: Callable[[Job], Result], jobs: Iterable[Job], threads: int = 0) -> Iterator[Result]:

@@ -1,7 +1,7 @@
 """Checkpoints of a training stage: a kill at any moment leaves the last one whole, and resuming from it is exact.
 
-The file is the sha256 of the rest (32 bytes) and then what `torch.save` wrote: torch itself reads altered numbers
-without a word. It also records the length and sha256 of each log at that step.
+The file is the sha256 of the rest (32 bytes) and then what `torch.save` wrote: torch itself does not notice altered
+numbers. It also records the length and sha256 of each log at that step.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ DIGEST_BYTES = 32
 
 
 def save_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write the checkpoint beside the old one, then replace it.
+    """Write a checkpoint in place of the old one.
 
     Args:
         out: folder of the unfinished stage.
         model: its parameters are saved.
         optimizer: its state is saved.
-        step: first step that is still to be made; the logs hold the lines of all steps before it.
+        step: the first step that is not done yet; the logs hold the lines of all steps before it.
     """
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "logs": _log_digests(out)}
     buffer = io.BytesIO()
@@ -40,11 +40,11 @@ def save_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimize
         stream.write(buffer.getbuffer())
 
 
-def resume(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
+def restore_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
     """Load the checkpoint if there is one, and cut the logs back to what they were then.
 
     Returns:
-        The step to go on from; 0 without a usable checkpoint (a damaged one is set aside, and costs a restart).
+        The step to continue from; 0 without a usable checkpoint (a damaged one is renamed, and costs a restart).
     """
     path = out / CHECKPOINT
     if path.exists():

@@ -24,11 +24,11 @@ class MetricLog:
     """The log of a training stage; a context manager.
 
     `metrics.jsonl` has loss terms, learning rate and gradient norm; `matching.jsonl` how queries were matched, with
-    lists that count for every query; the events have the numbers of both.
+    how often each query found a target; the events have the numbers of both.
 
     Args:
         out: folder of the stage, where the files are written.
-        start: first step of this run; 0 begins new logs, and any other goes on with those that `resume` left.
+        start: first step of this run; 0 begins new logs, any other continues those that `restore_checkpoint` left.
     """
 
     def __init__(self, out: Path, start: int) -> None:

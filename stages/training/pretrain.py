@@ -1,8 +1,8 @@
-"""PretrainClip: train a small CLIP on rendered scenes and their captions, as web-scale CLIP was trained on pages.
+"""PretrainClip: train a small CLIP on rendered scenes and their captions, as CLIP was trained on images of the web.
 
-Captions name all classes, seen and unseen alike: CLIP has seen the words of the world, and no mask of it. The result is
-a plain open_clip checkpoint; everything downstream loads it through the path that loads OpenAI's weights. Scenes are
-rendered fresh at every step, so no scene is seen twice. Source: choice (the pipeline must run without a download).
+Captions name all classes, seen and unseen alike: CLIP knows the words of all classes, and no mask of any. The result is
+a plain file of open_clip weights, and is loaded as OpenAI's weights are. Scenes are rendered fresh at every step, so no
+scene is seen twice. Source: choice (the pipeline must run without a download).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from split_matching.model.clip import FrozenClip
 from split_matching.model.clip_weights import create_open_clip
 from split_matching.stages.data.shapes import COLOURS, PATTERNS, Scene, Thing, render_scene, scene_rng
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.training.checkpoint import resume, save_checkpoint
+from split_matching.stages.training.checkpoint import restore_checkpoint, save_checkpoint
 
-VIEWS = 2  # crops a rendered scene: rendering costs as much as a training step's forward pass
+CROPS = 2  # of a rendered scene: rendering costs as much as a training step's forward pass
 LEADS = ("a photo of {}.", "{}.", "a picture of {}.", "an image with {}.")
 LOG = "log.jsonl"
 CHECKPOINT_EVERY = 100
@@ -46,7 +46,7 @@ def caption(things: list[Thing], rng: np.random.Generator) -> str:
     return LEADS[int(rng.integers(len(LEADS)))].format(text or "an empty ground")
 
 
-def view(scene: Scene, native: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], str]:
+def crop_scene(scene: Scene, native: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], str]:
     """Crop a random window, resize it to the native size, and caption what is visible in it.
 
     An object counts as visible when a third of it, or a tenth of the window, shows: nobody captions a sliver.
@@ -71,14 +71,14 @@ def render_batch(job: tuple[PretrainConfig, int, int]) -> tuple[NDArray[np.uint8
     """Render one step's images and captions: a function of (config, native size, step) alone. (B, S, S, 3), uint8."""
     config, native, step = job
     images, captions = [], []
-    for index in range(math.ceil(config.batch / VIEWS)):
+    for index in range(math.ceil(config.batch / CROPS)):
         rng = scene_rng(config.seed, "pretrain", step * config.batch + index)
         if rng.random() < config.single_fraction:
             scene = render_scene(rng, count=(1, 1), radius=(0.1, 0.45), plain_ground=True)
         else:
             scene = render_scene(rng)
-        for _ in range(VIEWS):
-            image, text = view(scene, native, rng)
+        for _ in range(CROPS):
+            image, text = crop_scene(scene, native, rng)
             images.append(image)
             captions.append(text)
     return np.stack(images[: config.batch]), captions[: config.batch]
@@ -148,7 +148,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         betas=(0.9, 0.98),
     )
     mean, std = (torch.tensor(v)[:, None, None] for v in (frozen.mean, frozen.std))
-    start = resume(ctx.out, model, optimizer, "cpu")
+    start = restore_checkpoint(ctx.out, model, optimizer, "cpu")
     with (ctx.out / LOG).open("a", encoding="utf-8") as log:
         for step, (images, captions) in enumerate(_batches(config, frozen.native, start), start):
             rate = config.lr * min(1, (step + 1) / max(1, config.warmup))

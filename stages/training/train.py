@@ -8,7 +8,8 @@ become batches is in `batches`; training on augmented images instead of cached f
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,19 +17,20 @@ from torch import Tensor
 
 from split_matching.configs.schema import DecoderConfig, TrainConfig
 from split_matching.errors import ConfigError, UserError
-from split_matching.model.criterion import SplitCriterion
+from split_matching.model.criterion import SplitCriterion, Targets
+from split_matching.model.match_statistics import match_statistics
 from split_matching.model.process_group import ProcessGroup
 from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.training.batches import CachedImages, TrainingImages, collate, prefetch
-from split_matching.stages.training.checkpoint import resume, save_checkpoint
+from split_matching.stages.training.checkpoint import restore_checkpoint, save_checkpoint
 from split_matching.stages.training.metric_log import MetricLog
 
-if TYPE_CHECKING:  # cached features need no CLIP
-    from split_matching.model.token_encoder import TokenEncoder
-
 WEIGHTS = "weights.safetensors"
+
+Encoder = Callable[[Tensor, Tensor, Tensor | None], list[Tensor]]
+"""Token maps of a batch from its patches, validity and prompts, see TokenEncoder; cached features need no CLIP."""
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
@@ -38,7 +40,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
 
 
 def train_decoder(
-    ctx: StageContext, images: TrainingImages, width: int, encoder: TokenEncoder | None = None
+    ctx: StageContext, images: TrainingImages, width: int, encoder: Encoder | None = None
 ) -> dict[str, float | int | str]:
     """Train from the last checkpoint, or from the start; write `weights.safetensors` and the log (see MetricLog).
 
@@ -78,7 +80,7 @@ def train_decoder(
             norm = _update(model, optimizer, terms["loss"], rate, config, group)
             if log and (step % config.log_every == 0 or step == config.steps - 1):
                 numbers = _round(metrics | {"grad_norm": norm}) | {"lr": rate}
-                log.add(step, numbers, criterion.statistics(outputs[-1], targets))
+                log.add(step, numbers, _describe_matching(criterion, outputs[-1], targets))
             if writes and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
                 save_checkpoint(ctx.out, model, optimizer, step + 1)
             ctx.progress(step + 1, config.steps)
@@ -115,7 +117,7 @@ def _resume(
     ctx: StageContext, model: QueryDecoder, optimizer: torch.optim.Optimizer, device: str, group: ProcessGroup
 ) -> int:
     """Return the step to continue from; the first process reads the checkpoint and hands it to the others."""
-    start = resume(ctx.out, model, optimizer, device) if group.rank == 0 else 0
+    start = restore_checkpoint(ctx.out, model, optimizer, device) if group.rank == 0 else 0
     start = int(group.broadcast(start))
     if start and group.size > 1:
         states = group.broadcast((model.state_dict(), optimizer.state_dict()) if group.rank == 0 else None)
@@ -128,7 +130,7 @@ def _resume(
 
 
 def _predict(
-    model: QueryDecoder, encoder: TokenEncoder | None, tokens: list[Tensor], valid: Tensor, step: int
+    model: QueryDecoder, encoder: Encoder | None, tokens: list[Tensor], valid: Tensor, step: int
 ) -> list[QueryOutput]:
     """Predictions of every layer in float32; bfloat16 is for the layers' products on a GPU only, not for losses.
 
@@ -180,6 +182,13 @@ def _update(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
     optimizer.step()
     return norm
+
+
+@torch.no_grad()
+def _describe_matching(
+    criterion: SplitCriterion, output: QueryOutput, targets: Targets
+) -> dict[str, float | list[int]]:
+    return match_statistics(criterion.match(output, targets), output, targets)
 
 
 def _diverged(step: int, where: str) -> UserError:

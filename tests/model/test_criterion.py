@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from split_matching.configs.schema import DecoderConfig, TrainConfig
-from split_matching.model.criterion import SplitCriterion, Targets, mask_losses, nce_loss
+from split_matching.model.criterion import SplitCriterion, Targets
+from split_matching.model.losses import mask_losses, nce_loss
 from split_matching.model.query_decoder import QueryOutput
 
 DECODER = DecoderConfig(dim=8, heads=2, seen_queries=4, candidate_queries=3)

@@ -11,7 +11,7 @@ from split_matching.configs.class_list import load_classes
 from split_matching.configs.schema import Config, PretrainConfig, ShapesConfig
 from split_matching.stages.data import shapes
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.training.pretrain import caption, contrastive_loss, render_batch, view
+from split_matching.stages.training.pretrain import caption, contrastive_loss, crop_scene, render_batch
 
 
 def render(folder: Path, **changes: int) -> Path:
@@ -82,7 +82,7 @@ def test_captions_name_what_a_view_shows() -> None:
     text = caption(list(scene.things), rng)
     for thing in scene.things:
         assert f"a {thing.colour} {thing.pattern}" in text
-    image, text = view(scene, 32, rng)
+    image, text = crop_scene(scene, 32, rng)
     assert image.shape == (32, 32, 3) and any(t.colour in text for t in scene.things)
 
 

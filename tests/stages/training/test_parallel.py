@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from split_matching.model.criterion import nce_loss
+from split_matching.model.losses import nce_loss
 from split_matching.model.process_group import ProcessGroup
 from tests.handmade import Chain
 
@@ -55,12 +55,12 @@ def free_port() -> int:
 
 
 def train_shared(chain: Chain, count: int, stop: int) -> None:
-    here, port = Path(__file__).parent, str(free_port())
+    root, port = Path(__file__).parents[3], str(free_port())
     processes = []
     for rank in range(count):
         environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-        environment |= {"MASTER_PORT": port, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PROCESS, str(here), str(chain.base), str(stop), *SETTINGS]
+        environment |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", PROCESS, str(root), str(chain.base), str(stop), *SETTINGS]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * count, errors
