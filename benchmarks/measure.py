@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.pipeline.experiments.machine import describe_machine
-from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.launch import Options as RunOptions
 from split_matching.pipeline.run.launch import ensure
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data.shapes import render_scene, scene_rng
 from split_matching.stages.ground.context import Shard, StageContext
 
@@ -167,22 +167,22 @@ class Workspace:
 
     def __init__(self, folder: Path, config: Config, images: str) -> None:
         self.folder, self.config, self.images = folder, config, images
-        self.plan = Plan(config)
+        self.plan = make_plan(config)
 
     def make(self, name: str) -> None:
         """Make a stage, and all it needs, through the pipeline."""
-        code = ensure(self.plan, self.plan.named(name), RunOptions(quiet=True))
+        code = ensure(self.plan, self.plan.stage(name), RunOptions(quiet=True))
         if code:
             raise SystemExit(code)
 
     def context(self, slug: str, out: Path) -> StageContext:
         """What the function of a stage is given; its inputs were made."""
         plan = self.plan
-        return StageContext(plan.slice(slug), plan.inputs(slug), out, plan.config.runtime, plan.data_root(slug))
+        return StageContext(plan[slug].slice, plan[slug].inputs(), out, plan.config.runtime, plan[slug].data_root)
 
     def shard(self, slug: str) -> Shard:
         """All training images as one shard."""
-        return self.plan.shards(slug)[0]
+        return self.plan[slug].shards()[0]
 
 
 @contextmanager

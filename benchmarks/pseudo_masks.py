@@ -17,7 +17,7 @@ import numpy as np
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
 from split_matching.model.clip import FrozenClip
-from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.candidates.quality import best_overlap
 from split_matching.stages.data.images import read_all_labels
 from split_matching.stages.data.source import open_source
@@ -32,15 +32,15 @@ def main() -> None:
     options = parser.parse_args()
     overrides = [f"runtime.artifacts={options.artifacts}"] if options.artifacts else []
     config = load_config(options.dataset, overrides=[*overrides, *options.set])
-    plan = Plan(config)
-    if not plan.state("regions").fresh:
+    plan = make_plan(config)
+    if not plan["regions"].state.fresh:
         raise SystemExit(f"EmbedRegions is not fresh: run_pipeline.py EmbedRegions --dataset {options.dataset} first")
     entries = load_classes(config.data.classes)
     ids = [entry.id for entry in entries.entries]
     unseen = [index for index, entry in enumerate(entries.entries) if entry.id in entries.unseen_ids]
     text = FrozenClip(config.clip).encode_classes([e.name for e in entries.entries], config.text.templates).numpy()
-    source = open_source(config.data, plan.data_root("dataset"))
-    masks, regions = plan.artifact("pseudo_masks").shards("train"), plan.artifact("regions").shards("train")
+    source = open_source(config.data, plan["dataset"].data_root)
+    masks, regions = plan["pseudo_masks"].artifact().shards("train"), plan["regions"].artifact().shards("train")
     overlaps: list[float] = []
     right: list[bool] = []
     for image_id in masks.ids:

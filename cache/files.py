@@ -18,7 +18,7 @@ NO_FOLDER_SYNC = (errno.EBADF, errno.EINVAL)  # what file systems answer that ca
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, sync: bool = True) -> Iterator[Path]:
     """Replace a file in one step: after an error or a crash, the old file is there, or the new one, but never a part.
 
     The block writes to a temporary file beside the target. At its end the file is synced and renamed to the target.
@@ -27,29 +27,57 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file to write. Its folder exists.
+        sync: wait until the file is on the disk. False for thousands of small files that can be made again: a crash of
+            the machine, though not of the process, may then cost their content.
 
     Yields:
         The temporary file, empty. It is removed on any error.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; names the target.
     """
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short, as the target's own name may be of full length
-    # opened first: once the file is there, another process may rename its folder
-    with _open_folder(path.parent) as folder:
+    try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             mode = stat.S_IMODE(os.fstat(handle).st_mode)
             os.close(handle)
             yield temporary
-            with temporary.open("rb") as stream:
-                if stat.S_IMODE(os.fstat(stream.fileno()).st_mode) != mode:
-                    os.fchmod(stream.fileno(), mode)
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-            _sync_names(folder)
+            if stat.S_IMODE(temporary.stat().st_mode) != mode:
+                temporary.chmod(mode)
+            if sync:
+                replace_file(temporary, path)
+            else:
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.filename in (temporary, str(temporary)):
+            error.filename = str(path)
+        raise
+
+
+def replace_file(new: Path, path: Path) -> None:
+    """Rename a file that was written beside its target, and wait until content and name are on the disk."""
+    with _open_folder(path.parent) as folder:  # once the file is there, another process may rename its folder
+        with new.open("rb") as stream:
+            os.fsync(stream.fileno())
+        new.replace(path)
+        _sync_names(folder)
+
+
+def move_folder(new: Path, folder: Path) -> None:
+    """Rename a folder that was filled file by file to its final name; temporary files of killed writers are removed.
+
+    Args:
+        new: the folder, beside its final place.
+        folder: where nothing is yet.
+    """
+    for path in [path for path in new.rglob(".*.tmp") if path.is_file()]:
+        path.unlink()
+    sync_folder(new)
+    new.rename(folder)
+    sync_folder(folder.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,6 +101,31 @@ def file_size(path: Path) -> int | None:
     except OSError:
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files below a folder; 0 for one that is not there. Follows no links."""
+    size = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                inner = entry.is_dir(follow_symlinks=False)
+                size += folder_size(Path(entry.path)) if inner else entry.stat(follow_symlinks=False).st_size
+    return size
+
+
+def rename_damaged(path: Path) -> Path:
+    """Rename a damaged file to NAME.damaged, so that its stage makes it again, and return the new path.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    damaged = path.with_name(f"{path.name}.damaged")
+    with contextlib.suppress(FileNotFoundError):  # another process may be faster
+        if damaged.exists():
+            remove(damaged)
+        path.rename(damaged)
+    return damaged
 
 
 def synced_sha256(path: Path) -> str:

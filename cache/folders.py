@@ -17,19 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from split_matching.cache.artifact import MANIFEST, Artifact, load_artifact, self_digest
 from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.entry import KEY_LENGTH, read_order
 from split_matching.cache.files import remove
 from split_matching.cache.keys import changed
 from split_matching.cache.locks import LOCK, lock_all
-from split_matching.cache.store import (
-    KEY_LENGTH,
-    MANIFEST,
-    Artifact,
-    Store,
-    load_artifact,
-    read_order,
-    self_digest,
-)
 from split_matching.errors import ConfigError, CorruptError, DataError
 
 DAY = 86400.0
@@ -59,13 +52,13 @@ class Folder:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Data set and slug."""
+        """Data set and stage."""
         return self.path.parts[-3], self.path.parts[-2]
 
 
-def folders(store: Store) -> Iterator[Folder]:
+def folders(root: Path) -> Iterator[Folder]:
     """Walk over all folders that belong to the cache, in order; others are left out."""
-    for path in sorted(store.root.glob("*/*/*")):
+    for path in sorted(root.glob("*/*/*")):
         if path.is_symlink() or not path.is_dir():
             continue
         if _KEY.fullmatch(path.name):
@@ -79,25 +72,25 @@ def folders(store: Store) -> Iterator[Folder]:
             yield Folder(path, "leftover")
 
 
-def find_key(store: Store, prefix: str) -> Artifact:
-    """Return the artifact whose key begins so; `slug/prefix` looks among those of one stage.
+def find_key(root: Path, prefix: str) -> Artifact:
+    """Return the artifact whose key begins so; `stage/prefix` looks among those of one stage.
 
     Raises:
         ConfigError: several begin so, or this is no key.
         DataError: none does.
     """
-    slug, _, start = prefix.rpartition("/")
+    stage, _, start = prefix.rpartition("/")
     if not re.fullmatch(r"[0-9a-f]{1,64}", start):
         raise ConfigError(f"{prefix!r} is no key: expected hex digits, as `status` shows in the names of folders")
     found = [
         folder.artifact
-        for folder in folders(store)
-        if folder.artifact and folder.artifact.key.startswith(start) and slug in ("", folder.place[1])
+        for folder in folders(root)
+        if folder.artifact and folder.artifact.key.startswith(start) and stage in ("", folder.place[1])
     ]
     if not found:
-        raise DataError(f"no artifact in {store.root} has a key that begins with {start}: see `status`")
+        raise DataError(f"no artifact in {root} has a key that begins with {start}: see `status`")
     if len(found) > 1:
-        names = ", ".join(f"{artifact.slug}/{artifact.key[:KEY_LENGTH]}" for artifact in found[:4])
+        names = ", ".join(f"{artifact.stage}/{artifact.key[:KEY_LENGTH]}" for artifact in found[:4])
         raise ConfigError(f"{len(found)} keys begin with {start} ({names}): give more digits, or STAGE-FOLDER/KEY")
     return found[0]
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from split_matching.cache.disk_errors import refusals_named
-from split_matching.errors import UserError
 
 LOCK = "build.lock"
 """Name of the lock file of a whole build."""
@@ -47,14 +46,11 @@ def lock_file(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
         UserError: the file cannot be opened or locked.
     """
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with refusals_named(path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except FileNotFoundError:
         yield False
         return
-    except OSError as error:
-        with refusals_named(path):
-            raise
-        raise UserError(f"cannot lock {path}: {error.strerror}") from error
     try:
         if not try_lock(handle):
             waiting()

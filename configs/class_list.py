@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from split_matching.configs.schema import DataConfig, Section
+from split_matching.configs.schema import DataConfig
+from split_matching.configs.section import Section
 from split_matching.configs.strict_yaml import read_mapping
 from split_matching.errors import ConfigError, DataError
 

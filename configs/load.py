@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from split_matching.configs.class_list import classes_of, is_file
-from split_matching.configs.schema import Config, Section
+from split_matching.configs.schema import Config
+from split_matching.configs.section import Section, is_runtime
 from split_matching.configs.strict_yaml import parse_value, read_mapping, shortened
 from split_matching.environment import default_artifacts
 from split_matching.errors import ConfigError
@@ -120,12 +121,6 @@ def describe(config: Config) -> str:
         for key, field in type(value).model_fields.items():
             lines.append("  " + _described(key, getattr(value, key), field))
     return "\n".join(lines) + "\n"
-
-
-def is_runtime(field: FieldInfo) -> bool:
-    """Whether a field is marked as runtime: it changes no result and enters no cache key."""
-    extra = field.json_schema_extra
-    return isinstance(extra, Mapping) and bool(extra.get("runtime"))
 
 
 class _Layers:

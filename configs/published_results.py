@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from split_matching.configs.schema import Section
+from split_matching.configs.section import Section
 from split_matching.configs.strict_yaml import read_mapping
 from split_matching.errors import ConfigError
 

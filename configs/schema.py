@@ -1,10 +1,11 @@
-"""Every knob of the pipeline, defined once: its type, its range, its default and why.
+"""Every setting of the pipeline, defined once: its type, its range, its default and what it does.
 
 A config is built from these models, then from `configs/<dataset>.yaml`, then from `--set-file`, then from `--set`.
 Unknown keys are errors. The models are frozen: a config never changes after it was read.
 
-A field marked `runtime` says where or how fast something runs, never what comes out: it enters no cache key, so that
-changing it reruns nothing. All other fields are semantic and enter the key of each stage that reads them.
+A field marked `RUNTIME` says where or how fast something runs, never what comes out: it enters no cache key, so that
+changing it reruns nothing. All other fields are semantic and enter the key of each stage that reads them. A field that
+you add is marked `added(neutral=...)`, so that earlier results keep their keys: see `configs.section`.
 
 Sources: "paper" is arXiv 2505.05023; "choice" is ours, because the paper's text was not at hand.
 """
@@ -15,21 +16,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-RUNTIME: dict[str, Any] = {"runtime": True}
-# where weights lie is a runtime matter; what they are enters keys as `clip.identity` (a digest, a tag or a seed)
-IDENTITY: dict[str, Any] = {"runtime": True, "identity": "clip.identity"}
+from split_matching.configs.section import IDENTITY, RUNTIME, Section
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are refused and values cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):

@@ -1,7 +1,8 @@
 """The slice of the config that one stage declared: what it may read, and what its cache key depends on.
 
-Both come from the same declaration, so a stage cannot read a value that its key does not hold. Besides sections and
-fields a stage may declare virtual paths:
+Both come from the same declaration, so a stage cannot read a value that its key does not know. Runtime fields enter no
+key, and fields that were added later enter it only if they are not neutral (see `configs.section`). What has no effect
+under a config is not declared there (`pipeline`). Besides sections and fields a stage may declare virtual paths:
 
     classes.ids        raw ids only: all, seen (before any fold) and ignored; no names
     classes.seen_ids   raw ids of the seen classes that the fold leaves; all that training may know of the classes
@@ -13,14 +14,15 @@ fields a stage may declare virtual paths:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from split_matching.configs.class_list import ClassEntry, ClassList, classes_of
-from split_matching.configs.load import is_runtime
 from split_matching.configs.published_results import load_published
-from split_matching.configs.schema import Config, Section
+from split_matching.configs.schema import Config
+from split_matching.configs.section import Section, is_neutral, is_runtime
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,21 @@ class Slice(Part):
     A section that was declared whole is the section itself; one declared in parts is a `Part`.
     """
 
-    def __init__(self, sections: Mapping[str, Any], key_values: Mapping[str, Any]) -> None:
+    def __init__(self, sections: Mapping[str, Any], recorded: Mapping[str, Any], hashed: Mapping[str, Any]) -> None:
         super().__init__("", sections)
-        self._key_values = dict(key_values)
+        self._recorded, self._hashed = recorded, hashed
 
-    def key_values(self) -> dict[str, Any]:
-        """The semantic values, ready for hashing.
+    def recorded_values(self) -> dict[str, Any]:
+        """All semantic values, for the manifest.
 
         Returns:
             Nested dict of JSON types, one entry a section. Runtime fields are left out.
         """
-        return {section: _copy(values) for section, values in self._key_values.items()}
+        return copy.deepcopy(dict(self._recorded))
+
+    def key_values(self) -> dict[str, Any]:
+        """The values that enter the cache key: as recorded, without those of later fields that are neutral."""
+        return copy.deepcopy(dict(self._hashed))
 
 
 def build_slice(config: Config, reads: Sequence[str], identities: Mapping[str, str] | None = None) -> Slice:
@@ -94,28 +100,36 @@ def build_slice(config: Config, reads: Sequence[str], identities: Mapping[str, s
     """
     whole: dict[str, Section] = {}
     parts: dict[str, dict[str, Any]] = {}
-    keys: dict[str, dict[str, Any]] = {}
+    recorded: dict[str, dict[str, Any]] = {}
     for path in reads:
         section, _, name = path.partition(".")
-        key = keys.setdefault(section, {})
+        record = recorded.setdefault(section, {})
         if path in _VIRTUAL:
             value = _VIRTUAL[path](config, classes_of(config.data))
             parts.setdefault(section, {})[name] = value
-            key[name] = _jsonable(value)
+            record[name] = _jsonable(value)
         elif path == "clip.identity":
             if identities is None or path not in identities:
                 raise ValueError(f"'{path}' was declared but not supplied")
-            parts.setdefault(section, {})[name] = key[name] = identities[path]
+            parts.setdefault(section, {})[name] = record[name] = identities[path]
         elif name:
             model = _section(config, section, path)
             if name not in type(model).model_fields:
                 raise ValueError(f"no such field '{path}'")
             parts.setdefault(section, {})[name] = getattr(model, name)
-            key.update(_semantic(model, {name}))
+            record.update(_semantic(model, {name}))
         else:
             whole[section] = _section(config, section, path)
-            key.update(_semantic(whole[section], set(type(whole[section]).model_fields)))
-    return Slice(_sections(whole, parts), {section: values for section, values in keys.items() if values})
+            record.update(_semantic(whole[section], set(type(whole[section]).model_fields)))
+    recorded = {section: values for section, values in recorded.items() if values}
+    hashed = {section: _without_neutral(config, section, values) for section, values in recorded.items()}
+    return Slice(_sections(whole, parts), recorded, {section: values for section, values in hashed.items() if values})
+
+
+def _without_neutral(config: Config, section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out fields that were added later and have the value that stands for their absence."""
+    fields = getattr(type(getattr(config, section, None)), "model_fields", {})  # `classes` is no section
+    return {name: value for name, value in values.items() if name not in fields or not is_neutral(fields[name], value)}
 
 
 def _sections(whole: Mapping[str, Section], parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -129,7 +143,7 @@ def _sections(whole: Mapping[str, Section], parts: Mapping[str, dict[str, Any]])
 
 
 def _section(config: Config, name: str, path: str) -> Section:
-    value = getattr(config, name, None) if name in Config.model_fields else None
+    value = getattr(config, name, None) if name in type(config).model_fields else None
     if not isinstance(value, Section):
         raise ValueError(f"no such section or field '{path}'")
     return value
@@ -188,9 +202,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_jsonable(item) for item in value]
     return value
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value

@@ -12,7 +12,7 @@ from typing import NoReturn
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError
-from split_matching.pipeline import plan as plan_module
+from split_matching.pipeline import stages
 from split_matching.pipeline.plan import Plan
 
 RUNTIME_OPTIONS = ("workers", "scheduler", "artifacts", "device")
@@ -74,7 +74,7 @@ def load_options_config(options: argparse.Namespace) -> Config:
 
 def load_plan(options: argparse.Namespace) -> Plan:
     """Return the plan of the config that the options ask for."""
-    return Plan(load_options_config(options))
+    return stages.make_plan(load_options_config(options))
 
 
 def overrides_of(options: argparse.Namespace) -> list[str]:
@@ -147,7 +147,7 @@ def parse_natural(text: str) -> int:
 def parse_stage(text: str) -> str:
     """Return the name of a stage."""
     try:
-        check_name(text, [stage.name for stage in plan_module.STAGES])
+        check_name(text, [stage.__name__ for stage in stages.STAGES])
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

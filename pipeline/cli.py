@@ -17,7 +17,7 @@ from typing import Protocol
 from split_matching.cache.disk_errors import REFUSALS, refusal
 from split_matching.environment import command, explain_missing_package
 from split_matching.errors import ConfigError, UserError, one_line
-from split_matching.pipeline import plan as plan_module
+from split_matching.pipeline import stages as stages_module
 from split_matching.pipeline.arguments import Parser, check_name
 from split_matching.pipeline.run.torchrun import together
 from split_matching.pipeline.verbs import (
@@ -123,7 +123,7 @@ def describe_error(error: Exception, debug: bool = False) -> tuple[str, int]:
 
 
 def _run(arguments: list[str]) -> int:
-    stages = [member.name for member in plan_module.STAGES]
+    stages = [member.__name__ for member in stages_module.STAGES]
     if not arguments:
         raise ConfigError(f"no stage given: expected one of {', '.join([*stages, *VERBS])}")
     if not arguments[0].startswith("-"):
@@ -144,16 +144,16 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parsers = parser.add_subparsers(dest="verb", metavar="STAGE or VERB", required=True, title="stages and verbs")
-    for member in plan_module.STAGES:
+    for member in stages_module.STAGES:
         stage.add_arguments(
             parsers.add_parser(
-                member.name,
+                member.__name__,
                 help=member.makes,
                 description=f"Makes {member.makes}, and whatever that needs.\n{stage.DESCRIPTION}",
-                epilog=_epilog(stage.EXIT_CODES, stage.examples(member.name)),
+                epilog=_epilog(stage.EXIT_CODES, stage.examples(member.__name__)),
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             ),
-            member.name,
+            member.__name__,
         )
     for name, verb in VERBS.items():
         verb.add_arguments(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from split_matching.cache.artifact import Artifact
+from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.entry import State
+from split_matching.cache.files import rename_damaged
 from split_matching.cache.folders import folders
-from split_matching.cache.store import Artifact, State
-from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.text import format_count
 
 
@@ -20,31 +25,31 @@ def verify(plan: Plan, everything: bool = False) -> tuple[list[str], bool]:
     """
     lines = []
     intact = True
-    for slug, state in plan.states().items():
-        damage = rename_damaged_files(plan, slug, state)
+    for name, state in plan.states().items():
+        damage = rename_damaged_files(plan[name], state)
         intact = intact and not damage
-        lines += [f"{line}: run {plan.stages[slug].name} again" for line in damage]
+        lines += [f"{line}: run {plan[name].command} again" for line in damage]
         if state.artifact is not None and not damage:
-            lines.append(f"{plan.stages[slug].name}: {_describe_intact(state.artifact)}")
+            lines.append(f"{plan[name].command}: {_describe_intact(state.artifact)}")
     if everything:
         more, others_intact = _verify_others(plan)
         lines += more
         intact = intact and others_intact
-    return lines or [f"nothing of this config is in {plan.store.root}"], intact
+    return lines or [f"nothing of this config is in {plan.root}"], intact
 
 
 def _verify_others(plan: Plan) -> tuple[list[str], bool]:
     """Read the artifacts that the config does not reach."""
     lines = []
     intact = True
-    reached = {plan.folder(slug) for slug, state in plan.states().items() if state.name != "missing"}
-    for folder in folders(plan.store):
+    reached = {plan[name].entry.folder for name, state in plan.states().items() if state.name != "missing"}
+    for folder in folders(plan.root):
         if folder.path in reached or folder.kind not in ("artifact", "damaged"):
             continue
         if folder.artifact is None:
             damage = [f"{folder.name}: its manifest is damaged or absent: `gc` removes it"]
         else:
-            damage = [f"{line}: run its config again" for line in _rename_in(plan, folder.name, folder.artifact)]
+            damage = [f"{line}: run its config again" for line in _rename_in(folder.name, folder.artifact)]
         intact = intact and not damage
         lines += damage
         if folder.artifact is not None and not damage:
@@ -52,28 +57,33 @@ def _verify_others(plan: Plan) -> tuple[list[str], bool]:
     return lines, intact
 
 
-def rename_damaged_files(plan: Plan, slug: str, state: State) -> list[str]:
+def rename_damaged_files(stage: Stage, state: State) -> list[str]:
     """Read every file of a stage, also of an unfinished build, and rename damaged ones; returns one line a file."""
     if state.name == "missing":
         return []
-    name, lines = plan.stages[slug].name, []
+    lines: list[str] = []
     if state.artifact is not None:
-        lines += _rename_in(plan, name, state.artifact)
+        lines += _rename_in(stage.command, state.artifact)
     elif state.name == "corrupt":
-        lines.append(f"{name}: {', '.join(state.reasons)}")
-    for path in plan.store.verify_build(plan.recipe(slug)):
-        lines.append(f"{name}: {path} is altered, renamed to {plan.store.set_aside(path)}")
+        lines.append(f"{stage.command}: {', '.join(state.reasons)}")
+    for path in stage.entry.damaged_shards():
+        lines.append(f"{stage.command}: {path} is altered, renamed to {_rename(path)}")
     return lines
 
 
-def _rename_in(plan: Plan, name: str, artifact: Artifact) -> list[str]:
+def _rename_in(name: str, artifact: Artifact) -> list[str]:
     """Read every file of an artifact and rename damaged ones; returns one line a file."""
     lines = []
-    for file in plan.store.verify(artifact):
+    for file in artifact.damaged_files():
         path = artifact.path / file
-        what = f"altered, renamed to {plan.store.set_aside(path)}" if path.exists() else "missing"
+        what = f"altered, renamed to {_rename(path)}" if path.exists() else "missing"
         lines.append(f"{name}: {path} is {what}")
     return lines
+
+
+def _rename(path: Path) -> Path:
+    with refusals_named(path):
+        return rename_damaged(path)
 
 
 def _describe_intact(artifact: Artifact) -> str:

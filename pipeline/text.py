@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from split_matching.cache.store import State
+from split_matching.cache.entry import State
 
 WAIT = "waits for "
 """Begins the reason of a stage that is not fresh because an upstream stage is not."""

@@ -17,6 +17,7 @@ from split_matching.configs.load import load_config
 from split_matching.environment import command
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import describe_state
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def load_segmenter(dataset: str, overrides: Sequence[str] = (), set_files: Seque
     words = ["--dataset", dataset]
     words += ["--set-file", *map(str, set_files)] if set_files else []
     words += ["--set", *overrides] if overrides else []
-    return segmenter_of(Plan(load_config(dataset, set_files, overrides)), words)
+    return segmenter_of(make_plan(load_config(dataset, set_files, overrides)), words)
 
 
 def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
@@ -56,10 +57,10 @@ def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
         raise ConfigError(
             f"evaluate.predictor {config.evaluate.predictor} is a baseline without a decoder: leave it at decoder"
         )
-    state = plan.state("train")
+    state = plan["train"].state
     if not state.fresh:
         raise DataError(
-            f"the decoder of {config.dataset} in {plan.store.root} is {describe_state(state)}: run "
+            f"the decoder of {config.dataset} in {plan.root} is {describe_state(state)}: run "
             f"`{command()} TrainDecoder {shlex.join(arguments)}`"
         )
     from safetensors.torch import load_file
@@ -68,10 +69,10 @@ def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
     from split_matching.stages.ground.device import resolve_device
     from split_matching.stages.inference.segmenter import Segmenter
 
-    trained = plan.artifact("pretrain").file("clip.safetensors") if config.clip.weights == "pretrain" else None
+    trained = plan["pretrain"].artifact().file("clip.safetensors") if config.clip.weights == "pretrain" else None
     clip = FrozenClip(config.clip, resolve_device(config.runtime.device), trained)
     seen = classes_of(config.data).seen(config.data.fold, config.data.folds)
-    artifact = plan.artifact("train")
+    artifact = plan["train"].artifact()
     weights = load_file(artifact.file("weights.safetensors"))
     run = f"{config.dataset}/train/{artifact.key[:16]}"
     return Segmenter(config, clip, weights, [entry.name for entry in seen], run)

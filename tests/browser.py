@@ -1,4 +1,4 @@
-"""A headless Chromium over its DevTools pipe: what a page logs, what it asks the network for, how wide it is.
+"""A headless Chromium over its DevTools pipe: what a page logs, what it requests from the network, how wide it is.
 
 The protocol is JSON with a zero byte after each message, on file descriptors 3 and 4 of the browser; so no port is
 opened and no driver or client package is needed.
@@ -28,25 +28,25 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
     *("--disable-dev-shm-usage", "--remote-debugging-pipe"),
 )
-PATIENCE = 60.0
-"""Seconds to wait for an answer: a busy machine starts a browser slowly."""
+TIMEOUT = 60.0
+"""Seconds to wait for an answer: on a busy machine a browser starts slowly."""
 
 
 def find_browser() -> str | None:
-    """Path of a Chromium, or None."""
+    """Return the path of a Chromium, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 @dataclass
-class Look:
-    """What was seen of one page at one width.
+class PageView:
+    """One page at one width.
 
     Args:
         width: of the window, CSS pixels.
         content: width that the page takes, CSS pixels.
         smallest: smallest font size of visible text, CSS pixels.
-        complaints: errors and warnings of the console, exceptions, and what a policy refused.
-        requests: addresses that the page asked for, itself and data: addresses aside.
+        complaints: errors and warnings of the console, exceptions, and what a policy blocked.
+        requests: addresses that the page requested, except itself and data: addresses.
         picture: PNG of the whole page.
     """
 
@@ -64,12 +64,13 @@ class Browser:
     def __init__(self, process: subprocess.Popen[bytes], into: int, out: int) -> None:
         self._process, self._into = process, into
         self._number = 0
+        self._events: list[dict[str, Any]] = []
         self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, args=(out,), daemon=True)
         self._reader.start()
 
-    def look(self, page: Path, width: int, height: int = 900, script: str = "") -> tuple[Look, Any]:
-        """Open a page in a new tab, unfold everything, and look.
+    def view(self, page: Path, width: int, height: int = 900, script: str = "") -> tuple[PageView, Any]:
+        """Open a page in a new tab, unfold everything, and measure it.
 
         Args:
             page: an HTML file.
@@ -78,10 +79,10 @@ class Browser:
             script: an expression to evaluate in the end; promises are waited for.
 
         Returns:
-            What was seen, and the value of `script`.
+            The view, and the value of `script`.
         """
-        seen = Look(width)
-        self._events: list[dict[str, Any]] = []
+        view = PageView(width)
+        self._events.clear()
         target = self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
         session = self._call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -91,17 +92,17 @@ class Browser:
         self._call("Page.navigate", {"url": page.as_uri()}, session)
         self._wait("Page.loadEventFired", session)
         found = self._evaluate(MEASURE, session)
-        seen.content, seen.smallest = int(found["content"]), float(found["smallest"])
+        view.content, view.smallest = int(found["content"]), float(found["smallest"])
         value = self._evaluate(script, session) if script else None
         shot = {"captureBeyondViewport": True, "format": "png"}
-        seen.picture = base64.b64decode(self._call("Page.captureScreenshot", shot, session)["data"])
+        view.picture = base64.b64decode(self._call("Page.captureScreenshot", shot, session)["data"])
         for event in self._events:
-            _note(event, page.as_uri(), seen)
+            _record(event, page.as_uri(), view)
         self._call("Target.closeTarget", {"targetId": target})
-        return seen, value
+        return view, value
 
     def close(self) -> None:
-        """End the browser."""
+        """Stop the browser."""
         with contextlib.suppress(OSError, AssertionError):
             self._send("Browser.close", {}, "")
         try:
@@ -112,8 +113,8 @@ class Browser:
         os.close(self._into)
 
     def _evaluate(self, script: str, session: str) -> Any:
-        asked = {"expression": script, "returnByValue": True, "awaitPromise": True}
-        answer = self._call("Runtime.evaluate", asked, session)
+        parameters = {"expression": script, "returnByValue": True, "awaitPromise": True}
+        answer = self._call("Runtime.evaluate", parameters, session)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -139,9 +140,9 @@ class Browser:
 
     def _next(self, what: str) -> dict[str, Any]:
         try:
-            message = self._messages.get(timeout=PATIENCE)
+            message = self._messages.get(timeout=TIMEOUT)
         except queue.Empty:
-            raise AssertionError(f"the browser said nothing for {PATIENCE:g} s: {what}") from None
+            raise AssertionError(f"the browser said nothing for {TIMEOUT:g} s: {what}") from None
         assert message is not None, f"the browser ended: {what}"
         if "method" in message:
             self._events.append(message)
@@ -160,7 +161,7 @@ class Browser:
 MEASURE = """(async () => {
   document.querySelectorAll("details").forEach((d) => { d.open = true; });
   await Promise.all([...document.images].map((image) => image.decode().catch(() => console.error("no picture"))));
-  await new Promise((done) => setTimeout(done, 300));  // whatever is asked for late
+  await new Promise((done) => setTimeout(done, 300));  // for late requests
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   let smallest = Infinity;
   while (walk.nextNode()) {
@@ -173,27 +174,27 @@ MEASURE = """(async () => {
 })()"""
 
 
-def _note(event: dict[str, Any], page: str, seen: Look) -> None:
-    """Sort one event of the browser into what was seen."""
+def _record(event: dict[str, Any], page: str, view: PageView) -> None:
+    """Add one event of the browser to the view."""
     method, about = event["method"], event.get("params", {})
     if method == "Runtime.exceptionThrown":
-        seen.complaints.append(str(about["exceptionDetails"].get("exception", {}).get("description")))
+        view.complaints.append(str(about["exceptionDetails"].get("exception", {}).get("description")))
     elif method == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning", "assert"):
-        seen.complaints.append(" ".join(str(a.get("value", a.get("description"))) for a in about["args"]))
+        view.complaints.append(" ".join(str(a.get("value", a.get("description"))) for a in about["args"]))
     elif method == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
-        seen.complaints.append(about["entry"]["text"])
+        view.complaints.append(about["entry"]["text"])
     elif method == "Network.requestWillBeSent":
         address = about["request"]["url"]
         if address != page and not address.startswith("data:"):
-            seen.requests.append(address)
+            view.requests.append(address)
 
 
 @contextlib.contextmanager
 def open_browser(path: str) -> Iterator[Browser]:
-    """Start a browser with a profile of its own, and end it."""
+    """Start a browser with a profile of its own; stop it at the end of the block."""
     pipes = [[fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe()] for _ in range(2)]
 
-    def place() -> None:
+    def place_pipes() -> None:
         os.dup2(pipes[0][0], 3)
         os.dup2(pipes[1][1], 4)
 
@@ -202,7 +203,7 @@ def open_browser(path: str) -> Iterator[Browser]:
         process = subprocess.Popen(
             command,
             pass_fds=(3, 4),
-            preexec_fn=place,  # the browser reads fixed descriptors
+            preexec_fn=place_pipes,  # the browser reads fixed descriptors
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -210,9 +211,8 @@ def open_browser(path: str) -> Iterator[Browser]:
         os.close(pipes[0][0])
         os.close(pipes[1][1])
         browser = Browser(process, pipes[0][1], pipes[1][0])
-        browser._events = []
         try:
             yield browser
         finally:
             browser.close()
-            time.sleep(0.1)  # its children write into the profile to the last
+            time.sleep(0.1)  # its children write into the profile until they end

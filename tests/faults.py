@@ -223,9 +223,9 @@ def warm_up() -> None:
     for module in MODULES:
         importlib.import_module(module)
     from split_matching.configs.load import load_config
-    from split_matching.pipeline.plan import Plan
+    from split_matching.pipeline.stages import make_plan
 
-    Plan(load_config("shapes", [], list(SETTINGS))).states()
+    make_plan(load_config("shapes", [], list(SETTINGS))).states()
 
 
 def contents(root: Path) -> dict[Path, bytes]:
@@ -254,12 +254,13 @@ def made(root: Path) -> list[str]:
 
 def pin() -> None:
     """Make everything that may differ between two runs the same, and log what is finished."""
-    from split_matching.cache import store
+    from split_matching.cache import build as builds
+    from split_matching.cache.artifact import shard_name
     from split_matching.stages.training import pretrain
 
     pretrain.CHECKPOINT_EVERY = 2  # or so short a training would write none
     pretrain.probe = lambda *arguments: 0.0  # takes longer than all the rest, and writes nothing
-    finish, commit = store.Build.finish, store.Build.commit
+    finish, commit = builds.Build.finish, builds.Build.commit
 
     def log(line: str) -> None:
         with open(os.environ["FAULTS_LOG"], "a") as stream:  # noqa: PTH123
@@ -267,15 +268,15 @@ def pin() -> None:
 
     def pinned_finish(self: Any, split: str, index: int, seconds: float) -> None:
         finish(self, split, index, 0.0)
-        log(f"shard {self.recipe.slug}/{store.shard_name(split, index)}")
+        log(f"shard {self.entry.stage}/{shard_name(split, index)}")
 
     def pinned_commit(self: Any, seconds: float, summary: Any = None, images: int = 0) -> Any:
         artifact = commit(self, 0.0, summary, images)
-        log(f"stage {self.recipe.slug}")
+        log(f"stage {self.entry.stage}")
         return artifact
 
-    store.Build.finish, store.Build.commit = pinned_finish, pinned_commit  # type: ignore[method-assign]
-    store._circumstances = lambda: {"created": "2026-01-01T00:00:00.000+00:00", "host": "host", "versions": {}}
+    builds.Build.finish, builds.Build.commit = pinned_finish, pinned_commit  # type: ignore[method-assign]
+    builds._circumstances = lambda: {"created": "2026-01-01T00:00:00.000+00:00", "host": "host", "versions": {}}
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------

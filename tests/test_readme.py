@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from split_matching.pipeline.cli import VERBS, build_parser
-from split_matching.pipeline.plan import STAGES
+from split_matching.pipeline.stages import STAGES
 
 TEXT = Path("README.md").read_text(encoding="utf-8")
 
@@ -21,7 +21,7 @@ def commands() -> list[str]:
     return [command for line in lines if (command := re.split(r"\s+#", line)[0]) != "--help"]
 
 
-@pytest.mark.parametrize("name", [stage.name for stage in STAGES] + [*VERBS])
+@pytest.mark.parametrize("name", [stage.__name__ for stage in STAGES] + [*VERBS])
 def test_every_stage_and_verb_is_named(name: str) -> None:
     assert f"`{name}`" in TEXT
 

@@ -10,11 +10,12 @@ import functools
 import importlib
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 from split_matching.cache.keys import module_closure
 from split_matching.pipeline import plan as plan_module
+from split_matching.pipeline import stages
 from split_matching.pipeline.plan import Stage
-from split_matching.pipeline.run import worker
 
 MODULES = {
     "__init__": "",
@@ -112,42 +113,58 @@ def run(ctx):
 """,
 }
 
-TABLE = (
-    Stage("Numbers", "shapes", 1, "toy_stages.numbers", "numbers", ("shapes",)),
-    Stage("Listing", "dataset", 1, "toy_stages.listing", "lists", (), {"shapes": ()}),
-    Stage(
-        "Squares",
-        "squares",
-        1,
-        "toy_stages.squares",
-        "squares",
-        ("pseudo_masks",),
-        {"dataset": ("images.json",)},
-        sharded=("train", "val"),
-    ),
-    Stage("Total", "total", 1, "toy_stages.total", "the sum", ("train",), {"squares": ("train",)}, resumes=True),
-    Stage("Page", "page", 1, "toy_stages.page", "a page", (), {"total": (), "dataset": ()}, output="page.html"),
-)
 
-
-class Numbers(worker.StageTask):
+class Numbers(Stage):
     """Toy."""
 
+    name = "shapes"
+    makes = "numbers"
+    module = "toy_stages.numbers"
+    reads = ("shapes",)
 
-class Listing(worker.StageTask):
+
+class Listing(Stage):
     """Toy."""
 
+    name = "dataset"
+    makes = "lists"
+    module = "toy_stages.listing"
+    builds_on = MappingProxyType({"shapes": ()})
 
-class Squares(worker.StageTask):
+
+class Squares(Stage):
     """Toy."""
 
+    name = "squares"
+    makes = "squares"
+    module = "toy_stages.squares"
+    reads = ("pseudo_masks",)
+    builds_on = MappingProxyType({"dataset": ("images.json",)})
+    splits = ("train", "val")
 
-class Total(worker.StageTask):
+
+class Total(Stage):
     """Toy."""
 
+    name = "total"
+    makes = "the sum"
+    module = "toy_stages.total"
+    reads = ("train",)
+    builds_on = MappingProxyType({"squares": ("train",)})
+    resumes = True
 
-class Page(worker.StageTask):
+
+class Page(Stage):
     """Toy."""
+
+    name = "page"
+    makes = "a page"
+    module = "toy_stages.page"
+    builds_on = MappingProxyType({"total": (), "dataset": ()})
+    output = "page.html"
+
+
+TABLE = (Numbers, Listing, Squares, Total, Page)
 
 
 def write_modules(folder: Path) -> None:
@@ -159,9 +176,9 @@ def write_modules(folder: Path) -> None:
 
 def install(folder: Path) -> None:
     """Put the toy stages of a folder in place of the real ones, in this process."""
-    plan_module.STAGES = TABLE
-    closure = functools.partial(module_closure, packages=("toy_stages",), root=folder)
-    plan_module.module_closure = closure  # type: ignore[assignment]
+    stages.STAGES = TABLE
+    plan_module.module_closure = functools.partial(module_closure, packages=("toy_stages",), root=folder)
+    plan_module.code_of.cache_clear()
     for name in [name for name in sys.modules if name.startswith("toy_stages")]:
         del sys.modules[name]
     sys.dont_write_bytecode = True

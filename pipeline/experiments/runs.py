@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import multiprocessing
 import os
 import platform
@@ -25,11 +24,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.files import atomic_write
 from split_matching.configs.load import dataset_name, load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, UserError
-from split_matching.pipeline.plan import Plan, Stage, hold_code
+from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run.launch import INTERRUPTED, Options, ensure
+from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import format_duration
 
 DEFAULT = "default"
@@ -151,17 +152,17 @@ def evaluate(config: Config, debug: bool = False) -> Outcome:
     started = time.monotonic()
     errors: list[str] = []
     try:
-        plan = Plan(config)
-        stage = plan.named(STAGE)
-        fresh = plan.state(stage.slug).fresh
+        plan = make_plan(config)
+        stage = plan.stage(STAGE)
+        fresh = stage.state.fresh
         if not fresh:
-            plan = _with_code_held(plan, stage)
-        code = 0 if fresh else ensure(plan, stage, Options(debug=debug, quiet=True), errors.append)
+            _import_code(stage)
+        code = 0 if fresh else ensure(stage, Options(debug=debug, quiet=True), errors.append)
         if code:
             return Outcome(code, " ".join(errors) or "it did not finish", took=time.monotonic() - started)
-        artifacts = [plan.artifact(member.slug) for member in plan.closure(stage.slug)]
+        artifacts = [member.artifact() for member in plan.closure(stage.name)]
         return Outcome(
-            metrics=plan.artifact(stage.slug).json("metrics.json"),
+            metrics=stage.artifact().json("metrics.json"),
             seconds={str(artifact.path): float(artifact.manifest["seconds"]) for artifact in artifacts},
             hosts=frozenset(str(artifact.manifest["host"]) for artifact in artifacts),
             fresh=fresh,
@@ -176,18 +177,16 @@ def evaluate(config: Config, debug: bool = False) -> Outcome:
         return Outcome(1, message, took=time.monotonic() - started)
 
 
-def _with_code_held(plan: Plan, stage: Stage) -> Plan:
+def _import_code(stage: Stage) -> None:
     """Import the code of all that a run may need, so that edits from now on change nothing for this process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of luigi's, which this imports
-        from split_matching.pipeline.run.worker import use_threads
+        from split_matching.pipeline.run.work import set_threads
 
-    members = plan.closure(stage.slug)
-    use_threads(plan, alone=plan.config.runtime.workers == 1)
-    for member in members:
-        importlib.import_module(member.module)
-    hold_code(members)
-    return Plan(plan.config)
+    runtime = stage.config.runtime
+    set_threads(runtime, alone=runtime.workers == 1)
+    for member in stage.plan.closure(stage.name):
+        member.import_module()
 
 
 class Evaluations(contextlib.AbstractContextManager["Evaluations"]):
@@ -264,8 +263,7 @@ def _end_with_parent(parent: int) -> None:
 def is_fresh(config: Config) -> bool:
     """Whether an evaluation needs no run."""
     try:
-        plan = Plan(config)
-        return plan.state(plan.named(STAGE).slug).fresh
+        return make_plan(config).stage(STAGE).state.fresh
     except (UserError, SyntaxError):  # the run will say so
         return False
 
@@ -279,7 +277,7 @@ def settings_key(config: Config) -> str:
             "evaluate": config.evaluate.model_copy(update={"gamma": 0.0, "gamma_sweep": ()}),
         }
     )
-    return Plan(neutral).key(Plan(neutral).named(STAGE).slug)[:16]
+    return make_plan(neutral).stage(STAGE).key[:16]
 
 
 class Clock:
@@ -359,9 +357,8 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
     with refusals_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            new = folder / f".{name}.tmp"
-            new.write_text(text, encoding="utf-8")
-            new.replace(folder / name)
+            with atomic_write(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
 
 def say(text: str) -> None:

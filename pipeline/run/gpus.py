@@ -7,12 +7,13 @@ workers than GPUs the rest share them.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import IO
+
+from split_matching.cache.locks import try_lock
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 """Environment of the CPU threads: they look for work a thousand times, some microseconds, and then sleep.
@@ -47,9 +48,7 @@ def take_gpu(torch: ModuleType, device: str, folder: Path | None = None) -> int 
     chosen = os.getpid() % count
     for index in range(count):
         stream = (folder / f"{visible}.{index}").open("w")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(stream.fileno()):
             stream.close()
             continue
         _held.append(stream)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import logging
 import multiprocessing
 import os
@@ -24,8 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from split_matching.cache.entry import State
 from split_matching.cache.folders import accept_input
-from split_matching.cache.store import State
 from split_matching.errors import CorruptError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
@@ -34,7 +33,7 @@ from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.text import format_duration
 
 INTERRUPTED = 130
-MENDINGS = 3  # how often damaged files are renamed in one run: on a failing disk it must end
+REPAIRS = 3  # how often damaged files are renamed in one run: on a failing disk it must end
 SETTINGS = {
     "core": {"no_configure_logging": "true"},
     "worker": {
@@ -69,11 +68,10 @@ def _complain(message: str) -> None:
     print(f"error: {one_line(message)}", file=sys.stderr)
 
 
-def launch(plan: Plan, stage: Stage, options: Options) -> int:
+def launch(stage: Stage, options: Options) -> int:
     """Make a stage's artifact fresh, and print one line for every stage on the way and the path of the result.
 
     Args:
-        plan: the plan of the config.
         stage: the wanted stage.
         options: see Options.
 
@@ -83,24 +81,23 @@ def launch(plan: Plan, stage: Stage, options: Options) -> int:
     Raises:
         UserError: the raw files or weights that decide about keys are not there; nothing was run.
     """
-    _compare_raw_files(plan, stage, options)
+    _compare_raw_files(stage, options)
     if options.force:  # names the manifest that is there now, which a comparison may have written anew
-        plan = plan.superseding(stage.slug)
-    before = plan.states([stage.slug])
-    code = 0 if before[stage.slug].fresh else _run(plan, stage, before, options)
+        stage = stage.plan.superseding(stage.name)[stage.name]
+    before = stage.plan.states([stage.name])
+    code = 0 if before[stage.name].fresh else _run(stage, before, options)
     if code:
         return code
     if not options.quiet:
-        _print_stages(plan, stage, before)
-    print(_result(plan, stage))
+        _print_stages(stage, before)
+    print(stage.result)
     return 0
 
 
-def ensure(plan: Plan, stage: Stage, options: Options, complain: Callable[[str], None] = _complain) -> int:
+def ensure(stage: Stage, options: Options, complain: Callable[[str], None] = _complain) -> int:
     """Make a stage's artifact fresh as `launch` does, but print nothing about the result.
 
     Args:
-        plan: the plan of the config.
         stage: the wanted stage.
         options: see Options; `force` is not looked at.
         complain: called with the one line that says why it failed.
@@ -111,35 +108,35 @@ def ensure(plan: Plan, stage: Stage, options: Options, complain: Callable[[str],
     Raises:
         UserError: as `launch`.
     """
-    _compare_raw_files(plan, stage, options)
-    before = plan.states([stage.slug])
-    return 0 if before[stage.slug].fresh else _run(plan, stage, before, options, complain)
+    _compare_raw_files(stage, options)
+    before = stage.plan.states([stage.name])
+    return 0 if before[stage.name].fresh else _run(stage, before, options, complain)
 
 
-def _compare_raw_files(plan: Plan, stage: Stage, options: Options) -> None:
+def _compare_raw_files(stage: Stage, options: Options) -> None:
     """Read raw files that were copied or touched, and remember if they are the ones that PrepareDataset read.
 
     A trial on some images does without: it is made again as quickly.
     """
-    member = next((s for s in plan.closure(stage.slug) if s.slug == "dataset"), None)
-    if member is None or plan.config.data.images or not (times := plan.touched(member.slug)):
+    plan = stage.plan
+    member = next((s for s in plan.closure(stage.name) if s.name == "dataset"), None)
+    if member is None or plan.config.data.images or not (times := plan.raw_files_touched()):
         return
     from split_matching.stages.data.prepare import RAW, raw_content
 
-    artifact = plan.artifact(member.slug)
-    board = ProgressDisplay([member.name], [member.unit], quiet=options.quiet)
-    board.say(f"{member.name}: raw files have other times than before; comparing their contents")
-    board.start(member.name)
+    artifact = member.artifact()
+    display = ProgressDisplay([member.command], [member.unit], quiet=options.quiet)
+    display.say(f"{member.command}: raw files have other times than before; comparing their contents")
+    display.start(member.command)
     with contextlib.suppress(UserError):  # a missing or damaged file is for PrepareDataset to name
         before = artifact.json(RAW)["sha256"]
-        content = raw_content(plan.source(), board.counter(member.name), plan.config.runtime.threads)
+        content = raw_content(plan.source, display.counter(member.command), plan.config.runtime.threads)
         if content == before:
             accept_input(artifact, RAW_TIMES, times)
-    board.clear()
+    display.clear()
 
 
 def _run(
-    plan: Plan,
     stage: Stage,
     before: Mapping[str, State],
     options: Options,
@@ -147,59 +144,55 @@ def _run(
 ) -> int:
     """Let luigi run what is not fresh; returns the exit code.
 
-    If a stage met a damaged file of the cache, they are renamed, and what made them runs again.
+    If a stage met a damaged file of the cache, damaged files are renamed, and what made them runs again.
     """
-    _check_clip(plan, [plan.stages[slug] for slug, state in before.items() if not state.fresh])
+    plan = stage.plan
+    _check_clip(plan, [plan[name] for name, state in before.items() if not state.fresh])
     failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
     try:
         with _interruptible():
-            for mendings in range(MENDINGS + 1):
+            for repairs in range(REPAIRS + 1):
                 # all stages of the closure: one that was fresh may turn out to be damaged
-                stages = plan.closure(stage.slug)
-                board = ProgressDisplay([s.name for s in stages], [s.unit for s in stages], quiet=options.quiet)
+                members = plan.closure(stage.name)
+                display = ProgressDisplay(
+                    [member.command for member in members], [member.unit for member in members], quiet=options.quiet
+                )
                 try:
-                    _build(plan, stage, board, failures, options)
+                    _build(stage, display, failures, options)
                 finally:
-                    board.clear()
-                if plan.state(stage.slug).fresh:
+                    display.clear()
+                if stage.state.fresh:
                     return 0
-                if mendings == MENDINGS or not _mended(plan, stage, failures, board):
+                if repairs == REPAIRS or not _repair(stage, failures, display):
                     break
         return _report_failure(stage, failures, options, complain)
     except KeyboardInterrupt:
         _end_workers()
-        print("interrupted: finished stages and shards are kept, the same command goes on from there", file=sys.stderr)
+        print("interrupted: finished stages and shards are kept, the same command resumes there", file=sys.stderr)
         return INTERRUPTED
     finally:
         shutil.rmtree(failures, ignore_errors=True)
 
 
-def _mended(plan: Plan, stage: Stage, failures: Path, board: ProgressDisplay) -> bool:
+def _repair(stage: Stage, failures: Path, display: ProgressDisplay) -> bool:
     """If a damaged file made a stage fail, rename all damaged files, forget the failures, and say so."""
-    if not any(record["exit_code"] == CorruptError.exit_code for record in _records(failures)):
+    from split_matching.pipeline.run.session import read_records
+
+    if not any(record["exit_code"] == CorruptError.exit_code for record in read_records(failures)):
         return False
-    lines = [
-        line for slug, state in plan.states([stage.slug]).items() for line in rename_damaged_files(plan, slug, state)
-    ]
+    plan = stage.plan
+    states = plan.states([stage.name])
+    lines = [line for name, state in states.items() for line in rename_damaged_files(plan[name], state)]
     for line in lines:
-        board.say(line)
+        display.say(line)
     if lines:
         for path in failures.iterdir():
             path.unlink()
     return bool(lines)
 
 
-def _records(failures: Path) -> list[dict[str, Any]]:
-    """Return the records of failures, first ones first, without those that could not be written in full."""
-    records = []
-    for path in sorted(failures.iterdir()):
-        with contextlib.suppress(ValueError):
-            records.append(json.loads(path.read_text(encoding="utf-8")))
-    return records
-
-
 def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:
-    """Refuse a pretrained tag that is not to be had before hours of other stages run, not after.
+    """Reject a pretrained tag that is not to be had before hours of other stages run, not after.
 
     Only a tag needs open_clip, which takes seconds to import; a file that is missing was found with the keys.
     """
@@ -210,94 +203,91 @@ def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:
         check_weights(plan.config.clip)
 
 
-def _build(plan: Plan, stage: Stage, board: ProgressDisplay, failures: Path, options: Options) -> None:
-    """Hand tasks to luigi until the wanted one is done. Imports luigi only here: a fresh result needs none of it."""
+def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Options) -> None:
+    """Hand the wanted stage's task to luigi. Imports luigi only here: a fresh result needs none of it."""
+    _set_up_luigi(options)
+    import luigi
+
+    from split_matching.pipeline.run import luigid, session, tasks
+
+    runtime = stage.config.runtime
+    scheduler = luigid.scheduler_of(runtime)
+    session.begin(session.Session(display, failures, stage.plan.force, stage.plan.supersedes))
+    luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)(_worker_died)
+    if runtime.workers > 1:
+        _preload(stage)
+    # luigi starts workers with the default method, and only fork lets them share this session
+    multiprocessing.set_start_method("fork", force=True)
+    waited = False
+    while True:
+        with luigid.loss_named(runtime):
+            shared = _known_shards(stage) if runtime.scheduler else []
+            luigi.build([tasks.task_of(stage), *shared], workers=runtime.workers, **scheduler)
+        if not runtime.scheduler or session.has_failed() or stage.state.fresh:
+            return
+        if not waited:
+            display.say(f"waiting for what another process makes (scheduler {runtime.scheduler})")
+        waited = True
+        time.sleep(luigid.PAUSE_SECONDS)
+
+
+def _set_up_luigi(options: Options) -> None:
+    """Give luigi our settings, and keep it quiet unless it is to be debugged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import luigi
         import luigi.configuration
-
-        from split_matching.pipeline.run import luigid as sharing
-        from split_matching.pipeline.run import worker as task
-    importlib.import_module("split_matching.pipeline.run.tasks")
     settings = luigi.configuration.get_config()
     for section, values in SETTINGS.items():
         for name, value in values.items():
             settings.set(section, name, value)
-    logging.basicConfig(level=logging.DEBUG if options.debug else logging.CRITICAL)
+    level = logging.DEBUG if options.debug else logging.CRITICAL
+    logging.basicConfig(level=level)
     for name in ("luigi", "luigi-interface", "luigi.scheduler"):
-        logging.getLogger(name).setLevel(logging.DEBUG if options.debug else logging.CRITICAL)
-    scheduler = sharing.scheduler_of(plan.config.runtime)
-
-    session = task.Session(board, failures, plan.force, plan.token)
-    task.begin(session)
-    luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)(_worker_died)
-    workers = plan.config.runtime.workers
-    if workers > 1:
-        _preload(plan, stage)
-    config = plan.config.model_dump_json()
-    # luigi starts workers with the default method, and only fork lets them share this session
-    multiprocessing.set_start_method("fork", force=True)
-    ready, waited = _ready(plan, stage), False
-    while ready and not task.failed():
-        with sharing.loss_named(plan.config.runtime):
-            luigi.build([task.make_task(plan, slug, config) for slug in ready], workers=workers, **scheduler)
-        before, ready = ready, _ready(plan, stage)
-        if ready == before:
-            if not plan.config.runtime.scheduler:
-                return
-            if not waited:
-                board.say(f"waiting for what another process makes (scheduler {plan.config.runtime.scheduler})")
-            waited = True
-            time.sleep(sharing.PAUSE_SECONDS)
+        logging.getLogger(name).setLevel(level)
 
 
-def _ready(plan: Plan, stage: Stage) -> list[str]:
-    """Return the slugs of stages that are not fresh and whose tasks are known.
+def _known_shards(stage: Stage) -> list[Any]:
+    """Return the tasks of all shards that can be made now: of a stage that another process works on, too."""
+    from split_matching.pipeline.run.tasks import shard_tasks
 
-    The shards of a stage are known when all that it reads is fresh; what comes after it waits as well.
-    """
-    states = plan.states([stage.slug])
-    unknown: set[str] = set()
-    for slug in states:
-        upstream = plan.stages[slug].upstream
-        waits = plan.stages[slug].sharded and not all(states[up].fresh for up in upstream)
-        if waits or unknown.intersection(upstream):
-            unknown.add(slug)
-    return [slug for slug, state in states.items() if not state.fresh and slug not in unknown]
+    states = stage.plan.states([stage.name])
+    members = [stage.plan[name] for name, state in states.items() if not state.fresh]
+    ready = [m for m in members if m.splits and all(states[up].fresh for up in m.upstream)]
+    return [task for member in ready for task in shard_tasks(member)]
 
 
-def _preload(plan: Plan, stage: Stage) -> None:
+def _preload(stage: Stage) -> None:
     """Import the stages' libraries once before luigi forks a worker for every task; starts no threads, uses no GPU."""
-    from split_matching.pipeline.run import worker as task
+    from split_matching.pipeline.run.work import set_threads
 
-    task.use_threads(plan, alone=False)
-    for slug, state in plan.states([stage.slug]).items():
+    set_threads(stage.config.runtime, alone=False)
+    for name, state in stage.plan.states([stage.name]).items():
+        member = stage.plan[name]
         if not state.fresh:
-            runs_clip = "clip.identity" in plan.stages[slug].reads
-            for module in (plan.stages[slug].module, *(["split_matching.model.clip"] if runs_clip else [])):
-                with contextlib.suppress(Exception):  # the task that needs it will say so
-                    importlib.import_module(module)
+            with contextlib.suppress(Exception):  # the task that needs it will say so
+                member.import_module()
+                if "clip.identity" in member.reads:
+                    importlib.import_module("split_matching.model.clip")
 
 
 def _worker_died(dead: Any, message: str) -> None:
     """Record a worker that the system killed: it could not do so itself."""
-    from split_matching.pipeline.run import worker as task
+    from split_matching.pipeline.run.session import record
 
-    name = getattr(dead, "stage", "")
-    stage = name if isinstance(name, str) else name.name
     code = message.rpartition(" ")[2]
     cause = f"signal {code[1:]}" if code.startswith("-") else f"exit code {code}"
     hint = "; memory may have run out: use fewer --workers" if code == "-9" else ""
-    task.record(stage, UserError(f"a worker process died ({cause}){hint}"))
+    record(dead.stage.command, UserError(f"a worker process died ({cause}){hint}"))
 
 
 def _report_failure(stage: Stage, failures: Path, options: Options, complain: Callable[[str], None]) -> int:
     """Say what failed first and return its exit code."""
-    records = _records(failures)
+    from split_matching.pipeline.run.session import read_records
+
+    records = read_records(failures)
     if not records:
         if not any(failures.iterdir()):  # else it was said when it could not be recorded
-            complain(f"{stage.name}: it did not finish; rerun with --debug")
+            complain(f"{stage.command}: it did not finish; rerun with --debug")
         return 1
     first = records[0]
     if options.debug:
@@ -310,21 +300,18 @@ def _report_failure(stage: Stage, failures: Path, options: Options, complain: Ca
     return int(first["exit_code"])
 
 
-def _print_stages(plan: Plan, stage: Stage, before: Mapping[str, State]) -> None:
-    width = max(len(s.name) for s in plan.closure(stage.slug))
-    for member in plan.closure(stage.slug):
-        artifact = plan.artifact(member.slug)
-        old = before[member.slug].artifact
+def _print_stages(stage: Stage, before: Mapping[str, State]) -> None:
+    members = stage.plan.closure(stage.name)
+    width = max(len(member.command) for member in members)
+    for member in members:
+        artifact = member.artifact()
+        old = before[member.name].artifact
         if old is not None and old.manifest["digest"] == artifact.manifest["digest"]:
-            did = "fresh" if before[member.slug].fresh else "fresh, its inputs came out the same"
+            did = "fresh" if before[member.name].fresh else "fresh, its inputs came out the same"
         else:
             images = artifact.manifest["images"]
             did = f"ran in {format_duration(artifact.manifest['seconds'])}" + (f", {images} images" if images else "")
-        print(f"{member.name:<{width}}  {did}, {artifact.path}")
-
-
-def _result(plan: Plan, stage: Stage) -> Path:
-    return plan.folder(stage.slug) / stage.output
+        print(f"{member.command:<{width}}  {did}, {artifact.path}")
 
 
 @contextlib.contextmanager

@@ -1,45 +1,150 @@
-"""The stages as luigi tasks. What each reads and builds on is in `plan`, how it runs in `worker`."""
+"""The stages as luigi tasks: a class for each, made from its declaration in `pipeline.stages`.
+
+    luigi --module split_matching.pipeline.run.tasks Evaluate --dataset shapes --local-scheduler
+
+The output of a task is a target that exists if the stage's artifact is fresh, so luigi decides the order and forks the
+workers, and the cache alone decides whether something is to be done. The shards of a stage are dynamic dependencies:
+they are known when all that the stage reads is fresh.
+
+A task's id holds `job`, a digest of the cache, keys, code and shards: at a scheduler that several processes share, two
+tasks with one id may be done by either process. Config is no part of the id, for its runtime settings may differ.
+"""
 
 from __future__ import annotations
 
-from split_matching.pipeline.run.worker import StageTask
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import luigi
+
+from split_matching.configs.load import load_config
+from split_matching.pipeline.plan import Stage
+from split_matching.pipeline.run import session
+from split_matching.pipeline.run.work import is_made, make_artifact, make_shard
+from split_matching.pipeline.stages import STAGES
+from split_matching.stages.ground.context import Shard
 
 
-class RenderShapes(StageTask):
-    """Renders the embedded data set as image and mask files in the VOC layout."""
+class FreshArtifact(luigi.Target):
+    """The artifact of a stage; exists if it and everything upstream is fresh."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    @property
+    def path(self) -> Path:
+        """The file or folder to name at the end."""
+        return self.stage.result
+
+    def exists(self) -> bool:
+        """Ask the cache; changes nothing."""
+        with session.record_failures(self.stage.command):
+            return self.stage.state.fresh
 
 
-class PretrainClip(StageTask):
-    """Trains the small CLIP of the embedded data set on captions."""
+class FinishedShard(luigi.Target):
+    """A shard of a stage; exists if it is finished, in the build in progress or in a fresh artifact."""
+
+    def __init__(self, stage: Stage, shard: Shard) -> None:
+        self.stage, self.shard = stage, shard
+
+    def exists(self) -> bool:
+        """Ask the cache; changes nothing."""
+        return is_made(self.stage, self.shard)
 
 
-class PrepareDataset(StageTask):
-    """Checks every image and mask, and writes the lists that all other stages go by."""
+class StageTask(luigi.Task):
+    """A stage of one config. Subclasses have the stage's name and no code."""
+
+    dataset = luigi.Parameter(default="shapes", description="as --dataset of run_pipeline.py")
+    settings = luigi.ListParameter(default=(), description='as --set, e.g. ["train.steps=300"]')
+    config = luigi.Parameter(default="", significant=False, description="the resolved config as JSON, instead")
+    job = luigi.Parameter(default="", description="what is to be made; filled in for tasks that others require")
+
+    @property
+    def stage(self) -> Stage:
+        """The stage."""
+        config = self.config or load_config(self.dataset, (), self.settings).model_dump_json()
+        return session.plan_of(config).stage(type(self).__name__)
+
+    def requires(self) -> list[luigi.Task]:
+        """The stages that it builds on."""
+        with session.record_failures(type(self).__name__):
+            return [task_of(self.stage.plan[name]) for name in self.stage.upstream]
+
+    def output(self) -> FreshArtifact:
+        """The artifact, as a target."""
+        return FreshArtifact(self.stage)
+
+    def run(self) -> Iterator[list[luigi.Task]]:
+        """Make the artifact, after its shards if the stage has some."""
+        with session.record_failures(self.stage.command):
+            session.settle_into_process()
+            if self.stage.splits and not self.stage.own_state.fresh:
+                yield shard_tasks(self.stage)
+            make_artifact(self.stage)
 
 
-class EmbedText(StageTask):
-    """Embeds the names of the seen classes with CLIP."""
+class ShardTask(luigi.Task):
+    """One shard of one stage."""
+
+    dataset = luigi.Parameter()
+    command = luigi.Parameter()
+    job = luigi.Parameter()
+    split = luigi.Parameter()
+    index = luigi.IntParameter()
+    priority = luigi.IntParameter(significant=False)  # luigi takes the largest first
+    config = luigi.Parameter(significant=False)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that the shard is of."""
+        return session.plan_of(self.config).stage(self.command)
+
+    @property
+    def shard(self) -> Shard:
+        """Which images."""
+        return next(s for s in self.stage.shards() if (s.split, s.index) == (self.split, self.index))
+
+    def output(self) -> FinishedShard:
+        """The shard, as a target."""
+        return FinishedShard(self.stage, self.shard)
+
+    def run(self) -> None:
+        """Make the shard unless it is finished."""
+        with session.record_failures(self.command):
+            session.settle_into_process()
+            make_shard(self.stage, self.shard)
 
 
-class ExtractFeatures(StageTask):
-    """Extracts dense CLIP features, shard by shard."""
+@cache
+def task_class(command: str) -> type[StageTask]:
+    """Return the luigi task of a stage."""
+    return type(command, (StageTask,), {"__module__": __name__, "__doc__": f"The stage {command}."})
 
 
-class ClusterPseudoMasks(StageTask):
-    """Clusters dense features into pseudo masks, shard by shard."""
+def task_of(stage: Stage) -> StageTask:
+    """Return the task of a stage of one config."""
+    config = stage.config.model_dump_json()
+    return task_class(stage.command)(dataset=stage.config.dataset, config=config, job=stage.job)
 
 
-class EmbedRegions(StageTask):
-    """Embeds each pseudo mask with CLIP, shard by shard."""
+def shard_tasks(stage: Stage) -> list[luigi.Task]:
+    """Return the tasks of a stage's shards. Needs all that the stage reads to be fresh."""
+    config, shards = stage.config.model_dump_json(), stage.shards()
+    return [
+        ShardTask(
+            dataset=stage.config.dataset,
+            command=stage.command,
+            job=stage.job,
+            split=shard.split,
+            index=shard.index,
+            priority=len(shards) - slot,
+            config=config,
+        )
+        for slot, shard in enumerate(shards)
+    ]
 
 
-class TrainDecoder(StageTask):
-    """Trains the query decoder by split matching; goes on where it was interrupted."""
-
-
-class Evaluate(StageTask):
-    """Predicts the validation images and measures the predictions."""
-
-
-class Report(StageTask):
-    """Writes the HTML page."""
+globals().update({stage.__name__: task_class(stage.__name__) for stage in STAGES})  # found by `luigi --module`

@@ -10,7 +10,6 @@ first process ends, for whatever reason, so do they, with its exit code. They ne
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import math
 import os
@@ -24,12 +23,13 @@ from split_matching.cache.keys import digest
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, UserError
 from split_matching.pipeline.plan import Plan, Stage
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.ground.context import StageContext
 
 if TYPE_CHECKING:
     from split_matching.stages.training.processes import Job
 
-TRAINING = "train"  # slug of the stage that is shared
+TRAINING = "train"  # name of the stage that is shared
 CAUSE_SECONDS = 30.0  # for the first process to notice a failure, before another says it
 
 Run = Callable[[StageContext], Any]
@@ -58,7 +58,7 @@ def together(work: Callable[[], int]) -> int:
 
 def shared(run: Run, plan: Plan, stage: Stage) -> Run:
     """Return the function of a stage; of several processes' training, one in which all of them take part."""
-    if _count() < 2 or stage.slug != TRAINING:
+    if _count() < 2 or stage.name != TRAINING:
         return run
     return lambda ctx: _train_first(run, ctx, plan)
 
@@ -143,12 +143,12 @@ def _obey(job: Job) -> int:
 def _take_part(job: Job, order: dict[str, Any], number: int) -> Exception | None:
     """Take part in one training, and write nothing; tells the first process of a failure, and returns it."""
     try:
-        plan = Plan(Config.model_validate_json(order["config"]))
+        plan = make_plan(Config.model_validate_json(order["config"]))
         if _fingerprint(plan) != order["recipe"]:
             raise ConfigError("code or cache differ from those of the first process: use the same checkout and disk")
-        inputs, root = plan.inputs(TRAINING), plan.data_root(TRAINING)
-        module = importlib.import_module(plan.stages[TRAINING].module)
-        ctx = StageContext(plan.slice(TRAINING), inputs, Path(order["out"]), plan.config.runtime, root)
+        inputs, root = plan[TRAINING].inputs(), plan[TRAINING].data_root
+        module = plan[TRAINING].import_module()
+        ctx = StageContext(plan[TRAINING].slice, inputs, Path(order["out"]), plan.config.runtime, root)
         job.train(number, module.run, ctx)
     except Exception as error:
         if "--debug" in sys.argv:
@@ -160,5 +160,5 @@ def _take_part(job: Job, order: dict[str, Any], number: int) -> Exception | None
 
 def _fingerprint(plan: Plan) -> str:
     """What is trained, of which inputs and with which code, as one digest."""
-    recipe = plan.recipe(TRAINING)
+    recipe = plan[TRAINING].recipe
     return digest([recipe.key, dict(recipe.code), dict(recipe.inputs)])

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from split_matching.configs.load import dataset_name, is_runtime
-from split_matching.configs.schema import Config, Section
+from split_matching.configs.load import dataset_name
+from split_matching.configs.schema import Config
+from split_matching.configs.section import Section, is_runtime
 from split_matching.configs.slices import build_slice
 from split_matching.environment import command
 from split_matching.errors import UserError
@@ -24,8 +25,8 @@ from split_matching.pipeline.arguments import add_config_options, overrides_of, 
 from split_matching.pipeline.experiments import runs as experiments
 from split_matching.pipeline.experiments.files import opening_comment, override, read_gammas
 from split_matching.pipeline.experiments.runs import DEFAULT, GAMMAS, STAGE, Clock, Outcome, Request, Setup, say
-from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.launch import INTERRUPTED
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.ground.context import StageContext
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ EXIT_CODES = """0 all runs are in the table, 1 some run failed (the others are i
 and 3 data or weights missing (nothing was run), 130 interrupted (the same command continues from there)"""
 EXAMPLES = ("ablate --dataset shapes --set-file configs/ablations/*.yaml --seeds 5",)
 PAGE = "ablation.html"
-SLUG = "evaluate"
+STAGE_NAME = "evaluate"
 SIDE_BY_SIDE = 8
 """Most images drawn side by side."""
 
@@ -217,8 +218,8 @@ def describe_variants(setups: Sequence[Setup]) -> tuple[Variant, ...]:
     variants = []
     for setup, config in zip(setups, configs, strict=True):
         values = _flat(config)
-        plan = Plan(config)
-        same_as = first_of.setdefault(plan.key(plan.named(STAGE).slug), setup.name)
+        plan = make_plan(config)
+        same_as = first_of.setdefault(plan.stage(STAGE).key, setup.name)
         variants.append(
             Variant(
                 name=setup.name,
@@ -253,19 +254,19 @@ def _comparisons(configs: Mapping[tuple[str, int], Config], runs: Runs) -> list[
     """
     from split_matching.stages.pages.ablation.comparison import compare
 
-    plans = {name: Plan(configs[name, seed]) for (name, seed), run in runs.items() if seed == 0 and not run.code}
+    plans = {name: make_plan(configs[name, seed]) for (name, seed), run in runs.items() if seed == 0 and not run.code}
     default = plans.get(DEFAULT)
     if default is None:
         return []
     chosen: dict[str, str] = {}  # variants with the same key are one picture
     for name, plan in plans.items():
-        if plan.key("dataset") == default.key("dataset") and plan.config.data.fold == default.config.data.fold:
-            chosen.setdefault(plan.key(SLUG), name)
+        if plan["dataset"].key == default["dataset"].key and plan.config.data.fold == default.config.data.fold:
+            chosen.setdefault(plan[STAGE_NAME].key, name)
     try:
-        shown = {name: plans[name].artifact(SLUG) for name in chosen.values()}
-        inputs = {"dataset": default.artifact("dataset")}
+        shown = {name: plans[name][STAGE_NAME].artifact() for name in chosen.values()}
+        inputs = {"dataset": default["dataset"].artifact()}
         config, runtime = build_slice(default.config, ("data",)), default.config.runtime
-        ctx = StageContext(config, inputs, default.store.root, runtime, default.data_root("dataset"))
+        ctx = StageContext(config, inputs, default.root, runtime, default["dataset"].data_root)
         return compare(ctx, shown, SIDE_BY_SIDE)
     except UserError:
         return []

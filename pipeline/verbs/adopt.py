@@ -42,10 +42,10 @@ def adopt(plan: Plan, stages: Sequence[str]) -> list[str]:
     """
     lines = []
     for name in stages:
-        slug = plan.named(name).slug
-        artifact = plan.artifact(slug)
-        accepted = accept_code(artifact, plan.recipe(slug).code)
+        stage = plan.stage(name)
+        artifact = stage.artifact()
+        accepted = accept_code(artifact, stage.code)
         what = f"accepted the present {', '.join(accepted)}" if accepted else "its code is the present one"
         lines.append(f"{name}: {what} for {artifact.path}")
-        lines.append(f"{name}: {describe_state(plan.state(slug))}")
+        lines.append(f"{name}: {describe_state(stage.state)}")
     return lines

@@ -67,14 +67,14 @@ def inspect_data(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[
     from split_matching.stages.pages.contact_sheet import write_contact_sheet
 
     config = plan.config
-    root = plan.folder("shapes") if "shapes" in plan.stages else config.data.root
-    if "shapes" in plan.stages and not plan.folder("shapes").is_dir():
+    root = plan["shapes"].entry.folder if "shapes" in plan.stages else config.data.root
+    if "shapes" in plan.stages and not plan["shapes"].entry.folder.is_dir():
         raise DataError(f"{config.dataset} is not rendered yet: run RenderShapes first")
     display = ProgressDisplay([NAME], ["images"])
     display.start(NAME)
     count = display.counter(NAME)
     found = check_data(config.data, classes_of(config.data), root, count, limit, config.runtime.threads)
     display.end(NAME)
-    path = out or plan.store.root / config.dataset / NAME / "sheet.png"
+    path = out or plan.root / config.dataset / NAME / "sheet.png"
     write_contact_sheet(found, config.data, root, path)
     return [*found.lines(), str(path)], found.fine

@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the file, and print its path."""
-    from split_matching.pipeline.run.worker import use_threads
+    from split_matching.pipeline.run.work import set_threads
 
     plan = load_plan(options)
-    use_threads(plan, alone=True)
+    set_threads(plan.config.runtime, alone=True)
     segmenter_of(plan, config_arguments(options)).save(options.out)
     print(options.out)
     return 0

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from split_matching.cache.files import folder_size
 from split_matching.cache.folders import DAY, Folder, folders, idle_seconds, in_use, inputs_of_build, remove_folder
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, CorruptError, UserError
 from split_matching.pipeline.arguments import add_config_options, load_plan, overrides_of, parse_natural
 from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import format_count, format_size
 
 HELP = "remove what no known config reaches; shows sizes, and asks"
@@ -29,7 +31,7 @@ EXIT_CODES = "0 done, or nothing to do, 2 wrong usage or config, or nobody to as
 EXAMPLES = ("gc --dataset shapes --set-file configs/ablations/*.yaml --keep 5 --dry-run",)
 
 Place = tuple[str, str]
-"""Data set and slug."""
+"""Data set and name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +87,7 @@ def collect_garbage(plan: Plan, variants: Sequence[Config], keep: int, *, dry_ru
         UserError: the cache cannot be written.
     """
     found = decide(plan, [*_known_configs(plan), *variants], keep)
-    sizes = {folder.path: plan.store.size(folder.path) for folder, _ in [*found.kept, *found.removed]}
+    sizes = {folder.path: folder_size(folder.path) for folder, _ in [*found.kept, *found.removed]}
     for word, members in (("keep", found.kept), ("remove", found.removed)):
         for folder, why in members:
             print(f"{word:<6}  {format_size(sizes[folder.path]):>8}  {folder.name}  ({why})")
@@ -120,10 +122,10 @@ def decide(plan: Plan, configs: Sequence[Config], keep: int) -> Decision:
 
     All artifacts are kept of a stage whose key is unknown for some config, because its raw files are not there.
     """
-    reached, resumed, unknown = _find_reached([Plan(config) for config in configs])
+    reached, resumed, unknown = _find_reached([make_plan(config) for config in configs])
     found = Decision()
     others: dict[Place, list[Folder]] = {}
-    for folder in folders(plan.store):
+    for folder in folders(plan.root):
         if folder.kind == "artifact" and folder.path not in reached and folder.place not in unknown:
             others.setdefault(folder.place, []).append(folder)
         else:
@@ -149,14 +151,13 @@ def _find_reached(plans: Sequence[Plan]) -> tuple[dict[Path, str], set[Path], se
     resumed: set[Path] = set()
     unknown: set[Place] = set()
     for plan in plans:
-        for slug in plan.stages:
+        for name, stage in plan.stages.items():
             try:
-                folder = plan.folder(slug)
-                reached.setdefault(folder, f"reached by {plan.config.dataset}")
-                if plan.store.is_begun(plan.recipe(slug)):
-                    resumed.add(plan.store.partial(folder))
+                reached.setdefault(stage.entry.folder, f"reached by {plan.config.dataset}")
+                if stage.entry.has_build(stage.recipe):
+                    resumed.add(stage.entry.partial)
             except UserError:
-                unknown.add((plan.config.dataset, slug))
+                unknown.add((plan.config.dataset, name))
     return reached, resumed, unknown
 
 
@@ -186,8 +187,8 @@ def _created(folder: Folder) -> str:
 def _is_input(folder: Folder, inputs: Mapping[str, str]) -> bool:
     """Whether an artifact is an input of an unfinished build, given by its inputs."""
     for name, content in inputs.items():
-        slug, _, file = name.partition("/")
-        if folder.artifact and slug == folder.place[1]:
+        stage, _, file = name.partition("/")
+        if folder.artifact and stage == folder.place[1]:
             with contextlib.suppress(CorruptError):
                 if folder.artifact.content_of((file,) if file else ()) == content:
                     return True

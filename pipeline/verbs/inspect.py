@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from split_matching.cache.store import Artifact
+from split_matching.cache.artifact import Artifact
 from split_matching.configs.slices import build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError
 from split_matching.pipeline.arguments import (
@@ -18,6 +18,7 @@ from split_matching.pipeline.arguments import (
     parse_output_file,
     parse_positive,
 )
+from split_matching.pipeline.nearest import find_nearest
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.text import describe_state
@@ -148,37 +149,37 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
     inputs: dict[str, Artifact] = {}
     needs = NEEDS[kind]
     if not plan.config.features.persist and kind != "features":
-        needs = tuple(slug for slug in needs if slug != "features")  # computed when they are looked at
+        needs = tuple(name for name in needs if name != "features")  # computed when they are looked at
     if plan.config.clip.weights == "pretrain" and (kind == "quality" or not plan.config.features.persist):
         needs = (*needs, "pretrain")
-    for slug in (*needs, *MORE.get(kind, ())):
-        if slug not in plan.stages:
+    for name in (*needs, *MORE.get(kind, ())):
+        if name not in plan.stages:
             continue
         try:
-            inputs[slug] = plan.artifact(slug)
+            inputs[name] = plan[name].artifact()
         except CorruptError:
-            if plan.own_state(slug).name == "corrupt":
+            if plan[name].own_state.name == "corrupt":
                 raise  # the artifact exists, and is damaged
-            if slug in needs:
-                raise DataError(_missing(plan, slug)) from None
+            if name in needs:
+                raise DataError(_missing(plan, name)) from None
     found = plan.states(list(inputs))
     # the inputs of the trained decoder are shown as the cache holds them, without augmentation
     train = plan.config.train.model_copy(update={"features": "cached"})
     config = build_slice(plan.config.model_copy(update={"train": train}), READS)
-    ctx = StageContext(config, inputs, plan.store.root, plan.config.runtime, plan.data_root("dataset"))
-    return ctx, {slug: describe_state(found[slug]) for slug in inputs}
+    ctx = StageContext(config, inputs, plan.root, plan.config.runtime, plan["dataset"].data_root)
+    return ctx, {name: describe_state(found[name]) for name in inputs}
 
 
-def _missing(plan: Plan, slug: str) -> str:
-    _, why = plan.nearest(slug)
+def _missing(plan: Plan, name: str) -> str:
+    _, why = find_nearest(plan[name])
     other = f" (another config has one: {', '.join(why[:3])})" if why else ""
-    name = plan.stages[slug].name
-    return f"{plan.store.root} holds nothing of {name} for this config{other}: run {name} first"
+    name = plan[name].command
+    return f"{plan.root} holds nothing of {name} for this config{other}: run {name} first"
 
 
 def _place(plan: Plan, kind: str, image_id: str | None) -> Path:
     """Return the default path of a picture: beside the artifacts, under a name without separators."""
-    folder = plan.store.root / plan.config.dataset / "inspect"
+    folder = plan.root / plan.config.dataset / "inspect"
     if image_id is None:
         return folder / f"{kind}.html"
     return folder / f"{kind}-{re.sub(r'[^A-Za-z0-9_.-]', '_', image_id)}.png"

@@ -6,9 +6,10 @@ import argparse
 import json
 from dataclasses import dataclass, replace
 
-from split_matching.cache.store import State
+from split_matching.cache.entry import State
 from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan, parse_stage
-from split_matching.pipeline.plan import Plan, Stage
+from split_matching.pipeline.nearest import find_nearest
+from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.text import WAIT, describe_state, format_count, format_duration
 
 HELP = "what a stage would run, why, and how long it took before; a dry run"
@@ -32,11 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan."""
-    plan = load_plan(options)
-    stage = plan.named(options.stage)
+    stage = load_plan(options).stage(options.stage)
     if options.force:
-        plan = plan.superseding(stage.slug)
-    print(plan_json(plan, stage) if options.json else "\n".join(plan_lines(plan, stage)))
+        stage = stage.plan.superseding(stage.name)[stage.name]
+    print(plan_json(stage) if options.json else "\n".join(plan_lines(stage)))
     return 0
 
 
@@ -45,17 +45,13 @@ class PlannedStage:
     """What a dry run says of one of the stages on the way to the wanted one.
 
     Args:
-        name: of the stage.
-        slug: of the stage.
-        key: of the wanted result.
+        stage: the stage.
         state: its present state, with the reasons why it would run.
         shards: number of shards to make; None if it is not known before PrepareDataset has run; 0 if not sharded.
         seconds: time that the artifact took, or else the artifact of the most similar config; None if there is none.
     """
 
-    name: str
-    slug: str
-    key: str
+    stage: Stage
     state: State
     shards: int | None
     seconds: float | None
@@ -68,58 +64,60 @@ class PlannedStage:
         return f"run    {describe_state(self.state)}{count}{f', {took} before' if took else ''}"
 
 
-def plan_stages(plan: Plan, stage: Stage) -> list[PlannedStage]:
+def plan_stages(stage: Stage) -> list[PlannedStage]:
     """Return what a run of a stage would do: an entry for every stage on the way, upstream first."""
-    steps = []
-    states = plan.states([stage.slug])
-    for slug, state in states.items():
-        earlier, why = (state.artifact, []) if state.artifact else plan.nearest(slug)
+    planned = []
+    states = stage.plan.states([stage.name])
+    known = "dataset" not in states or states["dataset"].fresh
+    for name, state in states.items():
+        member = stage.plan[name]
+        earlier, why = (state.artifact, []) if state.artifact else find_nearest(member)
         if state.name == "missing":
             state = replace(state, reasons=(*why, *state.reasons))
         seconds = float(earlier.manifest["seconds"]) if earlier else None
-        shards = _shards_to_make(plan, slug, state) if "dataset" not in states or states["dataset"].fresh else None
-        steps.append(PlannedStage(plan.stages[slug].name, slug, plan.key(slug), state, shards, seconds))
-    return steps
+        planned.append(PlannedStage(member, state, _shards_to_make(member, state) if known else None, seconds))
+    return planned
 
 
-def _shards_to_make(plan: Plan, slug: str, state: State) -> int:
-    if state.fresh or not plan.stages[slug].sharded:
+def _shards_to_make(stage: Stage, state: State) -> int:
+    if state.fresh or not stage.splits:
         return 0
     if state.name == "partial":
         return state.total - state.done
-    shards = plan.shard_plan(slug)
+    shards = stage.shard_digests()
     if state.name == "corrupt" and state.artifact is not None and state.artifact.manifest["plan"] == shards:
         return sum(not reason.startswith(WAIT) for reason in state.reasons)  # the other shards are kept
     return sum(len(digests) for digests in shards.values())
 
 
-def plan_lines(plan: Plan, stage: Stage) -> list[str]:
+def plan_lines(stage: Stage) -> list[str]:
     """Return what a run of a stage would do, and why: a line for every stage on the way, and a total."""
-    steps = plan_stages(plan, stage)
-    width = max(len(step.name) for step in steps)
-    runs = [step for step in steps if not step.state.fresh]
-    known = [step.seconds for step in runs if step.seconds is not None]
-    total = f"{len(runs)} of {len(steps)} stages would run" if runs else "nothing would run"
+    planned = plan_stages(stage)
+    width = max(len(member.stage.command) for member in planned)
+    runs = [member for member in planned if not member.state.fresh]
+    known = [member.seconds for member in runs if member.seconds is not None]
+    total = f"{len(runs)} of {len(planned)} stages would run" if runs else "nothing would run"
     if known:
         which = "they" if len(known) == len(runs) else f"{len(known)} of them"
         total += f"; {which} took {format_duration(sum(known))} before"
-    return [*(f"{step.name:<{width}}  {step}" for step in steps), total]
+    return [*(f"{member.stage.command:<{width}}  {member}" for member in planned), total]
 
 
-def plan_json(plan: Plan, stage: Stage) -> str:
+def plan_json(stage: Stage) -> str:
     """Return what `plan` shows as JSON: one object a stage, upstream first."""
     stages = [
         {
-            "stage": step.name,
-            "slug": step.slug,
-            "run": not step.state.fresh,
-            "state": step.state.name,
-            "reasons": list(step.state.reasons),
-            "shards": step.shards,
-            "seconds_before": step.seconds,
-            "key": step.key,
+            "stage": member.stage.command,
+            "name": member.stage.name,
+            "run": not member.state.fresh,
+            "state": member.state.name,
+            "reasons": list(member.state.reasons),
+            "shards": member.shards,
+            "seconds_before": member.seconds,
+            "key": member.stage.key,
         }
-        for step in plan_stages(plan, stage)
+        for member in plan_stages(stage)
     ]
-    whole = {"dataset": plan.config.dataset, "artifacts": str(plan.store.root), "stage": stage.name, "stages": stages}
+    plan = stage.plan
+    whole = {"dataset": plan.config.dataset, "artifacts": str(plan.root), "stage": stage.command, "stages": stages}
     return json.dumps(whole, indent=1)

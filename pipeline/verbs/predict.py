@@ -53,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Label the images, and print how many."""
-    from split_matching.pipeline.run.worker import use_threads
+    from split_matching.pipeline.run.work import set_threads
 
     plan = load_plan(options)
-    use_threads(plan, alone=True)
+    set_threads(plan.config.runtime, alone=True)
     segmenter = _load_exported(plan, options) if options.decoder else segmenter_of(plan, config_arguments(options))
     lines, code = predict(segmenter, options.image, options.classes, options.out, options.quiet)
     print(*lines, sep="\n")

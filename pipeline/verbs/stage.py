@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     plan = load_plan(options)
     if options.download:
         download(plan.config, options.quiet)
-    return launch(plan, plan.named(options.verb), Options(options.force, options.debug, options.quiet))
+    return launch(plan.stage(options.verb), Options(options.force, options.debug, options.quiet))
 
 
 def download(config: Config, quiet: bool) -> None:

@@ -6,9 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from split_matching.cache.store import State
+from split_matching.cache.entry import State
+from split_matching.cache.files import folder_size
 from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan
-from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.text import describe_state, format_size
 
 HELP = "the state of every stage: fresh, stale (why), partial, missing or corrupt"
@@ -48,39 +49,39 @@ def status_lines(plan: Plan) -> list[str]:
     """
     states = plan.states()
     drawn = _tree(plan)
-    width = max(len(branch) + len(plan.stages[slug].name) for slug, branch in drawn.items())
+    width = max(len(branch) + len(plan[name].command) for name, branch in drawn.items())
     lines = []
-    for slug, branch in drawn.items():
-        size = size_on_disk(plan, slug, states[slug])
-        place = f", {format_size(size)}, {_place(plan, slug, states[slug])}" if size else ""
-        lines.append(f"{branch + plan.stages[slug].name:<{width}}  {describe_state(states[slug])}{place}")
+    for name, branch in drawn.items():
+        size = size_on_disk(plan[name], states[name])
+        place = f", {format_size(size)}, {_place(plan[name], states[name])}" if size else ""
+        lines.append(f"{branch + plan[name].command:<{width}}  {describe_state(states[name])}{place}")
     return lines
 
 
 def status_json(plan: Plan) -> str:
     """Return what `status` shows as JSON: one object a stage, upstream first."""
     stages = []
-    for slug, state in plan.states().items():
-        stage = plan.stages[slug]
+    for name, state in plan.states().items():
+        stage = plan[name]
         manifest = state.artifact.manifest if state.artifact else {}
-        size = size_on_disk(plan, slug, state) if state.name != "missing" else 0
+        size = size_on_disk(stage, state) if state.name != "missing" else 0
         stages.append(
             {
-                "stage": stage.name,
-                "slug": slug,
+                "stage": stage.command,
+                "name": name,
                 "state": state.name,
                 "reasons": list(state.reasons),
                 "shards_done": state.done,
                 "shards": state.total,
                 "bytes": size,
-                "path": str(_place(plan, slug, state)) if size else None,
+                "path": str(_place(stage, state)) if size else None,
                 "key": manifest.get("key"),
                 "seconds": manifest.get("seconds"),
                 "created": manifest.get("created"),
-                "upstream": [plan.stages[up].name for up in stage.upstream],
+                "upstream": [plan[up].command for up in stage.upstream],
             }
         )
-    whole = {"dataset": plan.config.dataset, "artifacts": str(plan.store.root), "stages": stages}
+    whole = {"dataset": plan.config.dataset, "artifacts": str(plan.root), "stages": stages}
     return json.dumps(whole, indent=1)
 
 
@@ -88,13 +89,13 @@ def _tree(plan: Plan) -> dict[str, str]:
     """Return the lines drawn before the name of each stage, in the order of the tree."""
     order = list(plan.stages)
     below: dict[str, list[str]] = {}
-    for slug, stage in plan.stages.items():
-        below.setdefault(max(stage.upstream, key=order.index, default=""), []).append(slug)
+    for name, stage in plan.stages.items():
+        below.setdefault(max(stage.upstream, key=order.index, default=""), []).append(name)
     drawn: dict[str, str] = {}
 
-    def draw(slug: str, branch: str, indent: str) -> None:
-        drawn[slug] = branch
-        members = below.get(slug, [])
+    def draw(name: str, branch: str, indent: str) -> None:
+        drawn[name] = branch
+        members = below.get(name, [])
         for member in members:
             last = member == members[-1]
             draw(member, f"{indent}{'└─ ' if last else '├─ '}", f"{indent}{'   ' if last else '│  '}")
@@ -104,17 +105,16 @@ def _tree(plan: Plan) -> dict[str, str]:
     return drawn
 
 
-def _place(plan: Plan, slug: str, state: State) -> Path:
+def _place(stage: Stage, state: State) -> Path:
     """Return the folder of a stage's artifact, or of its unfinished build if there is no artifact."""
-    folder = plan.folder(slug)
-    return plan.store.partial(folder) if state.name == "partial" else folder
+    return stage.entry.partial if state.name == "partial" else stage.entry.folder
 
 
-def size_on_disk(plan: Plan, slug: str, state: State) -> int:
+def size_on_disk(stage: Stage, state: State) -> int:
     """Return the bytes of a stage: of its artifact, as in the manifest, and of an unfinished build."""
     size = 0
     if state.artifact is not None:
         size += sum(int(entry["bytes"]) for entry in state.artifact.manifest["files"].values())
     if state.name == "partial" or state.total:
-        size += plan.store.size(plan.store.partial(plan.folder(slug)))
+        size += folder_size(stage.entry.partial)
     return size

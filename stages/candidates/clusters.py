@@ -172,10 +172,9 @@ def partition(dense: NDArray[np.float32], config: PseudoMasksConfig) -> NDArray[
     dense = smoothed(_unit(dense.astype(np.float32)), config.smooth)
     points = np.ascontiguousarray(dense.reshape(-1, dense.shape[-1]))
     if config.method == "multiscale":
-        seeds: NDArray[np.float32] | int = window_seeds(dense, config.windows)
+        centroids = spherical_kmeans(points, window_seeds(dense, config.windows), config.iterations)
     else:
-        seeds = min(config.k, len(points))
-    centroids = spherical_kmeans(points, seeds, config.iterations, config.seed)
+        centroids = spherical_kmeans(points, min(config.k, len(points)), config.iterations, config.seed)
     sizes = np.bincount((points @ centroids.T).argmax(1), minlength=len(centroids))
     merged = merge_centroids(centroids, sizes, config.merge)
     # similarities are upsampled, not labels: borders between tokens then follow the features

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from split_matching.cache.store import Artifact
+from split_matching.cache.artifact import Artifact
 from split_matching.configs.schema import RuntimeConfig
 
 if TYPE_CHECKING:  # `status` and `plan` do without NumPy
@@ -57,7 +57,7 @@ class StageContext:
     Args:
         config: the slice of the config that the stage declared, as `configs.slices.Slice`: attribute access as on
             `Config`, and an error for anything the stage did not declare (it would be missing from the cache key).
-        inputs: upstream artifacts by slug, e.g. `inputs["features"].shards("train").read(image_id, "dense")`.
+        inputs: upstream artifacts by stage, e.g. `inputs["features"].shards("train").read(image_id, "dense")`.
         out: folder for output files; committed atomically by the caller when the stage returns.
         runtime: device, threads and batch; never changes a result.
         data_root: root of the raw images and masks.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from split_matching.cache.files import atomic_write
 from split_matching.configs.load import restore
 from split_matching.configs.schema import ClipConfig, Config
 from split_matching.errors import ConfigError, DataError
@@ -175,12 +175,8 @@ class Segmenter:
         }
         state = {name: value.cpu().contiguous() for name, value in self.decoder.state_dict().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
-        try:
+        with atomic_write(path) as temporary:
             save_file(state, temporary, {METADATA: json.dumps(about, sort_keys=True)})
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @property
     def identity(self) -> str:

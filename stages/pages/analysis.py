@@ -23,7 +23,7 @@ MOST_CONFUSIONS = 4
 
 
 def compare_with_published(ctx: StageContext, metrics: Mapping[str, Any], doubtful: bool) -> dict[str, Any] | None:
-    """Return published or measured rows with the run's own at the end; None where there are none, or for a tuning run.
+    """Return published or measured results with those of the run at the end; None without any, or for a tuning run.
 
     Args:
         ctx: reads `classes.published` and `data.fold`.
@@ -55,7 +55,7 @@ def compare_with_published(ctx: StageContext, metrics: Mapping[str, Any], doubtf
 
 
 def list_confusions(counts: NDArray[np.int64], rows: Sequence[ClassScores]) -> list[dict[str, Any]]:
-    """Say for every unseen class what its pixels were taken for.
+    """List for every unseen class what its pixels were taken for.
 
     Args:
         counts: confusion matrix, rows truth. Shape: (C, C).

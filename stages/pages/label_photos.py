@@ -46,9 +46,9 @@ def label_photos(
         segmenter: the trained decoder.
         photos: the images.
         names: class names.
-        out: folder of the results; made.
+        out: folder of the results; it is made where it is absent.
         progress: called with (done, total).
-        complain: called with one line for every image that cannot be read.
+        complain: called with one line for every image that fails.
 
     Returns:
         How many were `labelled`, `kept` from before, and `failed`.
@@ -72,14 +72,14 @@ def label_photos(
 def _label(segmenter: Segmenter, photo: Photo, names: Sequence[str], out: Path) -> str:
     """Label one image, unless its results are there; return "labelled" or "kept"."""
     data = read_bytes(photo.path)
-    made = {
+    made_from = {
         "format": FORMAT,
         "image_sha256": hashlib.sha256(data).hexdigest(),
         "decoder": segmenter.identity,
         "names": list(names),
     }
     picture, index, areas = (out / f"{photo.name}{end}" for end in (".overlay.png", ".index.png", ".areas.json"))
-    if picture.is_file() and index.is_file() and _read_record(areas) == made:
+    if picture.is_file() and index.is_file() and _read_record(areas) == made_from:
         return "kept"
     pixels = decode_photo(data, photo.path)
     prediction = segmenter.predict(pixels, names)
@@ -89,11 +89,11 @@ def _label(segmenter: Segmenter, photo: Photo, names: Sequence[str], out: Path) 
     _write_png(picture, Image.fromarray(draw_overlay(pixels, prediction, colours)))
     _write_index(index, prediction.labels, colours)
     with atomic_write(areas) as temporary:
-        temporary.write_text(json.dumps(_describe(prediction, segmenter, made), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_describe(prediction, segmenter, made_from), indent=1) + "\n", encoding="utf-8")
     return "labelled"
 
 
-def _describe(prediction: Prediction, segmenter: Segmenter, made: dict[str, Any]) -> dict[str, Any]:
+def _describe(prediction: Prediction, segmenter: Segmenter, made_from: dict[str, Any]) -> dict[str, Any]:
     """Return what is written about one image."""
     height, width = prediction.labels.shape
     entries = zip(prediction.names, prediction.pixels(), prediction.seen, strict=True)
@@ -105,7 +105,7 @@ def _describe(prediction: Prediction, segmenter: Segmenter, made: dict[str, Any]
             for i, (name, count, seen) in enumerate(entries)
         ],
         "run": segmenter.run,
-        "made_from": made,
+        "made_from": made_from,
     }
 
 
@@ -184,5 +184,5 @@ def _write_index(path: Path, labels: NDArray[np.uint8], colours: NDArray[np.uint
 
 
 def _write_png(path: Path, image: Image.Image) -> None:
-    with atomic_write(path) as temporary:
+    with atomic_write(path, sync=False) as temporary:
         image.save(temporary, "PNG")

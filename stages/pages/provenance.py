@@ -6,20 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from split_matching.cache.store import Artifact
+from split_matching.cache.artifact import Artifact
 from split_matching.stages.pages.formats import format_time
 
 
 def list_stages(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """Return key, time, config and summary of every upstream artifact, in order of creation where that is known."""
     ordered = sorted(
-        inputs.values(), key=lambda artifact: (format_time(artifact.manifest.get("created")), artifact.slug)
+        inputs.values(), key=lambda artifact: (format_time(artifact.manifest.get("created")), artifact.stage)
     )
     seconds = [float(artifact.manifest.get("seconds") or 0.0) for artifact in ordered]
     longest = max(seconds, default=0.0) or 1.0
     return [
         {
-            "name": artifact.manifest.get("stage", artifact.slug),
+            "name": artifact.manifest.get("stage", artifact.stage),
             "key": str(artifact.manifest.get("key", artifact.key)),
             "seconds": spent,
             "share": 100 * spent / longest,

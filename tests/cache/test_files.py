@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from split_matching.cache import files
-from split_matching.cache.files import atomic_write, file_size, read_json, remove, synced_sha256, write_json
+from split_matching.cache.files import (
+    atomic_write,
+    file_size,
+    move_folder,
+    read_json,
+    remove,
+    replace_file,
+    synced_sha256,
+    write_json,
+)
 from split_matching.cache.keys import file_sha256
 
 
@@ -114,11 +123,18 @@ def test_error_of_the_disk_leaves_the_old_file(tmp_path, monkeypatch, call):
     assert names(tmp_path) == ["a"]
 
 
-def test_target_that_is_a_folder(tmp_path):
+@pytest.mark.parametrize("sync", [True, False])
+def test_target_that_is_a_folder(tmp_path, sync):
     (tmp_path / "a").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write(tmp_path / "a", b"x")
+    with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "a", sync=sync):
+        pass
     assert names(tmp_path) == ["a"]
+
+
+def test_errors_name_the_target(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write(tmp_path / "absent/a", b"x")
+    assert caught.value.filename == str(tmp_path / "absent/a")
 
 
 @pytest.mark.parametrize("number", files.NO_FOLDER_SYNC)
@@ -156,6 +172,31 @@ def test_everything_is_synced_in_order(tmp_path, monkeypatch):
     write(folder / "a", b"x")
     assert calls == ["file", "rename", "folder"]
     assert names(tmp_path / "elsewhere") == ["a"]
+
+
+def test_without_sync(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: pytest.fail("synced"))
+    with atomic_write(tmp_path / "a", sync=False) as temporary:
+        temporary.write_bytes(b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert names(tmp_path) == ["a"]
+
+
+def test_file_that_was_written_elsewhere_takes_its_place(tmp_path):
+    write(tmp_path / "a", b"old")
+    write(tmp_path / "a.part", b"new")
+    replace_file(tmp_path / "a.part", tmp_path / "a")
+    assert names(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_folder_moves_without_what_killed_writers_left(tmp_path):
+    (tmp_path / "new/inner").mkdir(parents=True)
+    for name in ("a", "inner/b", ".1234.tmp", "inner/.b.png.tmp", "c.tmp", ".d"):
+        write(tmp_path / "new" / name, b"x")
+    move_folder(tmp_path / "new", tmp_path / "folder")
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == [".d", "a", "c.tmp", "inner"]
+    assert names(tmp_path / "folder/inner") == ["b"]
 
 
 def test_json(tmp_path):

@@ -1,8 +1,7 @@
-"""Configs: layers, refusals, class lists, slices and what enters a cache key."""
+"""Configs: layers, errors, class lists."""
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +13,9 @@ from split_matching.configs import class_list as classes_module
 from split_matching.configs.class_list import ClassEntry, load_classes
 from split_matching.configs.load import describe, known_datasets, load_config
 from split_matching.configs.schema import Config
-from split_matching.configs.slices import ClassIds, build_slice
 from split_matching.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-IDENTITY = {"clip.identity": "random:0"}
 
 
 def write(folder: Path, text: str, name: str = "extra.yaml") -> Path:
@@ -250,81 +247,6 @@ def test_broken_class_lists(tmp_path, monkeypatch, text, words):
         load_classes("mine")
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in ["configs/classes/mine.yaml", *words]), str(caught.value)
-
-
-# ---- slices ----
-
-
-def test_slice_gives_what_was_declared_and_nothing_else():
-    cut = build_slice(load_config("voc"), ["features", "data.fold", "clip.identity"], IDENTITY)
-    assert cut.features.size == 512 and cut.data.fold is None and cut.clip.identity == "random:0"
-    for path, read in (
-        ("text", lambda: cut.text),
-        ("data.folds", lambda: cut.data.folds),
-        ("clip.model", lambda: cut.clip.model),
-        ("classes", lambda: cut.classes),
-    ):
-        with pytest.raises(AttributeError, match=f"did not declare '{path}'"):
-            read()
-
-
-def test_section_and_virtual_value_stand_side_by_side():
-    cut = build_slice(load_config("voc"), ["clip", "clip.identity"], IDENTITY)
-    assert (cut.clip.model, cut.clip.identity) == ("ViT-B-16", "random:0")
-
-
-def test_virtual_class_values_follow_the_fold():
-    config = load_config("voc", overrides=["data.fold=0", "data.folds=3"])
-    cut = build_slice(config, ["classes.ids", "classes.seen_ids", "classes.seen", "classes.all"])
-    assert cut.classes.seen_ids == (2, 3, 5, 6, 8, 9, 11, 12, 14, 15)
-    assert [entry.id for entry in cut.classes.seen] == list(cut.classes.seen_ids)
-    assert cut.classes.ids == ClassIds(tuple(range(1, 21)), tuple(range(1, 16)), (0, 255))
-    assert cut.classes.all.ids == tuple(range(1, 21))
-
-
-def test_training_slices_hold_no_unseen_name_or_id():
-    values = build_slice(load_config("voc"), ["classes.seen_ids", "classes.seen"]).key_values()
-    assert not any(name in str(values) for name in ("sheep", "sofa", "pottedplant", "tvmonitor"))
-    assert max(values["classes"]["seen_ids"]) == 15
-
-
-def test_runtime_fields_are_readable_but_not_in_the_key():
-    reads = ["train", "runtime", "data.root"]
-    one = build_slice(load_config("voc", overrides=["data.root=/a", "train.checkpoint_every=1"]), reads)
-    two = build_slice(load_config("voc", overrides=["data.root=/b", "runtime.workers=5"]), reads)
-    assert one.data.root == Path("/a") and one.train.checkpoint_every == 1 and two.runtime.workers == 5
-    assert one.key_values() == two.key_values()
-    assert set(one.key_values()) == {"train"}
-
-
-def test_every_semantic_field_changes_the_key_of_its_section():
-    before = build_slice(load_config("voc"), ["features"]).key_values()
-    for override in ("features.size=64", "features.resize=short", "features.variant=qq", "features.decoder_blocks=[1]"):
-        assert build_slice(load_config("voc", overrides=[override]), ["features"]).key_values() != before
-
-
-def test_equal_values_written_differently_give_equal_keys():
-    one = build_slice(load_config("voc", overrides=["train.lr=1e-4", "train.clip_grad=1"]), ["train"])
-    two = build_slice(load_config("voc", overrides=["train.lr=0.0001", "train.clip_grad=1.0"]), ["train"])
-    assert repr(one.key_values()) == repr(two.key_values())
-
-
-def test_key_values_are_a_copy():
-    cut = build_slice(load_config("voc"), ["features"])
-    cut.key_values()["features"]["size"] = 1
-    assert cut.key_values()["features"]["size"] == 512
-
-
-def test_slices_travel_to_other_processes():
-    cut = build_slice(load_config("voc"), ["features", "data.fold", "classes.seen"])
-    there = pickle.loads(pickle.dumps(cut))
-    assert there.key_values() == cut.key_values() and there.classes.seen == cut.classes.seen
-
-
-@pytest.mark.parametrize("path", ["nothing", "train.nothing", "classes.nothing", "dataset", "clip.identity"])
-def test_wrong_declarations_are_found_at_once(path):
-    with pytest.raises(ValueError, match=path.replace(".", r"\.")):
-        build_slice(load_config("voc"), [path])
 
 
 def test_every_field_has_a_description():

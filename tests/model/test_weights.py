@@ -24,6 +24,7 @@ from split_matching.model.clip_weights import check_weights, create_open_clip
 from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.model.towers import ClipTower, SiglipTower, open_tower
 from split_matching.model.weight_files import read_weight_file
+from split_matching.pipeline.stages import make_plan
 
 TINY = {
     "embed_dim": 24,
@@ -287,10 +288,9 @@ def test_quick_gelu_is_set_on_the_command_line(text: str, value: object) -> None
 
 
 def test_quick_gelu_changes_the_key_of_features() -> None:
-    from split_matching.pipeline.plan import Plan
 
     keys = {
-        Plan(load_config("shapes", overrides=["clip.weights=random", f"clip.quick_gelu={word}"])).key("features")
+        make_plan(load_config("shapes", overrides=["clip.weights=random", f"clip.quick_gelu={word}"]))["features"].key
         for word in ("auto", "true", "false")
     }
     assert len(keys) == 3
@@ -519,7 +519,6 @@ def test_siglip_goes_through_every_stage(tmp_path: Path, method: str) -> None:
 
 def test_an_openai_archive_goes_through_the_stages(tmp_path: Path, tiny: dict[str, torch.Tensor]) -> None:
     """An OpenAI-format file with random weights, as `clip.weights`: known by its bytes, with QuickGELU."""
-    from split_matching.pipeline.plan import Plan
     from tests.handmade import Chain
 
     save_archive(tmp_path / "ViT-tiny.pt", tiny)
@@ -533,4 +532,4 @@ def test_an_openai_archive_goes_through_the_stages(tmp_path: Path, tiny: dict[st
     expected = clip.dense(clip.preprocess(read_image(image), 64, 64)[None]).cls[0]
     got = torch.from_numpy(shards.read(shards.ids[0], "cls")).float()
     assert torch.allclose(got, expected, atol=2e-3)
-    assert Plan(chain.config).slice("features").clip.identity.startswith("sha256:")
+    assert make_plan(chain.config)["features"].slice.clip.identity.startswith("sha256:")

@@ -16,13 +16,16 @@ from typing import Any
 
 import pytest
 
+from split_matching.cache.artifact import load_artifact, shard_name
+from split_matching.cache.build import open_build
+from split_matching.cache.entry import Entry, Recipe, State
 from split_matching.cache.folders import Folder, accept_code, remove_folder
 from split_matching.cache.keys import digest
-from split_matching.cache.store import Recipe, State, Store, load_artifact, shard_name
 from split_matching.configs.load import load_config
 from split_matching.errors import CorruptError
 from split_matching.pipeline.cli import main
-from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.plan import Plan, Stage
+from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import describe_change, describe_state
 from split_matching.pipeline.verbs.status import status_lines
 from tests import toy
@@ -44,11 +47,6 @@ def status(project: Toy) -> Callable[..., dict[str, Any]]:
         return {stage["stage"]: stage for stage in json.loads("\n".join(project.out))["stages"]}
 
     return ask
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "artifacts")
 
 
 # ---- status ----
@@ -85,17 +83,16 @@ def test_status_as_json_holds_keys_times_and_upstream(project: Toy, status: Call
     assert found["Page"]["upstream"] == ["Total", "Listing"]
 
 
-def artifact_of_many_shards(plan: Plan, slug: str) -> None:
+def artifact_of_many_shards(stage: Stage) -> None:
     """Write an artifact of 1,000 empty shard files by hand."""
-    recipe = plan.recipe(slug)
-    folder = plan.store.folder(recipe)
+    recipe, folder = stage.recipe, stage.entry.folder
     folder.mkdir(parents=True)
     entry = {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
     names = [shard_name("train", index) for index in range(SHARDS)]
     for name in names:
         (folder / name).write_bytes(b"x")
     manifest = {
-        **{"schema": 1, "stage": recipe.stage, "slug": slug, "key": recipe.key, "code": recipe.code},
+        **{"schema": 1, "stage": recipe.stage, "key": stage.key, "code": recipe.code},
         **{"inputs": recipe.inputs, "config": recipe.config, "files": dict.fromkeys(names, entry)},
         **{"content": {"train": "0"}, "plan": {"train": names}, "seconds": 1.0, "created": "2026", "force": ""},
     }
@@ -124,9 +121,9 @@ def test_status_asks_once_about_each_of_1000_shards(project: Toy, calls: list[st
     config = config.model_copy(
         update={"runtime": config.runtime.model_copy(update={"artifacts": project.folder / "artifacts"})}
     )
-    artifact_of_many_shards(Plan(config, table=toy.TABLE), "squares")
+    artifact_of_many_shards(Plan(config, toy.TABLE)["squares"])
     calls.clear()
-    lines = status_lines(Plan(config, table=toy.TABLE))
+    lines = status_lines(Plan(config, toy.TABLE))
     assert "Squares" in lines[2] and "fresh, 1.0 kB" in lines[2]
     about_shards = [path for path in calls if path.endswith(".h5")]
     assert len(about_shards) == SHARDS
@@ -135,7 +132,7 @@ def test_status_asks_once_about_each_of_1000_shards(project: Toy, calls: list[st
 
 def test_status_of_1000_shards_takes_less_than_a_second_and_no_torch(tmp_path: Path) -> None:
     config = load_config("shapes", [], ["clip.weights=random", f"runtime.artifacts={tmp_path / 'cache'}"])
-    artifact_of_many_shards(Plan(config), "shapes")
+    artifact_of_many_shards(make_plan(config)["shapes"])
     code = (
         "import resource, sys; from split_matching.pipeline.cli import main\n"
         "assert main(sys.argv[1:]) == 0\n"
@@ -152,13 +149,13 @@ def test_status_of_1000_shards_takes_less_than_a_second_and_no_torch(tmp_path: P
     assert heavy == "[" and float(seconds) < 1.0  # of the processor: other programs may be running
 
 
-def test_status_lists_a_partial_build_of_1000_shards_without_opening_them(store: Store, calls: list[str]) -> None:
-    recipe = Recipe("toy", "Square", "squares", 1, digest("key"))
-    build = store.open_build(recipe, {"train": [digest([str(i)]) for i in range(SHARDS)]})
+def test_status_lists_a_partial_build_of_1000_shards_without_opening_them(tmp_path: Path, calls: list[str]) -> None:
+    entry, recipe = Entry(tmp_path, "toy", "squares", digest("key")), Recipe("Square")
+    build = open_build(entry, recipe, {"train": [digest([str(i)]) for i in range(SHARDS)]})
     for index in range(700):
         (build.path / f"{shard_name('train', index)}.done.json").write_text("{}")
     calls.clear()
-    state = store.state(recipe)
+    state = entry.state(recipe)
     assert (state.name, state.done, state.total) == ("partial", 700, SHARDS)
     assert len(calls) < 20
 
@@ -521,5 +518,5 @@ def test_trial_on_images_that_cannot_be_is_one_line(
 
 def test_key_of_the_whole_data_set_does_not_hold_the_field() -> None:
     """It came later than the first caches; and a field that is never used makes nothing stale."""
-    plans = [Plan(load_config("voc", [], ["clip.weights=random", *more])) for more in ((), ("data.images=[a]",))]
-    assert ["data.images" in plan.stages["dataset"].reads for plan in plans] == [False, True]
+    plans = [make_plan(load_config("voc", [], ["clip.weights=random", *more])) for more in ((), ("data.images=[a]",))]
+    assert ["data.images" in plan["dataset"].reads for plan in plans] == [False, True]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from split_matching.pipeline.cli import main
-from split_matching.pipeline.plan import STAGES
+from split_matching.pipeline.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,7 +88,7 @@ def test_status_of_an_empty_cache(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert main(["status", "--set", "clip.weights=random", "--artifacts", str(cache)]) == 0
     lines = capsys.readouterr().out.splitlines()
     found = [line.lstrip("│├└─ ").split()[:2] for line in lines]
-    assert sorted(found) == sorted([stage.name, "missing"] for stage in STAGES)
+    assert sorted(found) == sorted([stage.__name__, "missing"] for stage in STAGES)
     assert not cache.exists()
 
 
@@ -102,7 +102,7 @@ def test_help_names_every_stage_and_the_exit_codes(capsys: pytest.CaptureFixture
         main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert all(stage.name in text and stage.makes in text.replace("\n" + " " * 22, " ") for stage in STAGES)
+    assert all(stage.__name__ in text and stage.makes in text.replace("\n" + " " * 22, " ") for stage in STAGES)
     assert "130 interrupted" in text
 
 
@@ -136,7 +136,7 @@ def test_a_cache_that_may_not_be_read_is_one_line(monkeypatch, capsys, tmp_path)
     def forbidden(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "manifest.json"))
 
-    monkeypatch.setattr("split_matching.cache.store.Store.state", forbidden)
+    monkeypatch.setattr("split_matching.cache.entry.Entry.state", forbidden)
     assert main(["EmbedText", "--dataset", "shapes", "--artifacts", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "manifest.json: permission denied" in error and "--artifacts DIR" in error

@@ -22,7 +22,7 @@ from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError
-from split_matching.pipeline import plan as graph
+from split_matching.pipeline import plan as plan_module
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.experiments import runs as experiments
 from split_matching.pipeline.experiments.files import (
@@ -35,6 +35,8 @@ from split_matching.pipeline.experiments.files import (
 )
 from split_matching.pipeline.experiments.machine import describe_machine
 from split_matching.pipeline.experiments.runs import Outcome, Request
+from split_matching.pipeline.plan import code_of
+from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.verbs import ablate as ablation
 from split_matching.pipeline.verbs import tune as tuning
 from split_matching.stages.pages.ablation.page import render_page
@@ -68,7 +70,7 @@ def values(rng: np.random.Generator, count: int, missing: float = 0.3) -> list[f
 @pytest.fixture(autouse=True)
 def _no_held_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs hold the code for the life of a process; other tests are not to inherit that."""
-    monkeypatch.setattr(graph, "_held_code", {})
+    code_of.cache_clear()
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
@@ -511,10 +513,10 @@ def test_settings_key_ignores_seed_fold_and_gamma_only() -> None:
 
 
 def test_a_bug_is_a_failed_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(plan: Any, stage: Any) -> Any:
+    def broken(stage: Any) -> Any:
         raise ImportError("two\nlines")
 
-    monkeypatch.setattr(experiments, "_with_code_held", broken)
+    monkeypatch.setattr(experiments, "_import_code", broken)
     config = load_config("shapes", overrides=request(tmp_path).overrides)
     outcome = experiments.evaluate(config)
     assert (outcome.code, outcome.error) == (1, "ImportError: two lines; rerun with --debug")
@@ -522,11 +524,13 @@ def test_a_bug_is_a_failed_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_code_that_is_edited_during_a_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("shapes", overrides=["clip.weights=random"])
-    before = graph.Plan(config).recipe("shapes").code
-    graph.hold_code([graph.Plan(config).stages["shapes"]])
-    monkeypatch.setattr(graph, "module_closure", lambda module: {"stages/edited.py": "1"})
-    assert graph.Plan(config).recipe("shapes").code == before
-    assert graph.Plan(config).recipe("text").code == {"stages/edited.py": "1"}
+    code_of.cache_clear()  # of stages that other tests asked for
+    make_plan(config)["shapes"].import_module()
+    before = make_plan(config)["shapes"].code
+    monkeypatch.setattr(plan_module, "module_closure", lambda module: {"stages/edited.py": "1"})
+    assert make_plan(config)["shapes"].code == before
+    assert make_plan(config)["report"].code["stages/edited.py"] == "1"
+    code_of.cache_clear()
 
 
 # --- tuning -----------------------------------------------------------------------------------------------------------

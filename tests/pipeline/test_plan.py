@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import Config, Section
+from split_matching.configs.schema import Config
+from split_matching.configs.section import Section
 from split_matching.errors import ConfigError, DataError
-from split_matching.pipeline.plan import STAGES, Plan, stages_of
+from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.stages import STAGES, make_plan
 from tests.conftest import VocTree
 
 RANDOM = "clip.weights=random"
@@ -31,17 +33,17 @@ SETTINGS = {
 
 
 def plan(*overrides: str, dataset: str = "shapes") -> Plan:
-    return Plan(load_config(dataset, overrides=[RANDOM, *overrides]))
+    return make_plan(load_config(dataset, overrides=[RANDOM, *overrides]))
 
 
 def keys(some: Plan) -> dict[str, str]:
-    return {slug: some.key(slug) for slug in some.stages}
+    return {name: stage.key for name, stage in some.stages.items()}
 
 
 def changed(*overrides: str) -> set[str]:
     """Return the stages whose keys differ from those of the default config."""
     before, after = keys(plan()), keys(plan(*overrides))
-    return {slug for slug in before if before[slug] != after[slug]}
+    return {name for name in before if before[name] != after[name]}
 
 
 def runtime_fields(model: type[Section], path: str = "") -> Iterator[str]:
@@ -77,12 +79,13 @@ def test_runtime_field_enters_no_key(field: str) -> None:
 )
 def test_semantic_field_enters_the_keys_that_read_it_and_all_below(override: str, first: set[str]) -> None:
     some = plan()
-    below = {s for s in some.stages if first & {member.slug for member in some.closure(s)}}
+    below = {s for s in some.stages if first & {member.name for member in some.closure(s)}}
     assert changed(override) == below
 
 
 def test_every_semantic_field_enters_some_key() -> None:
-    read = {path for stage in STAGES for path in stage.reads}
+    variants = [(), ("pseudo_masks.method=kmeans",), ("train.features=online", "evaluate.mode=slide")]
+    read = {path for overrides in variants for stage in plan(*overrides).stages.values() for path in stage.reads}
     sections = {path for path in read if "." not in path}
     for section, field in Config.model_fields.items():
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)) or section == "runtime":
@@ -98,10 +101,10 @@ def test_folds_share_features() -> None:
 
 def test_unseen_names_enter_no_key_before_evaluation() -> None:
     some = plan()
-    names = [entry.name for entry in some.slice("evaluate").classes.all.unseen_entries]
-    for slug in ("dataset", "features", "text", "pseudo_masks", "regions", "train"):
-        values = str(some.recipe(slug).config)
-        assert not any(name in values for name in names), slug
+    names = [entry.name for entry in some["evaluate"].slice.classes.all.unseen_entries]
+    for name in ("dataset", "features", "text", "pseudo_masks", "regions", "train"):
+        values = str(some[name].recipe.config)
+        assert not any(unseen in values for unseen in names), name
 
 
 def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
@@ -114,22 +117,22 @@ def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
 
 
 def test_pretrained_clip_comes_first_only_if_asked_for() -> None:
-    assert "pretrain" not in {s.slug for s in plan().closure("report")}
+    assert "pretrain" not in {s.name for s in plan().closure("report")}
     asked = plan("clip.weights=pretrain")
-    assert "pretrain" in {s.slug for s in asked.closure("text")}
+    assert "pretrain" in {s.name for s in asked.closure("text")}
     assert keys(asked)["text"] != keys(plan("clip.weights=pretrain", "pretrain.steps=5"))["text"]
-    assert "pretrain" not in {s.slug for s in asked.closure("dataset")}
+    assert "pretrain" not in {s.name for s in asked.closure("dataset")}
 
 
 def test_photographs_are_not_rendered() -> None:
-    assert not {"shapes", "pretrain"} & set(stages_of(load_config("voc")))
+    assert not {"shapes", "pretrain"} & set(plan(dataset="voc").stages)
     with pytest.raises(ConfigError, match="RenderShapes does not exist for dataset voc"):
-        plan(dataset="voc").named("RenderShapes")
+        plan(dataset="voc").stage("RenderShapes")
 
 
 def test_missing_root_is_one_line_with_the_remedy() -> None:
     with pytest.raises(DataError, match=r"--set data.root=PATH"):
-        plan(dataset="voc").state("dataset")
+        print(plan(dataset="voc")["dataset"].state)
     states = plan(dataset="voc").states()
     assert "data.root" in str(states["dataset"])
     assert str(states["text"]) == "missing"
@@ -138,26 +141,27 @@ def test_missing_root_is_one_line_with_the_remedy() -> None:
 def test_raw_files_decide_about_freshness_and_lists_about_the_key(voc_tree: Any) -> None:
     tree: VocTree = voc_tree()
     root = f"data.root={tree.root}"
-    before = plan(root, dataset="voc").recipe("dataset")
+    before = plan(root, dataset="voc")["dataset"]
+    inputs = before.recipe.inputs
     tree.write_image("2007_000001", (30, 40), seed=5)
-    after = plan(root, dataset="voc").recipe("dataset")
-    assert (after.key, after.inputs == before.inputs) == (before.key, False)
+    after = plan(root, dataset="voc")["dataset"]
+    assert (after.key, after.recipe.inputs == inputs) == (before.key, False)
     tree.write_list("val", ["2007_000002", "2007_000003"])
-    assert plan(root, dataset="voc").recipe("dataset").key != before.key
+    assert plan(root, dataset="voc")["dataset"].key != before.key
 
 
-def test_table_is_in_order_and_its_modules_exist() -> None:
-    slugs: list[str] = []
-    for stage in STAGES:
-        assert set(stage.upstream) <= set(slugs)
+def test_stages_are_in_order_and_their_modules_exist() -> None:
+    names: list[str] = []
+    for stage in plan("clip.weights=pretrain").stages.values():
+        assert set(stage.upstream) <= set(names)
         assert importlib.util.find_spec(stage.module) is not None
-        slugs.append(stage.slug)
-    assert len(set(slugs)) == len(slugs)
+        names.append(stage.name)
+    assert names == [stage.name for stage in STAGES] and len(set(names)) == len(names)
 
 
-def test_every_stage_has_a_task() -> None:
+def test_every_stage_has_a_task_that_luigi_finds() -> None:
     from split_matching.pipeline.run import tasks
 
     for stage in STAGES:
-        task = getattr(tasks, stage.name)
+        task = getattr(tasks, stage.__name__)
         assert task.__doc__

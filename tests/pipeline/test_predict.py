@@ -73,12 +73,12 @@ def test_prediction_is_that_of_evaluation(artifacts: Path, segmenter: Segmenter)
     """The cache holds half-precision features; all but a few pixels agree."""
     from split_matching.configs.class_list import load_classes
     from split_matching.configs.load import load_config
-    from split_matching.pipeline.plan import Plan
+    from split_matching.pipeline.stages import make_plan
 
-    plan = Plan(load_config("shapes", overrides=[f"runtime.artifacts={artifacts}", *settings()]))
-    shards = plan.artifact("evaluate").shards("val")
+    plan = make_plan(load_config("shapes", overrides=[f"runtime.artifacts={artifacts}", *settings()]))
+    shards = plan["evaluate"].artifact().shards("val")
     names = [entry.name for entry in load_classes("shapes").entries]
-    root = plan.folder("shapes") / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    root = plan["shapes"].entry.folder / "VOCdevkit" / "VOC2012" / "JPEGImages"
     for image_id in shards.ids:
         prediction = segmenter.predict(root / f"{image_id}.jpg", names)
         assert (prediction.labels == shards.read(image_id, "labels")).mean() > 0.99

@@ -19,11 +19,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 
+from split_matching.cache.build import open_build
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import Config, Section
+from split_matching.configs.schema import Config
+from split_matching.configs.section import Section
 from split_matching.errors import ConfigError
 from split_matching.pipeline.cli import main
-from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.stages import make_plan
 from tests.conftest import VocTree, blocks
 from tests.handmade import TINY as HANDMADE
 
@@ -231,8 +233,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     assert main(["Report", *made.arguments(), "--quiet"]) == 0
     # training the small CLIP takes a minute: its place is filled with the weights of the repository
     config = load_config("shapes", overrides=[*BASE, f"runtime.artifacts={made.root}"])
-    plan = Plan(config)
-    build = plan.store.open_build(plan.recipe("pretrain"))
+    plan = make_plan(config)
+    build = open_build(plan["pretrain"].entry, plan["pretrain"].recipe)
     shutil.copy(ROOT / "model/weights/shapes-vit.safetensors", build.path / "clip.safetensors")
     with build.lock() as held:
         assert held
@@ -288,8 +290,8 @@ def test_modes_decide_what_is_read(mode: str, override: str, directly: set[str],
     """By the keys, for these modes were not run."""
     keys = []
     for more in ((), (override,)):
-        plan = Plan(load_config("shapes", overrides=[*BASE, mode, *more]))
-        keys.append({stage.name: plan.key(slug) for slug, stage in plan.stages.items()})
+        plan = make_plan(load_config("shapes", overrides=[*BASE, mode, *more]))
+        keys.append({stage.command: stage.key for stage in plan.stages.values()})
     changed = {name for name in keys[0] if keys[0][name] != keys[1][name]}
     assert changed == (directly if "predictor" in mode and "train" in override else and_below(directly))
 
@@ -300,8 +302,8 @@ def test_weights_of_another_name_and_equal_bytes_rerun_nothing(
     copy = tmp_path / "copy.safetensors"
     shutil.copy(ROOT / "model/weights/shapes-vit.safetensors", copy)
     assert cache.reruns(capsys, "clip.weights=bundled") == cache.reruns(capsys, f"clip.weights={copy}")
-    one, two = (Plan(load_config("shapes", overrides=[*BASE, f"clip.weights={w}"])) for w in ("bundled", copy))
-    assert one.key("report") == two.key("report")
+    one, two = (make_plan(load_config("shapes", overrides=[*BASE, f"clip.weights={w}"])) for w in ("bundled", copy))
+    assert one["report"].key == two["report"].key
 
 
 def test_plan_says_the_same_as_a_run_does(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

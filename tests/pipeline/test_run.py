@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from split_matching.pipeline import plan as plan_module
+from split_matching.pipeline import stages
 from split_matching.pipeline.cli import main
 from tests import toy
 
@@ -90,12 +91,13 @@ class Toy:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Toy]:
     monkeypatch.setenv("TOY_FOLDER", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(plan_module, "STAGES", plan_module.STAGES)
+    monkeypatch.setattr(stages, "STAGES", stages.STAGES)
     monkeypatch.setattr(plan_module, "module_closure", plan_module.module_closure)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     toy.write_modules(tmp_path)
     yield Toy(tmp_path, capsys)
+    plan_module.code_of.cache_clear()
 
 
 def test_runs_everything_and_prints_the_result_last(project: Toy) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from split_matching.cache.files import atomic_write
 from split_matching.errors import DataError
 from split_matching.stages.ground.context import Progress
 
@@ -99,10 +100,8 @@ def _write(member: Member, path: Path) -> None:
     if path.is_file() and path.stat().st_size == member.size:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with member.open() as source, temporary.open("wb") as copy:
+    with member.open() as source, atomic_write(path, sync=False) as temporary, temporary.open("wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 20)
-    temporary.replace(path)
 
 
 def _tar_members(archive: Path, progress: Progress) -> Iterator[Member]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from split_matching.cache.files import move_folder
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.download.archives import unpack
@@ -70,4 +71,4 @@ def _unpack(archive: Path, folder: Path, split: str, ending: str, expected: int 
             f"{archive}: {count:,} files {split}/*{ending}; expected {wanted}: this is not the original "
             f"archive. To go on with it: --set data.{field}={count}"
         )
-    partial.rename(folder / split)
+    move_folder(partial, folder / split)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import http.client
 import json
 import os
@@ -23,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from split_matching.cache.files import replace_file
+from split_matching.cache.locks import try_lock
 from split_matching.errors import DataError, UserError
 from split_matching.stages.ground.context import Progress
 
@@ -86,7 +87,7 @@ def fetch(archive: Archive, folder: Path, phase: Phase) -> Path:
             raise
         finally:
             _note(part).unlink(missing_ok=True)
-        part.replace(path)
+        replace_file(part, path)
     return path
 
 
@@ -202,10 +203,8 @@ def _check_room(part: Path, wanted: int) -> None:
 
 
 def _lock(file: IO[bytes], part: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise DataError(f"{part}: another process is downloading it; wait for that one") from None
+    if not try_lock(file.fileno()):
+        raise DataError(f"{part}: another process is downloading it; wait for that one")
 
 
 def _by_hand(part: Path) -> str:

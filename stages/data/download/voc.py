@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from split_matching.cache.files import atomic_write, move_folder
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.download.archives import damage_named, members, unpack
@@ -98,7 +99,7 @@ def _unpack_voc(archive: Path, root: Path, phase: Phase) -> Path:
     for part in WANTED:
         if not (partial / "VOC2012" / part).is_dir():
             raise DataError(f"{archive}: holds no VOCdevkit/VOC2012/{part}; expected the archive of VOC 2012")
-    partial.rename(root / "VOCdevkit")
+    move_folder(partial, root / "VOCdevkit")
     return root / "VOCdevkit" / "VOC2012"
 
 
@@ -121,7 +122,7 @@ def _derive(base: Path, archive: Path, data: DataConfig, phase: Phase) -> None:
         absent = [image_id for image_id in (*ids, *val) if not (partial / f"{image_id}.png").is_file()]
         if absent:
             raise DataError(f"{archive}: no mask of {absent[0]} and {len(absent) - 1} others; expected the whole SBD")
-        partial.rename(base / AUG_MASKS)
+        move_folder(partial, base / AUG_MASKS)
     if not _list(base, AUG_LIST).is_file():
         _put(_list(base, AUG_LIST), "".join(f"{image_id}\n" for image_id in ids).encode())
 
@@ -217,9 +218,5 @@ def _list(base: Path, name: str) -> Path:
 def _put(path: Path, content: bytes) -> None:
     """Write a file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_write(path, sync=False) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

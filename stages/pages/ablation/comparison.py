@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from split_matching.cache.store import Artifact
+from split_matching.cache.artifact import Artifact
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import StageContext

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from split_matching.cache.artifact import Artifact
 from split_matching.cache.shard_reader import ShardSet
-from split_matching.cache.store import Artifact
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.ground.region_map import masks_of
 from split_matching.stages.pages.colours import palette

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from split_matching.cache.store import KEY_LENGTH, Artifact
+from split_matching.cache.artifact import Artifact
+from split_matching.cache.entry import KEY_LENGTH
 from split_matching.stages.pages.formats import format_time
 
 States = Mapping[str, str]
@@ -23,7 +24,7 @@ def describe_sources(inputs: Mapping[str, Artifact], names: Sequence[str], state
     """
     shown = [inputs[name] for name in names if name in inputs]
     lines = [
-        f"{artifact.manifest['stage']} {artifact.key[:KEY_LENGTH]}, {states.get(artifact.slug, 'fresh')}, "
+        f"{artifact.manifest['stage']} {artifact.key[:KEY_LENGTH]}, {states.get(artifact.stage, 'fresh')}, "
         f"made {format_time(artifact.manifest.get('created'))}"
         for artifact in shown
     ]

@@ -12,6 +12,7 @@ from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.candidates import features, fused, pseudo_masks, regions
 from split_matching.stages.candidates.features import ComputedFeatures, training_features
 from tests.handmade import TINY, Chain
@@ -23,17 +24,17 @@ RUN = (*TINY, "evaluate.fusion=0", "train.steps=2", "train.photometric=false")
 def by_stages(base: Path, *overrides: str) -> Chain:
     """Features, pseudo masks and regions, a stage each."""
     chain = Chain(base / "stages", *overrides)
-    chain.sharded(features, "features")
-    chain.sharded(pseudo_masks, "pseudo_masks")
-    chain.sharded(regions, "regions")
+    chain.splits(features, "features")
+    chain.splits(pseudo_masks, "pseudo_masks")
+    chain.splits(regions, "regions")
     return chain
 
 
 def in_one_go(base: Path, of: Chain, *overrides: str) -> Chain:
     """Pseudo masks and regions of the same images without a file of features."""
     chain = Chain(base / "fused", *FUSED, *overrides, root=of.root)
-    chain.sharded(fused, "pseudo_masks")
-    chain.sharded(regions, "regions")
+    chain.splits(fused, "pseudo_masks")
+    chain.splits(regions, "regions")
     return chain
 
 
@@ -81,7 +82,7 @@ def test_images_that_share_forward_passes_keep_their_places(tmp_path: Path, monk
 
 def test_computed_features_are_the_cached_ones(tmp_path: Path) -> None:
     chain = Chain(tmp_path, "features.shifts=2")
-    chain.sharded(features, "features")
+    chain.splits(features, "features")
     cached = chain.inputs["features"].shards("train")
     ids = [{"id": image_id} for image_id in reversed(cached.ids)]
     (chain.folder("dataset") / "images.json").write_text(json.dumps({"train": ids, "val": []}))
@@ -109,7 +110,7 @@ def run(folder: Path, stage: str, *overrides: str, code: int = 0) -> None:
 
 
 def plan(folder: Path, *overrides: str) -> Plan:
-    return Plan(load_config("shapes", overrides=[*RUN, *overrides, f"runtime.artifacts={folder}"]))
+    return make_plan(load_config("shapes", overrides=[*RUN, *overrides, f"runtime.artifacts={folder}"]))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def test_photographs_of_many_sizes(voc_mini: Path, tmp_path: Path) -> None:
     files = []
     for more in ((), FUSED):
         assert main(["EmbedRegions", "--dataset", "voc", "--quiet", "--set", *settings, *more]) == 0
-        folder = Plan(load_config("voc", overrides=[*settings, *more])).folder("regions")
+        folder = make_plan(load_config("voc", overrides=[*settings, *more]))["regions"].entry.folder
         files.append({path.name: path.read_bytes() for path in folder.glob("*.h5")})
     assert files[0] == files[1] and len(files[0]) == 2
 

@@ -148,8 +148,8 @@ def test_the_stage_makes_nearly_the_same_masks_by_either_engine(tmp_path: Path) 
     found = []
     for engine in ("faiss", "torch"):
         chain = Chain(tmp_path / engine, *settings, f"pseudo_masks.engine={engine}")
-        chain.sharded(features, "features")
-        chain.sharded(pseudo_masks, "pseudo_masks")
+        chain.splits(features, "features")
+        chain.splits(pseudo_masks, "pseudo_masks")
         found.append(labels(chain))
     for image_id, by_faiss in found[0].items():
         assert by_faiss.max() > 1
@@ -180,14 +180,14 @@ def test_a_batch_keeps_images_and_grids_apart(tmp_path: Path, monkeypatch: pytes
 
 def test_the_fused_stage_takes_either_engine(tmp_path: Path) -> None:
     apart = Chain(tmp_path / "apart", "pseudo_masks.engine=torch")
-    apart.sharded(features, "features")
-    apart.sharded(pseudo_masks, "pseudo_masks")
+    apart.splits(features, "features")
+    apart.splits(pseudo_masks, "pseudo_masks")
     once = Chain(
         tmp_path / "once",
         *("pseudo_masks.engine=torch", "features.persist=false", "train.features=online"),
         root=apart.root,
     )
-    once.sharded(fused, "pseudo_masks")
+    once.splits(fused, "pseudo_masks")
     assert all(np.array_equal(labels(once)[image_id], made) for image_id, made in labels(apart).items())
 
 

@@ -15,7 +15,7 @@ from split_matching.configs.load import load_config
 from split_matching.configs.schema import RuntimeConfig
 from split_matching.configs.slices import build_slice
 from split_matching.errors import DataError
-from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data import prepare
 from split_matching.stages.data.images import read_all_labels, read_mask, read_seen_labels
 from split_matching.stages.data.layouts.coco_stuff import RAW_IDS, TRAIN_ID
@@ -89,7 +89,7 @@ def tree(root: Path, converted: bool, images: str = "images", masks: str = "anno
 def prepared(root: Path, out: Path, *overrides: str) -> Path:
     config = load_config("coco_stuff", overrides=[f"data.root={root}", *overrides])
     out.mkdir(parents=True)
-    reads = Plan(config).stages["dataset"].reads
+    reads = make_plan(config)["dataset"].reads
     prepare.run(StageContext(build_slice(config, reads), {}, out, RuntimeConfig(threads=1), root))
     return out
 

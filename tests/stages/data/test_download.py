@@ -19,6 +19,7 @@ from split_matching.errors import DataError, UserError
 from split_matching.stages.data.download import fetch as download
 from split_matching.stages.data.download.archives import unpack
 from split_matching.stages.data.download.fetch import Archive, fetch
+from tests.cache.test_locks import locked_elsewhere
 from tests.served import Served, serving
 
 BODY = np.random.default_rng(0).integers(0, 256, 3_500_000, np.uint8).tobytes()
@@ -160,11 +161,9 @@ def test_a_full_disk_keeps_what_is_there(served: Served, tmp_path: Path) -> None
 
 
 def test_two_processes_do_not_write_one_file(served: Served, tmp_path: Path) -> None:
-    import fcntl
-
-    with (tmp_path / "data.tgz.part").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked_elsewhere(tmp_path / "data.tgz.part"):
         refused(lambda: fetch(archive(served), tmp_path, silent), "another process")
+    assert fetch(archive(served), tmp_path, silent).read_bytes() == BODY
 
 
 # ---- archives ----

@@ -16,7 +16,7 @@ from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.experiments.runs import Request
-from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.stages.data.images import read_image, read_mask
 from split_matching.stages.data.source import Source, open_source
@@ -250,11 +250,11 @@ def test_shipped_data_go_below_the_checkout() -> None:
 
 def test_keys_hold_what_the_layout_reads_and_nothing_of_other_layouts(tmp_path: Path) -> None:
     write(tmp_path)
-    plan = Plan(load_config("folder", overrides=settings(tmp_path)))
-    assert set(plan.stages["features"].reads) >= {"data.layout", "data.image_folder", "data.image_suffix"}
-    assert "data.mask_suffix" not in plan.stages["features"].reads
-    assert set(plan.stages["train"].reads) >= {"data.mask_folder", "data.mask_suffix", "data.image_folder"}
-    voc = Plan(load_config("voc"))
+    plan = make_plan(load_config("folder", overrides=settings(tmp_path)))
+    assert set(plan["features"].reads) >= {"data.layout", "data.image_folder", "data.image_suffix"}
+    assert "data.mask_suffix" not in plan["features"].reads
+    assert set(plan["train"].reads) >= {"data.mask_folder", "data.mask_suffix", "data.image_folder"}
+    voc = make_plan(load_config("voc"))
     assert not any(path.startswith("data.image_") for path in voc.stages["train"].reads)
 
 

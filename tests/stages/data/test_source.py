@@ -11,7 +11,7 @@ import pytest
 from split_matching.cache.keys import ROOMS, module_closure
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import DataConfig
-from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data.source import layout_module, load_layout
 
 FOLDER = "stages/data/layouts"
@@ -37,15 +37,15 @@ def test_a_layout_names_fields_that_exist(name: str) -> None:
     ("dataset", "files"), [("voc", {"voc"}), ("shapes", {"shapes", "voc"}), ("coco_stuff", {"coco_stuff"})]
 )
 def test_the_code_of_a_stage_holds_the_layout_of_its_config_and_no_other(dataset: str, files: set[str]) -> None:
-    plan = Plan(load_config(dataset, overrides=["clip.weights=random"]))
+    plan = make_plan(load_config(dataset, overrides=["clip.weights=random"]))
     opens = {"dataset", "features", "pseudo_masks", "regions", "train", "evaluate", "report"}
-    assert {name: layout_files(plan.code(name)) for name in plan.stages} == {
+    assert {name: layout_files(plan[name].code) for name in plan.stages} == {
         name: files if name in opens else set() for name in plan.stages
     }
 
 
 def test_a_new_layout_changes_no_fingerprint(tmp_path: Path) -> None:
-    plan = Plan(load_config("voc", overrides=["clip.weights=random"]))
+    plan = make_plan(load_config("voc", overrides=["clip.weights=random"]))
     modules = {stage.module for stage in plan.stages.values()} | {layout_module("voc")}
     for room in ("model", "stages"):
         shutil.copytree(ROOMS / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))

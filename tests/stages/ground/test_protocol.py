@@ -5,14 +5,19 @@ import inspect
 
 import pytest
 
-from split_matching.pipeline.plan import FUSED, STAGES
+from split_matching.configs.load import load_config
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.ground.protocol import ShardedStageModule, StageModule
 
-MODULES = {stage.module: bool(stage.sharded) for stage in STAGES} | {str(FUSED["pseudo_masks"]["module"]): True}
+PLANS = [
+    make_plan(load_config("shapes", overrides=overrides))
+    for overrides in ([], ["features.persist=false", "train.features=online"])
+]
+MODULES = {stage.module: bool(stage.splits) for plan in PLANS for stage in plan.stages.values()}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_stage_module_keeps_the_protocol(name: str) -> None:
+def test_a_plan_module_keeps_the_protocol(name: str) -> None:
     module = importlib.import_module(name)
     protocol = ShardedStageModule if MODULES[name] else StageModule
     assert isinstance(module, protocol)

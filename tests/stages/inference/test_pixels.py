@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from split_matching.model.token_encoder import TokenEncoder, split_patches
-from split_matching.pipeline.plan import Plan
+from split_matching.model.token_tower import TokenTower, split_patches
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.frozen_clip import frozen_clip
@@ -30,7 +30,7 @@ def test_window_over_the_whole_image_equals_whole_mode(base: Chain, tmp_path: Pa
     )
     labels = []
     for chain in (whole, slide):
-        chain.slice = Plan(chain.config).slice("evaluate")
+        chain.slice = make_plan(chain.config)["evaluate"].slice
         chain.whole(evaluate, "evaluate")
         shards = chain.inputs["evaluate"].shards("val")
         labels.append(np.stack([shards.read(i, "labels") for i in shards.ids]))
@@ -42,9 +42,9 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
     base.train()
     chain = base.branch(tmp_path, "evaluate.mode=slide", "evaluate.window=36", "evaluate.stride=34",
                      "evaluate.short_side=80", f"runtime.batch={batch}")  # fmt: skip
-    chain.slice = Plan(chain.config).slice("evaluate")
+    chain.slice = make_plan(chain.config)["evaluate"].slice
     ctx = chain.context("x")
-    clip, tower = frozen_clip(ctx), TokenEncoder(frozen_clip(ctx), (2, 4))
+    clip, tower = frozen_clip(ctx), TokenTower(frozen_clip(ctx), (2, 4))
     calls: list[int] = []
 
     def score(maps: list[torch.Tensor], pixels: object) -> torch.Tensor:
@@ -71,5 +71,5 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
 
 def test_on_the_cpu_a_window_shares_its_forward_with_nothing(base: Chain, tmp_path: Path) -> None:
     chain = base.branch(tmp_path, "evaluate.mode=slide", "runtime.batch=8", "runtime.device=cpu")
-    chain.slice = Plan(chain.config).slice("evaluate")
+    chain.slice = make_plan(chain.config)["evaluate"].slice
     assert ImageScores(chain.context("x"), lambda maps, pixels: maps[0]).pixels.batch == 1

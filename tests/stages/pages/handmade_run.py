@@ -46,10 +46,10 @@ class FakeShards:
 
 
 class FakeArtifact:
-    """The face of `cache.store.Artifact` that the report uses."""
+    """The face of `cache.artifact.Artifact` that the report uses."""
 
     def __init__(self, slug: str, path: Path, manifest: dict[str, Any], shards: FakeShards | None = None) -> None:
-        self.slug, self.path, self.manifest, self._shards = slug, path, manifest, shards
+        self.stage, self.path, self.manifest, self._shards = slug, path, manifest, shards
         self.key = manifest["key"]
         path.mkdir(parents=True, exist_ok=True)
 
@@ -60,7 +60,7 @@ class FakeArtifact:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def shards(self, split: str) -> FakeShards:
-        assert split == ("train" if self.slug == "pseudo_masks" else "val")
+        assert split == ("train" if self.stage == "pseudo_masks" else "val")
         assert self._shards is not None
         return self._shards
 

@@ -138,7 +138,9 @@ def test_stale_artifacts_are_shown_and_called_stale(
 
     real = plan_module.module_closure
     monkeypatch.setattr(plan_module, "module_closure", lambda name: {**real(name), "stages/x.py": "1"})
+    plan_module.code_of.cache_clear()
     assert inspect("pseudo_masks", "--image", "t001", "--out", str(tmp_path / "x.png")) == 0
+    plan_module.code_of.cache_clear()
     assert "stale (code stages/x.py, waits for " in capsys.readouterr().out
 
 

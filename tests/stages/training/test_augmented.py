@@ -18,7 +18,7 @@ from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError
 from split_matching.model.process_group import ProcessGroup
 from split_matching.model.token_encoder import TokenEncoder, split_patches
-from split_matching.pipeline.plan import Plan, stages_of
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data.augment import View
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
@@ -41,7 +41,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 def online(base: Chain, folder: Path, *overrides: str, root: Path | None = None) -> Chain:
     chain = base.branch(folder, "train.features=online", *overrides, root=root)
-    chain.slice = Plan(chain.config).slice("train")  # what the stage declares must be enough
+    chain.slice = make_plan(chain.config).slice("train")  # what the stage declares must be enough
     return chain
 
 
@@ -51,7 +51,7 @@ def trained(chain: Chain, name: str = "train") -> dict[str, bytes]:
 
 
 def evaluated(chain: Chain) -> Path:
-    chain.slice = Plan(chain.config).slice("evaluate")
+    chain.slice = make_plan(chain.config).slice("evaluate")
     return chain.whole(evaluate, "evaluate")
 
 
@@ -250,16 +250,16 @@ ONLINE_TRAIN, PROMPTED = ["train.features=online"], ["train.features=online", "d
 )
 def test_stages_read_images_only_if_asked_to(overrides, train_online, evaluate_online) -> None:
     config = load_config("shapes", overrides=["clip.weights=random", "evaluate.fusion=0", *overrides])
-    stages, plan = stages_of(config), Plan(config)
+    plan = make_plan(config)
     for slug, is_online in (("train", train_online), ("evaluate", evaluate_online)):
-        assert ("images.json" in stages[slug].upstream["dataset"]) is is_online
-        values = plan.slice(slug).key_values()
+        assert ("images.json" in plan[slug].upstream["dataset"]) is is_online
+        values = plan[slug].slice.key_values()
         assert ("resize" in values["features"]) is is_online
     # beyond its inputs, training on cached features does not depend on the weights of CLIP
-    assert ("clip" in plan.slice("train").key_values()) is train_online
+    assert ("clip" in plan["train"].slice.key_values()) is train_online
 
 
 def test_online_training_gets_a_clip_of_our_own_making() -> None:
     settings = ["clip.weights=pretrain"]
-    assert "pretrain" not in stages_of(load_config("shapes", overrides=settings))["train"].upstream
-    assert "pretrain" in stages_of(load_config("shapes", overrides=[*settings, *ONLINE_TRAIN]))["train"].upstream
+    assert "pretrain" not in make_plan(load_config("shapes", overrides=settings))["train"].upstream
+    assert "pretrain" in make_plan(load_config("shapes", overrides=[*settings, *ONLINE_TRAIN]))["train"].upstream

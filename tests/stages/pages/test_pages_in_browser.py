@@ -39,7 +39,7 @@ def pages(tiny_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def check(browser: Browser, name: str, page: Path, width: int) -> None:
-    seen, _ = browser.look(page, width)
+    seen, _ = browser.view(page, width)
     if folder := os.environ.get("SPLIT_MATCHING_PICTURES"):  # to look at them oneself
         (Path(folder) / f"{name}-{width}.png").write_bytes(seen.picture)
     assert seen.complaints == []
@@ -92,7 +92,7 @@ def test_gallery_filters_and_sorts(chromium: Browser, pages: dict[str, Path]) ->
       choose("few", "99");
       return { all, sorted, none: visible(), shown: document.getElementById("shown").textContent };
     })()"""
-    seen, value = chromium.look(pages["gallery"], 1280, script=script)
+    seen, value = chromium.view(pages["gallery"], 1280, script=script)
     assert value["sorted"] == sorted(value["all"]) and len(value["all"]) == 4
     assert value["none"] == [] and value["shown"] == "0" and seen.complaints == []
 
@@ -120,7 +120,7 @@ def test_gallery_of_1000_images_filters_at_once(chromium: Browser, tmp_path: Pat
         ),
     ]
     asked = json.dumps([values for values, _ in filters])
-    _, found = chromium.look(
+    _, found = chromium.view(
         tmp_path / "many.html",
         1280,
         script=f"""(() => {{
@@ -158,7 +158,7 @@ def test_a_bad_page_is_found_out(chromium: Browser, tmp_path: Path) -> None:
         "<script>console.error('told'); fetch('http://127.0.0.1:9/asked').catch(() => 0);"
         "setTimeout(() => { throw new Error('thrown'); });</script>"
     )
-    seen, _ = chromium.look(page, 390)
+    seen, _ = chromium.view(page, 390)
     assert seen.content >= 900 and seen.smallest == 6
     assert "http://127.0.0.1:9/asked" in seen.requests
     assert any("told" in text for text in seen.complaints) and any("thrown" in text for text in seen.complaints)

@@ -1,0 +1,325 @@
+"""A build in progress: written beside the result's place, finished shard by shard, and renamed into place when whole.
+
+Commit: the manifest is written last, everything is synced, and the folder is renamed. A crash leaves either the old
+artifact, or a partial folder that the next run resumes. Locks are advisory locks on a file in the partial folder: they
+vanish with their process, and need no clean-up. Source: choice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from split_matching.cache.artifact import (
+    MANIFEST,
+    SCHEMA,
+    Artifact,
+    load_artifact,
+    self_digest,
+    shard_name,
+    split_of,
+)
+from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.entry import BUILD, DONE, Entry, Recipe, Shards, read_order
+from split_matching.cache.files import read_json, remove, sync_folder, synced_sha256, write_json
+from split_matching.cache.keys import canonical_json, file_sha256
+from split_matching.cache.locks import LOCK, lock_file
+from split_matching.errors import CorruptError
+
+PACKAGES = ("numpy", "torch", "open_clip_torch", "h5py", "faiss-cpu", "faiss-gpu", "pillow", "scipy", "luigi")
+
+Summary = Mapping[str, float | int | str]
+
+
+def open_build(entry: Entry, recipe: Recipe, shards: Shards | None = None, force: str = "") -> Build:
+    """Start a build, or resume the one in progress if it was started from the same code, inputs and shards.
+
+    Several processes may open the same build. A build in progress of anything else is thrown away. Intact shards of a
+    damaged artifact are taken over.
+
+    Args:
+        entry: where.
+        recipe: what to make.
+        shards: of a sharded stage.
+        force: a name of this run if the result is to be made again though fresh; "" otherwise.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    order = entry.order(recipe, shards or {}, force)
+    build = Build(entry, recipe, order["plan"], force)
+    with refusals_named(build.path):
+        while True:
+            build.path.parent.mkdir(parents=True, exist_ok=True)
+            if not build.path.exists():
+                _create(build, order)
+            if read_order(build.path) == order:
+                return build
+            with build.lock() as held:
+                if held and read_order(build.path) != order:
+                    remove(build.path)
+
+
+def recover(entry: Entry, recipe: Recipe) -> None:
+    """Finish a commit that a crash cut off between the manifest and the rename. Does nothing otherwise."""
+    if not (entry.partial / MANIFEST).is_file():
+        return
+    lock = lock_file(entry.partial / LOCK)
+    with refusals_named(entry.partial), lock as held, contextlib.suppress(CorruptError):
+        if held and not entry.differences(load_artifact(entry.partial).manifest, recipe):
+            _swap_in(entry.partial, entry.folder)
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build in progress, shared by all processes that opened it; see `open_build`."""
+
+    entry: Entry
+    recipe: Recipe
+    shards: Shards
+    force: str
+
+    @property
+    def path(self) -> Path:
+        """The partial folder: where the stage writes."""
+        return self.entry.partial
+
+    def lock(self, waiting: Callable[[], None] = lambda: None) -> contextlib.AbstractContextManager[bool]:
+        """Hold the build alone: to commit, or to run an unsharded stage.
+
+        Args:
+            waiting: called once if another process holds it.
+
+        Returns:
+            A context manager whose value is False if the build was committed or thrown away meanwhile.
+        """
+        return lock_file(self.path / LOCK, waiting)
+
+    def lock_shard(
+        self, split: str, index: int, waiting: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager[bool]:
+        """Hold one shard alone while it is made; see `lock`."""
+        return lock_file(self.path / f"{shard_name(split, index)}.lock", waiting)
+
+    def shard_file(self, split: str, index: int) -> Path:
+        """Return where a shard belongs."""
+        return self.path / shard_name(split, index)
+
+    def is_done(self, split: str, index: int) -> bool:
+        """Whether a shard is finished."""
+        return self.entry.is_done(split, index)
+
+    def seconds(self, split: str, index: int) -> float:
+        """Return how long a finished shard took."""
+        return float(read_json(_sidecar(self.shard_file(split, index)))["seconds"])
+
+    def finish(self, split: str, index: int, seconds: float) -> None:
+        """Record a shard as finished, after it was renamed into place.
+
+        Args:
+            split: e.g. "train".
+            index: number of the shard.
+            seconds: how long it took.
+        """
+        path = self.shard_file(split, index)
+        with refusals_named(path):
+            size, sha256 = path.stat().st_size, file_sha256(path)
+            write_json(_sidecar(path), {"bytes": size, "sha256": sha256, "seconds": round(seconds, 3)})
+
+    def clear(self) -> None:
+        """Remove what an earlier attempt left, for a stage that does not resume. Needs the lock."""
+        with refusals_named(self.path):
+            for path in self.path.iterdir():
+                if path.name not in (BUILD, LOCK):
+                    remove(path)
+
+    def discard(self) -> None:
+        """Remove the build: somebody else committed the artifact. Needs the lock."""
+        with refusals_named(self.path):
+            remove(self.path)
+
+    def commit(self, seconds: float, summary: Summary | None = None, images: int = 0) -> Artifact:
+        """Make the partial folder the artifact, in place of an older one. Needs the lock.
+
+        Args:
+            seconds: how long it took in all.
+            summary: what the stage's function returned.
+            images: number of images, for a sharded stage.
+
+        Raises:
+            UserError: the cache cannot be written; the older artifact, if any, is still there.
+        """
+        with refusals_named(self.path):
+            files = self._collect()
+            manifest = {
+                "schema": SCHEMA,
+                "dataset": self.entry.dataset,
+                "stage": self.recipe.stage,
+                "version": self.recipe.version,
+                "key": self.entry.key,
+                "config": dict(self.recipe.config),
+                "code": dict(self.recipe.code),
+                "inputs": dict(self.recipe.inputs),
+                "plan": {split: list(digests) for split, digests in self.shards.items()},
+                "force": self.force,
+                "files": files,
+                "content": _contents(self.path, files),
+                "seconds": round(seconds, 3),
+                "images": images,
+                "summary": dict(summary or {}),
+                **_circumstances(),
+            }
+            manifest = json.loads(json.dumps(manifest))  # as it will be read back: NaN stays NaN, tuples become lists
+            write_json(self.path / MANIFEST, {**manifest, "digest": self_digest(manifest)})
+            _swap_in(self.path, self.entry.folder)
+        return load_artifact(self.entry.folder)
+
+    def _collect(self) -> dict[str, dict[str, Any]]:
+        """Return size and sha256 of every output file by its relative path, after syncing them; drop what is no output.
+
+        Raises:
+            ValueError: a stage wrote a link or a special file, or nothing.
+        """
+        files: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.path.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                continue
+            name = path.relative_to(self.path).as_posix()
+            if path.is_symlink() or not path.is_file():
+                raise ValueError(f"{path} is no plain file")
+            if _belongs_to_build(name):
+                continue
+            if _is_left_over(path.name):
+                path.unlink()
+                continue
+            done = read_json(_sidecar(path))  # of a shard: synced and summed already
+            files[name] = done or {"bytes": path.stat().st_size, "sha256": synced_sha256(path)}
+        if not files:
+            raise ValueError(f"stage {self.recipe.stage} wrote no file")
+        for folder in {(self.path / name).parent for name in files}:
+            sync_folder(folder)
+        return files
+
+
+def _sidecar(shard: Path) -> Path:
+    return shard.with_name(f"{shard.name}{DONE}")
+
+
+def _belongs_to_build(name: str) -> bool:
+    """Whether a file belongs to the build and is removed when it is swapped in."""
+    return name in (BUILD, LOCK, MANIFEST) or name.endswith((DONE, ".h5.lock"))
+
+
+def _is_left_over(name: str) -> bool:
+    """Whether a file only serves to resume, was found damaged, or was left by a killed writer."""
+    return name.startswith("checkpoint") or name.endswith(".damaged") or (name[0] == "." and name.endswith(".tmp"))
+
+
+def _create(build: Build, order: Mapping[str, Any]) -> None:
+    """Make the partial folder in one step, so that no process sees it without its build.json."""
+    new = build.path.with_name(f"{build.path.name}.{secrets.token_hex(4)}.new")
+    try:
+        new.mkdir()
+        (new / LOCK).touch()
+        if not build.force:
+            _take_over(build, new)
+        write_json(new / BUILD, order)
+        new.rename(build.path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _take_over(build: Build, new: Path) -> None:
+    """Link the intact shards of a damaged artifact of the same recipe and shards into a new build."""
+    try:
+        artifact = build.entry.artifact()
+    except CorruptError:
+        return
+    manifest = artifact.manifest
+    if not build.shards or manifest["plan"] != build.shards or build.entry.differences(manifest, build.recipe):
+        return
+    damaged = set(artifact.damaged_files())
+    for name, entry in manifest["files"].items():
+        if split_of(name) and name not in damaged:
+            try:
+                os.link(artifact.path / name, new / name)
+            except OSError:  # not every file system has links
+                shutil.copyfile(artifact.path / name, new / name)
+            write_json(_sidecar(new / name), entry)
+
+
+def _contents(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return a content digest for every plain file, and one for all shards of a split together.
+
+    A split's digest runs over its images in order, so it does not depend on how they are cut into shards.
+    """
+    contents = {name: str(entry["sha256"]) for name, entry in files.items() if not split_of(name)}
+    splits: dict[str, list[Path]] = {}
+    for name in sorted(files):
+        if split := split_of(name):
+            splits.setdefault(split, []).append(folder / name)
+    for split, paths in splits.items():
+        contents[split] = _split_content(paths)
+    return dict(sorted(contents.items()))
+
+
+def _split_content(paths: Sequence[Path]) -> str:
+    from split_matching.cache.shard_reader import SCHEMA as SHARD_SCHEMA
+    from split_matching.cache.shard_reader import ShardReader
+
+    content = hashlib.sha256()
+    for number, path in enumerate(paths):
+        reader = ShardReader(path)
+        if number == 0:
+            content.update(canonical_json([SHARD_SCHEMA, reader.kind, reader.attrs]).encode())
+        for image_id, image_digest in zip(reader.ids, reader.digests, strict=True):
+            content.update(canonical_json(image_id).encode() + image_digest.tobytes())
+        reader.close()
+    return content.hexdigest()
+
+
+def _circumstances() -> dict[str, Any]:
+    """Return when and where the result is made: all of a manifest that may differ between two equal runs."""
+    return {"created": datetime.now(UTC).isoformat(timespec="milliseconds"), **_environment()}
+
+
+@lru_cache(maxsize=1)
+def _environment() -> dict[str, Any]:
+    packages = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
+    return {"host": platform.node(), "versions": {"python": platform.python_version(), **packages}}
+
+
+def _swap_in(partial: Path, folder: Path) -> None:
+    """Rename a partial folder with a manifest to its final name; an older artifact is removed."""
+    sync_folder(partial)
+    for path in [*partial.glob(f"*{DONE}"), *partial.glob("*.h5.lock"), partial / BUILD]:
+        path.unlink(missing_ok=True)
+    old = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    (folder / LOCK).unlink(missing_ok=True)
+    sync_folder(folder.parent)
+    if old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)

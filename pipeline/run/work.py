@@ -1,0 +1,154 @@
+"""Makes a stage's artifact, or one of its shards: opens the build, takes its lock, calls the module, and commits.
+
+Every step asks the cache again before it works, because an upstream that was rebuilt with identical bytes makes a stage
+fresh, and because another process may have been faster.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from split_matching.cache.build import Build, open_build, recover
+from split_matching.cache.shard_reader import ShardWriter
+from split_matching.configs.schema import RuntimeConfig
+from split_matching.errors import UserError
+from split_matching.pipeline.plan import Stage
+from split_matching.pipeline.run import session, torchrun
+from split_matching.pipeline.run.gpus import WAITING, take_gpu
+from split_matching.stages.ground.context import Shard, StageContext
+
+
+def make_artifact(stage: Stage) -> None:
+    """Make the artifact of a stage unless it is fresh; the shards of a sharded stage are there already."""
+    work = _commit_shards if stage.splits else _run_whole
+    while not _is_fresh(stage):
+        build = _open(stage)
+        with build.lock(lambda: _say_waiting(stage)) as held:
+            if not held:
+                continue
+            if stage.own_state.fresh:
+                build.discard()
+                return
+            work(stage, build)
+            session.current().display.end(stage.command)
+
+
+def make_shard(stage: Stage, shard: Shard) -> None:
+    """Make one shard of a stage unless it is finished.
+
+    Raises:
+        SkippedError: another task of the run has failed.
+        UserError: another process threw the build away meanwhile.
+    """
+    recover(stage.entry, stage.recipe)
+    if is_made(stage, shard):
+        return
+    if session.has_failed():
+        raise session.SkippedError
+    build = _open(stage)
+    with build.lock_shard(shard.split, shard.index) as held:
+        if held and not build.is_done(shard.split, shard.index):
+            _run_shard(stage, shard, build)
+    if not is_made(stage, shard):
+        raise UserError(
+            f"{build.path} was started again by a process with other code or another runtime.shard_size: "
+            "run this again when that has ended"
+        )
+
+
+def is_made(stage: Stage, shard: Shard) -> bool:
+    """Whether a shard is finished, in the build in progress or in a fresh artifact."""
+    if stage.entry.is_done(shard.split, shard.index):
+        # a build of other code or other shards would be thrown away, with this shard
+        return stage.entry.resumes(stage.recipe, stage.shard_digests(), stage.force)
+    return stage.own_state.fresh and stage.state.fresh
+
+
+def load_module(stage: Stage, alone: bool) -> ModuleType:
+    """Import a stage's module, and set how many CPU threads and, in a worker, which GPU it may use.
+
+    Args:
+        stage: the stage.
+        alone: whether it runs by itself, with all cores; otherwise workers share them.
+    """
+    runtime = stage.config.runtime
+    threads = set_threads(runtime, alone)
+    module = stage.import_module()
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+        if session.is_worker():
+            take_gpu(torch, runtime.device)
+    return module
+
+
+def set_threads(runtime: RuntimeConfig, alone: bool) -> int:
+    """Tell libraries that are yet to be loaded how many CPU threads to use, and return the number."""
+    cores = len(os.sched_getaffinity(0))
+    threads = runtime.threads or (cores if alone else max(1, cores // runtime.workers))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
+    return threads
+
+
+def _is_fresh(stage: Stage) -> bool:
+    recover(stage.entry, stage.recipe)
+    return stage.own_state.fresh
+
+
+def _open(stage: Stage) -> Build:
+    return open_build(stage.entry, stage.recipe, stage.shard_digests(), stage.force)
+
+
+def _say_waiting(stage: Stage) -> None:
+    session.current().display.say(f"{stage.command}: waiting for another process that makes it")
+
+
+def _run_whole(stage: Stage, build: Build) -> None:
+    if not stage.resumes:
+        build.clear()
+    module = load_module(stage, alone=True)
+    display = session.current().display
+    started = time.monotonic()
+    display.start(stage.command)
+    run = torchrun.shared(module.run, stage.plan, stage)
+    summary = run(_context(stage, build, display.counter(stage.command))) or {}
+    images = summary.get("images", 0)
+    build.commit(time.monotonic() - started, summary, images if isinstance(images, int) else 0)
+
+
+def _run_shard(stage: Stage, shard: Shard, build: Build) -> None:
+    shards = stage.shards()
+    slot = shards.index(shard)
+    display = session.current().display
+    if not display.started(stage.command):
+        before = sum(len(s.ids) for s in shards if build.is_done(s.split, s.index))
+        display.start(stage.command, sum(len(s.ids) for s in shards), before, len(shards))
+    module = load_module(stage, alone=False)
+    ctx = _context(stage, build, display.counter(stage.command, slot))
+    started = time.monotonic()
+    with ShardWriter(build.shard_file(shard.split, shard.index), module.KIND, module.fields(ctx.config)) as writer:
+        module.run_shard(ctx, shard, writer)
+        if tuple(writer.ids) != shard.ids:
+            found = f"got {len(writer.ids)} images, expected {len(shard.ids)}"
+            raise RuntimeError(f"shard {shard.split} {shard.index} {found}")
+    build.finish(shard.split, shard.index, time.monotonic() - started)
+
+
+def _commit_shards(stage: Stage, build: Build) -> None:
+    shards = stage.shards()
+    if missing := [shard for shard in shards if not build.is_done(shard.split, shard.index)]:
+        raise UserError(f"{len(missing)} shards vanished from {build.path}: run it again")
+    summary = {"images": sum(len(shard.ids) for shard in shards), "shards": len(shards)}
+    # without a shard of its own, this process has no time of its own either
+    seconds = session.current().display.seconds(stage.command)
+    build.commit(seconds or sum(build.seconds(s.split, s.index) for s in shards), summary, summary["images"])
+
+
+def _context(stage: Stage, build: Build, progress: Callable[[int, int], Any]) -> StageContext:
+    return StageContext(stage.slice, stage.inputs(), build.path, stage.config.runtime, stage.data_root, progress)

@@ -1,0 +1,311 @@
+"""The ten stages, one class each, in the order in which they build on each other.
+
+    RenderShapes -> PrepareDataset -> ExtractFeatures -> ClusterPseudoMasks -> EmbedRegions
+                                                                                    |
+    PretrainClip                      EmbedText ------------------------------> TrainDecoder -> Evaluate -> Report
+
+A class is the one declaration of its stage: the command, the luigi task, the part of the config that its module may
+read, its cache key and its line of the help all follow from it. `pipeline.plan` says what each attribute means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from split_matching.cache.keys import ROOMS
+from split_matching.configs.schema import Config, evaluates_images
+from split_matching.pipeline.plan import Files, Plan, Stage
+from split_matching.stages.data.source import load_layout
+
+CLIP = ("clip.model", "clip.weights", "clip.quick_gelu", "clip.seed", "clip.precision", "clip.identity")
+"""The frozen CLIP; where its weights lie enters no key, what they are does."""
+
+
+class RenderShapes(Stage):
+    """Renders the embedded data set as image and mask files in the VOC layout."""
+
+    name = "shapes"
+    makes = "the embedded data set: rendered scenes in the VOC layout"
+    module = "split_matching.stages.data.shapes"
+    reads = ("shapes",)
+
+    @classmethod
+    def exists(cls, config: Config) -> bool:
+        """Only where the data are rendered."""
+        return config.data.layout == "shapes"
+
+
+class PretrainClip(Stage):
+    """Trains the small CLIP of the embedded data set on captions."""
+
+    name = "pretrain"
+    makes = "a small CLIP for the embedded data set"
+    module = "split_matching.stages.training.pretrain"
+    reads = ("pretrain", "clip.model")
+    resumes = True
+    output = "clip.safetensors"
+    unit = "steps"
+
+    @classmethod
+    def exists(cls, config: Config) -> bool:
+        """Where the data are rendered, or its weights are asked for."""
+        return config.data.layout == "shapes" or config.clip.weights == "pretrain"
+
+
+class PrepareDataset(Stage):
+    """Checks every image and mask, and writes the lists that all other stages go by."""
+
+    name = "dataset"
+    makes = "checked lists of images and labels"
+    module = "split_matching.stages.data.prepare"
+    builds_on: Mapping[str, Files] = MappingProxyType({"shapes": ()})
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """A trial on some images is a data set of its own."""
+        trial = ("data.images",) if self.config.data.images else ()
+        return (*lists(self.config), *masks(self.config), "classes.ids", *trial)
+
+
+class EmbedText(Stage):
+    """Embeds the names of the seen classes with CLIP."""
+
+    name = "text"
+    makes = "CLIP embeddings of the seen class names"
+    module = "split_matching.stages.training.text"
+    reads = (*CLIP, "text", "classes.seen")
+    unit = "classes"
+
+
+class ExtractFeatures(Stage):
+    """Extracts dense CLIP features, shard by shard."""
+
+    name = "features"
+    makes = "dense CLIP features of every image"
+    module = "split_matching.stages.candidates.features"
+    builds_on: Mapping[str, Files] = MappingProxyType({"dataset": ("images.json",)})
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Only what will be clustered is kept at sub-token offsets."""
+        clustered = ("pseudo_masks.block",) if self.config.features.shifts > 1 else ()
+        return (*CLIP, "features", *images(self.config), *clustered)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Without `features.persist` those of training images are not kept."""
+        return ("train", "val") if self.config.features.persist else ("val",)
+
+
+class ClusterPseudoMasks(Stage):
+    """Clusters dense features into pseudo masks, shard by shard."""
+
+    name = "pseudo_masks"
+    makes = "pseudo masks of the training images"
+    splits = ("train",)
+
+    @property
+    def module(self) -> str:
+        """Without kept features, one that extracts, clusters and embeds an image in one go."""
+        return f"split_matching.stages.candidates.{'pseudo_masks' if self.config.features.persist else 'fused'}"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The settings of the chosen method only: those of another one change nothing."""
+        clustering = (*clustering_fields(self.config), *masks(self.config), "classes.seen_ids")
+        if self.config.features.persist:
+            return clustering
+        return (*CLIP, "features", "regions", *clustering, *images(self.config))
+
+    @property
+    def builds_on(self) -> Mapping[str, Files]:
+        """Cached features, or the images themselves."""
+        if self.config.features.persist:
+            return {"dataset": ("train.json",), "features": ("train",)}
+        return {"dataset": ("images.json", "train.json")}
+
+
+class EmbedRegions(Stage):
+    """Embeds each pseudo mask with CLIP, shard by shard."""
+
+    name = "regions"
+    makes = "a CLIP embedding of every pseudo mask"
+    module = "split_matching.stages.candidates.regions"
+    splits = ("train",)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Nothing where the embeddings come with the pseudo masks."""
+        return (*CLIP, "regions", *images(self.config)) if self.config.features.persist else ()
+
+    @property
+    def builds_on(self) -> Mapping[str, Files]:
+        """Images, features and pseudo masks; or pseudo masks that come with embeddings."""
+        if not self.config.features.persist:
+            return {"pseudo_masks": ("train",)}
+        return {"dataset": ("images.json",), "features": ("train",), "pseudo_masks": ("train",)}
+
+
+class TrainDecoder(Stage):
+    """Trains the query decoder by split matching; resumes where it was interrupted."""
+
+    name = "train"
+    makes = "the trained query decoder"
+    resumes = True
+    output = "weights.safetensors"
+    unit = "steps"
+
+    @property
+    def online(self) -> bool:
+        """Whether token maps are computed in the loop from augmented images."""
+        return self.config.train.features == "online"
+
+    @property
+    def module(self) -> str:
+        """Training on cached features does without the code that reads images."""
+        return f"split_matching.stages.training.{'train_online' if self.online else 'train'}"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Augmentation counts only where images are in the loop."""
+        augmentation = ("scale_range", "cat_max_ratio", "photometric")
+        train = fields(self.config, "train", without=() if self.online else augmentation)
+        seen = (*masks(self.config), "classes.seen_ids")
+        shared = ("decoder", *train, "pseudo_masks.merge", "features.decoder_blocks", *seen)
+        return (*shared, *online_features(self.config)) if self.online else shared
+
+    @property
+    def builds_on(self) -> Mapping[str, Files]:
+        """Cached token maps, or the images themselves; in both cases cached candidates."""
+        found: dict[str, Files] = {"dataset": ("train.json",), "text": ("text.safetensors",)}
+        if self.online:
+            found["dataset"] = ("train.json", "images.json")
+        else:
+            found["features"] = ("train",)
+        return {**found, "pseudo_masks": ("train",), "regions": ("train",)}
+
+
+class Evaluate(Stage):
+    """Predicts the validation images and measures the predictions."""
+
+    name = "evaluate"
+    makes = "metrics and predictions on the validation images"
+    module = "split_matching.stages.inference.evaluate"
+    output = "metrics.json"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the trained decoder predicts; otherwise a baseline without training."""
+        return self.config.evaluate.predictor == "decoder"
+
+    @property
+    def embeds_regions(self) -> bool:
+        """Whether CLIP is shown predicted or clustered regions of the image."""
+        return self.config.evaluate.fusion > 0 or not self.trained
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the chosen way to predict reads; the windows count only where they slide."""
+        config = self.config
+        inert = () if config.evaluate.mode == "slide" else ("window", "stride", "short_side")
+        found = [
+            *(*CLIP, "text", "decoder", *fields(config, "evaluate", without=inert), "train.matching"),
+            *("features.size", "features.decoder_blocks", *masks(config), "data.fold", "data.folds", "classes.all"),
+        ]
+        if self.embeds_regions:
+            found += [*images(config), "regions", "features.variant"]
+        if not self.trained:
+            found += clustering_fields(config)
+        if evaluates_images(config):
+            found += online_features(config)
+        return tuple(found)
+
+    @property
+    def builds_on(self) -> Mapping[str, Files]:
+        """Cached token maps, the decoder where one is trained, and the images where they are looked at."""
+        looks = self.embeds_regions or evaluates_images(self.config)
+        found: dict[str, Files] = {"dataset": ("val.json", "images.json") if looks else ("val.json",)}
+        found["features"] = ("val",)
+        return {**found, "train": ("weights.safetensors",)} if self.trained else found
+
+
+class Report(Stage):
+    """Writes the HTML page."""
+
+    name = "report"
+    makes = "one HTML page with numbers and pictures"
+    module = "split_matching.stages.pages.report"
+    reads = ("report", "pseudo_masks", "data", "clip.weights", "classes.all", "classes.published")
+    output = "report.html"
+    unit = "examples"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The templates of the pages."""
+        return tuple(sorted((ROOMS / "stages/pages/templates").iterdir()))
+
+    @property
+    def builds_on(self) -> Mapping[str, Files]:
+        """Everything whose numbers, pictures or origin it shows."""
+        found: dict[str, Files] = {"dataset": ("train.json", "val.json"), "text": ("text.safetensors",)}
+        found |= {"features": ("val",), "pseudo_masks": (), "regions": ()}
+        trained = {"train": ()} if self.config.evaluate.predictor == "decoder" else {}
+        return {**found, **trained, "evaluate": ()}
+
+
+STAGES: tuple[type[Stage], ...] = (
+    RenderShapes,
+    PretrainClip,
+    PrepareDataset,
+    EmbedText,
+    ExtractFeatures,
+    ClusterPseudoMasks,
+    EmbedRegions,
+    TrainDecoder,
+    Evaluate,
+    Report,
+)
+"""All stages, those that others build on first."""
+
+
+def make_plan(config: Config, force: str = "", supersedes: str = "") -> Plan:
+    """Return the stages of a config, see `Plan`."""
+    return Plan(config, STAGES, force, supersedes)
+
+
+# --- groups of fields that several stages read ------------------------------------------------------------------------
+
+
+def fields(config: Config, section: str, without: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a section, or all of its fields but some that mean nothing to the rest of the config."""
+    if not without:
+        return (section,)
+    return tuple(f"{section}.{name}" for name in type(getattr(config, section)).model_fields if name not in without)
+
+
+def clustering_fields(config: Config) -> tuple[str, ...]:
+    """Return what the chosen clustering method reads."""
+    inert = {"multiscale": ("k", "seed"), "kmeans": ("windows",)}.get(config.pseudo_masks.method, ())
+    return fields(config, "pseudo_masks", without=inert)
+
+
+def images(config: Config) -> tuple[str, ...]:
+    """Return the fields that the way from an id to its image depends on."""
+    return ("data.layout", *(f"data.{name}" for name in load_layout(config.data.layout).images))
+
+
+def masks(config: Config) -> tuple[str, ...]:
+    """Return the fields that the way from an id to its mask depends on."""
+    return ("data.layout", *(f"data.{name}" for name in load_layout(config.data.layout).masks))
+
+
+def lists(config: Config) -> tuple[str, ...]:
+    """Return the fields that the lists of ids depend on."""
+    return ("data.layout", *(f"data.{name}" for name in load_layout(config.data.layout).lists))
+
+
+def online_features(config: Config) -> tuple[str, ...]:
+    """Return what a stage reads that runs CLIP on images itself instead of reading cached features."""
+    return (*CLIP, "features.size", "features.resize", *images(config))
