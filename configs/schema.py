@@ -62,7 +62,7 @@ class DataConfig(Section):
         (), description="Only these images, of both lists, for a quick trial; none: all. Short form: --images."
     )
     fold: NonNegative | None = Field(
-        None, description="Hide the seen classes of this fold as if unseen, and evaluate on them (tuning)."
+        None, description="Hide the seen classes of this fold as if unseen, and evaluate on them."
     )
     folds: Annotated[int, Field(ge=2)] = Field(3, description="Number of folds of the seen classes.")
 

@@ -33,7 +33,6 @@ from split_matching.pipeline.verbs import (
     predict,
     stage,
     status,
-    tune,
     verify,
 )
 
@@ -69,7 +68,6 @@ VERBS: Mapping[str, Verb] = {
     "predict": predict,
     "export": export,
     "ablate": ablate,
-    "tune": tune,
 }
 
 DESCRIPTION = """Split Matching: zero-shot semantic segmentation from cached CLIP features. A stage runs whatever it

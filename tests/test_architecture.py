@@ -36,7 +36,7 @@ ONLY_IN = {
     "faiss": ("stages/candidates/clusters.py",),
     "torch": ("model/", "stages/"),
     "pydantic": ("configs/",),
-    "yaml": ("configs/", "pipeline/experiments/files.py"),
+    "yaml": ("configs/", "pipeline/experiments/gammas.py"),
 }
 
 NEVER = {"mmcv", "mmengine", "mmseg", "detectron2", "pickle", "dill", "joblib", "shelve"}

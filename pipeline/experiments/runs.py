@@ -1,7 +1,7 @@
-"""The parts of `ablate` and `tune`: variants of a config, one evaluation through the cache, and the time that is left.
+"""Runs the evaluations of an experiment, one by one or several at the same time, and says how long it will take.
 
-Every run is an ordinary Evaluate through the cache, so whatever two runs share is made once, a finished run is never
-made again, and an interrupted set goes on where it stopped.
+Every run is an ordinary Evaluate through the cache: what two runs share is made once, a finished run is not made again,
+and an interrupted experiment continues where it stopped.
 """
 
 from __future__ import annotations
@@ -10,94 +10,31 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
-import platform
 import signal
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
-from split_matching.cache.disk_errors import refusals_named
-from split_matching.cache.files import atomic_write
-from split_matching.configs.load import dataset_name, load_config
 from split_matching.configs.schema import Config
-from split_matching.errors import ConfigError, UserError
+from split_matching.errors import UserError
+from split_matching.pipeline.experiments.variants import STAGE, Repeat
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run.launch import INTERRUPTED, Options, ensure
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import format_duration
 
-DEFAULT = "default"
-STAGE = "Evaluate"
-GAMMAS = "gammas.yaml"
 PR_SET_PDEATHSIG = 1
 
+SHOWN = {"hIoU": "hIoU", "mIoU_seen": "S", "mIoU_unseen": "U"}
+"""Metrics in the line of a run: name in `metrics.json` -> word."""
+
 Key = TypeVar("Key")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for, of `ablate` and of `tune`.
-
-    Args:
-        dataset: name of the data set.
-        base: set files laid under every variant.
-        variants: set files, one a variant.
-        overrides: `--set`, laid over every variant.
-        seeds: number of seeds: 0..seeds-1.
-        name: folder of the results.
-        out: the folder itself, if not the usual one.
-        command: the command line, to be shown.
-        jobs: evaluations at the same time.
-        debug: print tracebacks.
-    """
-
-    dataset: str
-    base: tuple[Path, ...] = ()
-    variants: tuple[Path, ...] = ()
-    overrides: tuple[str, ...] = ()
-    seeds: int = 1
-    name: str = "main"
-    out: Path | None = None
-    command: str = ""
-    jobs: int = 1
-    debug: bool = False
-
-    def folder(self, kind: str) -> Path:
-        """Return where results go: artifacts/<dataset>/<kind>/<name>, if no other folder was asked for."""
-        if not self.name or Path(self.name).name != self.name:
-            raise ConfigError(f"--name {self.name!r}: expected a plain word; a path is given by --out")
-        artifacts = load_config(self.dataset, self.base, self.overrides).runtime.artifacts
-        return self.out or artifacts / dataset_name(self.dataset) / kind / self.name
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The layers of one variant's config.
-
-    Args:
-        name: of the variant.
-        dataset: name of the data set.
-        files: set files, the variant's own last.
-        overrides: laid over the files.
-        file: the variant's own file; None for the default.
-    """
-
-    name: str
-    dataset: str
-    files: tuple[Path, ...] = ()
-    overrides: tuple[str, ...] = ()
-    file: Path | None = None
-
-    def config(self, *more: str) -> Config:
-        """Return the config, with further overrides laid over all others."""
-        return load_config(self.dataset, self.files, [*self.overrides, *more])
 
 
 @dataclass(frozen=True)
@@ -108,10 +45,10 @@ class Outcome:
         code: exit code of the run; 0 if `metrics` are there.
         error: why it failed, in a line.
         metrics: content of `metrics.json`.
-        seconds: by folder, the time that each artifact it rests on took, whenever it was made.
-        hosts: where these were made.
-        fresh: whether it was there already.
-        took: seconds from beginning to end, now.
+        seconds: by folder, the time that each artifact behind the metrics took, now or in an earlier run.
+        hosts: machines that made these artifacts.
+        fresh: whether nothing had to run.
+        took: seconds that the run took now.
     """
 
     code: int = 0
@@ -123,28 +60,32 @@ class Outcome:
     took: float = 0.0
 
 
-def setups(request: Request, fixed: Sequence[str]) -> list[Setup]:
-    """Return the default and the variants, named by their files, in order.
+Configs = Mapping[tuple[str, Repeat], Config]
+"""The config of each run, by variant and repeat."""
+Outcomes = Mapping[tuple[str, Repeat], Outcome]
+"""What became of each run, by variant and repeat."""
+
+
+def run_all(configs: Configs, jobs: int, debug: bool) -> Outcomes | None:
+    """Run everything, and print a line of progress for each run.
 
     Args:
-        request: what was asked for.
-        fixed: keys that the verb sets itself and `--set` may not.
+        configs: of every run.
+        jobs: evaluations at the same time.
+        debug: print tracebacks.
 
-    Raises:
-        ConfigError: such a key, two files of one name, or a config that is refused.
+    Returns:
+        What became of each run, in the order of `configs`; None if interrupted.
     """
-    for given in request.overrides:
-        if (key := given.partition("=")[0].strip()) in fixed:
-            raise ConfigError(f"--set {key}: it is set for every run here; leave it out")
-    found = [Setup(DEFAULT, request.dataset, request.base, request.overrides)]
-    for path in request.variants:
-        if any(path.stem == setup.name for setup in found):
-            taken = "the data set's own config" if path.stem == DEFAULT else "another variant"
-            raise ConfigError(f"{path}: {path.stem!r} is already the name of {taken}; rename the file")
-        found.append(Setup(path.stem, request.dataset, (*request.base, path), request.overrides, path))
-    for setup in found:
-        setup.config()  # all are checked before any runs
-    return found
+    progress = RunProgress(len(configs), sum(is_fresh(config) for config in configs.values()))
+    outcomes: dict[tuple[str, Repeat], Outcome] = {}
+    with EvaluationPool(jobs, debug) as pool:
+        for (name, repeat), outcome in pool.run(configs):
+            if outcome.code == INTERRUPTED:
+                return None
+            outcomes[name, repeat] = outcome
+            print(progress.count(f"{name}, {repeat}", outcome), file=sys.stderr, flush=True)
+    return {key: outcomes[key] for key in configs}
 
 
 def evaluate(config: Config, debug: bool = False) -> Outcome:
@@ -170,7 +111,7 @@ def evaluate(config: Config, debug: bool = False) -> Outcome:
         )
     except UserError as error:
         return Outcome(error.exit_code, str(error), took=time.monotonic() - started)
-    except Exception as error:  # a bug in one variant, or in code that is being edited, is no reason to stop the others
+    except Exception as error:  # a bug in one variant, or in code that is being edited: the others run
         if debug:
             traceback.print_exc()
         message = f"{type(error).__name__}: {' '.join(str(error).split())}; rerun with --debug"
@@ -189,10 +130,10 @@ def _import_code(stage: Stage) -> None:
         member.import_module()
 
 
-class Evaluations(contextlib.AbstractContextManager["Evaluations"]):
+class EvaluationPool(contextlib.AbstractContextManager["EvaluationPool"]):
     """Evaluates configs, several at the same time if asked to.
 
-    Processes that need the same artifact wait for the first of them: the cache locks what is being made.
+    Processes that need the same artifact wait for the first of them: the cache locks a build.
 
     Args:
         jobs: processes; 1 runs all in this one, in order.
@@ -209,20 +150,18 @@ class Evaluations(contextlib.AbstractContextManager["Evaluations"]):
             for key, config in configs.items():
                 yield key, evaluate(config, self.debug)
             return
-        if self._pool is None:
-            # spawned, not forked: a worker may use the GPU
-            spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.jobs, spawn, _end_with_parent, (os.getpid(),))
+        # spawned, not forked: a worker may use the GPU
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self.jobs, spawn, _end_with_parent, (os.getpid(),))
         submit = self._pool.submit
         started = {
-            submit(_evaluate_in_worker, _sharing_cores(config, self.jobs), self.debug): key
+            submit(_evaluate_in_worker, _share_cores(config, self.jobs), self.debug): key
             for key, config in configs.items()
         }
         for future in as_completed(started):
             try:
                 yield started[future], future.result()
             except BrokenProcessPool:
-                self._pool = None  # it takes no more work
                 message = "a worker process died; memory may have run out: use fewer --jobs"
                 yield started[future], Outcome(1, message)
 
@@ -240,11 +179,11 @@ class Evaluations(contextlib.AbstractContextManager["Evaluations"]):
 def _evaluate_in_worker(config: Config, debug: bool) -> Outcome:
     outcome = evaluate(config, debug)
     if outcome.code == INTERRUPTED:
-        os._exit(INTERRUPTED)  # a pool hands out work ahead: returning would begin the next run
+        os._exit(INTERRUPTED)  # a pool hands out work ahead: after a return the next run would start
     return outcome
 
 
-def _sharing_cores(config: Config, jobs: int) -> Config:
+def _share_cores(config: Config, jobs: int) -> Config:
     if config.runtime.threads:
         return config
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
@@ -252,7 +191,7 @@ def _sharing_cores(config: Config, jobs: int) -> Config:
 
 
 def _end_with_parent(parent: int) -> None:
-    """In a worker: leave Ctrl-C to the parent, which ends the workers, and end with the parent if that is killed."""
+    """In a worker: leave Ctrl-C to the parent, which ends the workers, and end when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -268,24 +207,12 @@ def is_fresh(config: Config) -> bool:
         return False
 
 
-def settings_key(config: Config) -> str:
-    """Return a key of all settings that a gamma is chosen for: everything but fold, seed and gamma itself."""
-    neutral = config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"fold": None, "folds": 2}),
-            "train": config.train.model_copy(update={"seed": 0}),
-            "evaluate": config.evaluate.model_copy(update={"gamma": 0.0, "gamma_sweep": ()}),
-        }
-    )
-    return make_plan(neutral).stage(STAGE).key[:16]
-
-
-class Clock:
-    """Counts runs and says how long the remaining ones will take, from those of this session that were really made.
+class RunProgress:
+    """Counts runs and says how long the remaining ones will take, by the runs of this session that were not fresh.
 
     Args:
         total: number of runs.
-        fresh: how many of them are known to be there already.
+        fresh: how many of them are known to be fresh.
     """
 
     def __init__(self, total: int, fresh: int = 0) -> None:
@@ -294,73 +221,27 @@ class Clock:
         self._expected_fresh, self._made = fresh, 0
         self._started = time.monotonic()
 
-    def line(self, name: str, outcome: Outcome) -> str:
-        """Count a run that ended, and return a line that says how it went and how long the others will take."""
+    def count(self, name: str, outcome: Outcome) -> str:
+        """Count a run that ended, and return a line with its result and the time that is left."""
         self.done += 1
         if outcome.fresh:
             self._expected_fresh = max(0, self._expected_fresh - 1)
         else:
             self._made += 1
         left = self.total - self.done - self._expected_fresh
-        # fresh runs take no time, so what has passed since the start went into those that were made
+        # fresh runs take no time, so all the time since the start was spent on the others
         pace = (time.monotonic() - self._started) / max(1, self._made)
         rest = f", about {format_duration(left * pace)} left" if left > 0 and self._made else ""
         took = "fresh" if outcome.fresh else format_duration(outcome.took)
-        return f"[{self.done}/{self.total}] {name}: {headline(outcome)} ({took}{rest})"
-
-    def drop(self, runs: int) -> None:
-        """Count runs out that are not needed after all."""
-        self.total -= runs
+        return f"[{self.done}/{self.total}] {name}: {_describe(outcome)} ({took}{rest})"
 
 
-def headline(outcome: Outcome) -> str:
-    """Return the metrics of a run in a few words, or that it failed."""
+def _describe(outcome: Outcome) -> str:
+    """Return the metrics of a run in a few words, or why it failed."""
     if outcome.code:
         return f"failed: {outcome.error}"
-    words = [f"{word} {_number(outcome.metrics[key])}" for key, word in _HEADLINE.items()]
-    return ", ".join(words)
-
-
-_HEADLINE = {"hIoU": "hIoU", "mIoU_seen": "S", "mIoU_unseen": "U"}
+    return ", ".join(f"{word} {_number(outcome.metrics[key])}" for key, word in SHOWN.items())
 
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.1f}"
-
-
-def circumstances(request: Request, config: Config, outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """Return command, machine and time of a set of runs, as facts of a table."""
-    from split_matching.pipeline.experiments.machine import describe_machine
-
-    seconds: dict[str, float] = {}
-    hosts: set[str] = set()
-    for outcome in outcomes:
-        seconds.update(outcome.seconds)
-        hosts |= outcome.hosts
-    elsewhere = sorted(hosts - {platform.node()})
-    total = sum(seconds.values())
-    return {
-        "command": request.command,
-        "machine": describe_machine(config.runtime.device),
-        "some of it made on": ", ".join(elsewhere),
-        "compute time": format_duration(total),
-        "seconds": round(total, 1),
-    }
-
-
-def write_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Write text files, each at once or not at all.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    with refusals_named(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            with atomic_write(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-
-
-def say(text: str) -> None:
-    """Print a line of progress."""
-    print(text, file=sys.stderr, flush=True)

@@ -43,10 +43,7 @@ ROOT = Path(__file__).parents[2]
             "argument --out: /etc/passwd is a file; expected",
         ),
         (["ablate", "--out", "/etc/passwd"], "argument --out: /etc/passwd is a file; expected a folder"),
-        (
-            ["tune", "--grid", "configs/tuning/shapes.yaml", "--out", "/etc/passwd"],
-            "argument --out: /etc/passwd is a file; expected a folder",
-        ),
+        (["tune"], "unknown stage 'tune'"),
         (["inspect", "quality", "--out", "x.png"], "inspect quality draws nothing: leave out --out"),
         (["inspect", "features", "--image", "a", "--out", "x.html"], "expected a name that ends in .png"),
         (["inspect", "pseudo_masks", "--out", "x.png"], "the gallery is a page; expected a name that ends in .html"),

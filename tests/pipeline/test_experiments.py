@@ -1,4 +1,4 @@
-"""Ablation and tuning: the statistics against slow loops, what is run, what is written, and what is never looked at."""
+"""Ablation: the statistics against slow loops, what is run, what is written, and what is never looked at on folds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import math
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from split_matching.configs.class_list import load_classes
@@ -25,20 +25,13 @@ from split_matching.errors import ConfigError
 from split_matching.pipeline import plan as plan_module
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.experiments import runs as experiments
-from split_matching.pipeline.experiments.files import (
-    GammaRecord,
-    opening_comment,
-    read_gammas,
-    read_grid,
-    set_file,
-    write_gammas,
-)
+from split_matching.pipeline.experiments.gammas import GammaRecord, format_gammas, read_gammas
 from split_matching.pipeline.experiments.machine import describe_machine
-from split_matching.pipeline.experiments.runs import Outcome, Request
+from split_matching.pipeline.experiments.runs import Outcome
+from split_matching.pipeline.experiments.variants import Repeat, Request, opening_comment, settings_key
 from split_matching.pipeline.plan import code_of
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.verbs import ablate as ablation
-from split_matching.pipeline.verbs import tune as tuning
 from split_matching.stages.pages.ablation.page import render_page
 from split_matching.stages.pages.ablation.statistics import (
     METRICS,
@@ -170,17 +163,25 @@ def test_a_sweep_is_read_with_the_configured_gamma_and_null_as_nan() -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+REPEATS = ("seed 0", "seed 1", "seed 2")
+
+
 def some_runs(gamma: float = 0.0) -> list[Run]:
     runs = [
-        Run(DEFAULT, seed, gamma, {0.0: dict.fromkeys(METRICS, 70.0 + seed), 0.1: dict.fromkeys(METRICS, 80.0)})
+        Run(
+            DEFAULT,
+            f"seed {seed}",
+            gamma,
+            {0.0: dict.fromkeys(METRICS, 70.0 + seed), 0.1: dict.fromkeys(METRICS, 80.0)},
+        )
         for seed in range(3)
     ]
-    single = [Run("single", seed, 0.0, {0.0: dict.fromkeys(METRICS, 50.0 - seed)}) for seed in (0, 2)]
+    single = [Run("single", f"seed {seed}", 0.0, {0.0: dict.fromkeys(METRICS, 50.0 - seed)}) for seed in (0, 2)]
     return [*runs, *single]
 
 
-def test_rows_pair_the_seeds_that_both_have() -> None:
-    (section,) = build_sections([DEFAULT, "single", "gone"], range(3), some_runs(), {})
+def test_rows_pair_the_runs_that_both_have() -> None:
+    (section,) = build_sections([DEFAULT, "single", "gone"], REPEATS, some_runs(), {})
     assert [row.variant for row in section.rows] == [DEFAULT, "single"]
     assert section.rows[0].differences == {}
     single = section.rows[1]
@@ -199,17 +200,18 @@ def test_rows_pair_the_seeds_that_both_have() -> None:
     ],
 )
 def test_which_tables_there_are(configured: float, tuned: dict[str, float], names: list[str]) -> None:
-    sections = build_sections([DEFAULT, "single"], range(3), some_runs(configured), tuned)
+    sections = build_sections([DEFAULT, "single"], REPEATS, some_runs(configured), tuned)
     assert [section.name for section in sections] == names
     assert sections[0].rows[0].metrics["hIoU"].mean == 71.0
     assert {row.variant: row.gamma for row in sections[-1].rows} == (tuned or {DEFAULT: configured, "single": 0.0})
 
 
 def a_table() -> Table:
-    sections = build_sections([DEFAULT, "single"], range(3), some_runs(), {DEFAULT: 0.1, "single": 0.1})
+    sections = build_sections([DEFAULT, "single"], REPEATS, some_runs(), {DEFAULT: 0.1, "single": 0.1})
     variants = (Variant(DEFAULT), Variant("single", "a.yaml", "a <b>| c", {"train.matching": ("1", "2")}, DEFAULT))
     facts = {"command": "run <it>", "machine": "M", "some of it made on": "", "seconds": 7300.0}
-    return Table("shapes", (0, 1, 2), variants, sections, (("single", 1, "<script>x"),), ("a note",), facts)
+    failures = (("single", "seed 1", "<script>x"),)
+    return Table("shapes", REPEATS, "3 seeds", variants, sections, failures, ("a note",), facts)
 
 
 def test_markdown_has_every_row_and_fact() -> None:
@@ -261,42 +263,11 @@ def test_machine_is_one_line() -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no key to search"),
-        ("mode: random\ntrain.lr: [1.0e-3]", "mode is 'random'; expected one of: coordinate, product"),
-        ("train.lr: 0.1", "expected a list of the values to try"),
-        ("train.lr: []", "expected a list of the values to try"),
-        ("train: [1]", "unknown key train"),
-        ("data.fold: [0, 1]", "data.fold cannot be searched"),
-        ("data.classes: [voc]", "data.classes cannot be searched"),
-        ("train.seed: [0, 1]", "train.seed cannot be searched"),
-        ("evaluate.gamma: [0.1]", "evaluate.gamma cannot be searched"),
-        ("shapes.seed: [1]", "shapes.seed cannot be searched"),
-    ],
-)
-def test_a_wrong_grid_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "grid.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match="^" + str(path)) as caught:
-        read_grid(path)
-    assert message in str(caught.value)
-
-
-def test_a_choice_is_a_set_file(tmp_path: Path) -> None:
-    path = tmp_path / "choice.yaml"
-    chosen = {"pseudo_masks.merge": 0.85, "pseudo_masks.windows": [2, 4], "train.lr": 1e-5, "evaluate.gamma": 0.05}
-    path.write_text(set_file(chosen, "two\nlines"))
-    config = load_config("shapes", [path])
-    assert (config.pseudo_masks.windows, config.train.lr, config.evaluate.gamma) == ((2, 4), 1e-5, 0.05)
-    assert opening_comment(path) == "two lines"
-
-
 def test_gammas_are_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "gammas.yaml"
     records = {"default": GammaRecord(0.05, "ab12"), "no_mfe": GammaRecord(0.0, "00e1")}
-    path.write_text(write_gammas(records, "words"))
+    path.write_text(format_gammas(records, "words"))
+    assert opening_comment(path) == "words"
     assert read_gammas(path) == records
     path.write_text("default: 0.05")
     with pytest.raises(ConfigError, match="expected gamma and settings"):
@@ -309,13 +280,6 @@ def test_every_ablation_says_what_it_shows_and_changes_something() -> None:
         assert len(opening_comment(path)) > 20, path
         load_config("shapes", [path])  # what it changes may be the default one day, so that is not asked
     assert load_config("shapes", [ROOT / "configs" / "ablations" / "single.yaml"]) != default
-
-
-def test_the_grids_are_accepted() -> None:
-    for path in (ROOT / "configs" / "tuning").glob("*.yaml"):
-        for key, choices in read_grid(path).values.items():
-            for value in choices:
-                load_config(path.stem, overrides=[f"{key}={json.dumps(value)}"])
 
 
 # --- running, with the evaluation replaced ----------------------------------------------------------------------------
@@ -349,9 +313,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Callable[[Score], list[Config]]:
 
 
 def request(tmp_path: Path, **more: Any) -> Request:
-    # the searched settings start from fixed values here, whatever the data set's own config says
-    start = ("pseudo_masks.merge=0.9", "evaluate.candidate_weight=1.0")
-    overrides = ("clip.weights=random", *start, f"runtime.artifacts={json.dumps(str(tmp_path))}")
+    overrides = ("clip.weights=random", f"runtime.artifacts={json.dumps(str(tmp_path))}")
     return Request("shapes", **{"overrides": overrides, **more})
 
 
@@ -402,7 +364,7 @@ def test_a_failing_variant_is_reported_and_the_others_go_on(tmp_path, variants, 
     ran(lambda config: "loss is not finite" if not config.decoder.mfe and config.train.seed == 0 else 50.0)
     assert ablation.ablate(request(tmp_path, variants=variants, seeds=2)) == 1
     table = table_of(tmp_path)
-    assert table["failures"] == [["no_mfe", 0, "loss is not finite"]]
+    assert table["failures"] == [["no_mfe", "seed 0", "loss is not finite"]]
     rows = {row["variant"]: row for row in table["sections"][0]["rows"]}
     assert rows["no_mfe"]["metrics"]["hIoU"]["count"] == 1 and rows["single"]["metrics"]["hIoU"]["count"] == 2
     lines = capsys.readouterr().err.splitlines()
@@ -470,8 +432,8 @@ def test_missing_data_is_said_once_and_nothing_runs(tmp_path, ran, capsys) -> No
 def test_gammas_chosen_on_folds_make_a_table_of_their_own(tmp_path, variants, ran) -> None:
     configs = ran(by_matching)
     asked = request(tmp_path, variants=variants[:2])
-    assert tuning.tune_gamma(Request(**{**asked.__dict__, "name": "gamma"}), folds=2) == 0
-    assert [config.data.fold for config in configs] == [0, 1] * 3
+    assert ablation.ablate(replace(asked, on_folds=True, folds=2)) == 0
+    assert [config.data.fold for config in configs] == [0] * 3 + [1] * 3
     assert ablation.ablate(asked) == 0
     table = table_of(tmp_path)
     uncalibrated, tuned = table["sections"]
@@ -483,11 +445,11 @@ def test_gammas_chosen_on_folds_make_a_table_of_their_own(tmp_path, variants, ra
 
 def test_a_gamma_chosen_for_other_settings_is_not_used(tmp_path, variants, ran) -> None:
     ran(by_matching)
-    asked = request(tmp_path, variants=variants[:2], name="gamma")
-    assert tuning.tune_gamma(asked, folds=2) == 0
+    asked = request(tmp_path, variants=variants[:2], name="long")
+    assert ablation.ablate(replace(asked, on_folds=True, folds=2)) == 0
     variant(tmp_path, "single", "train: {matching: single, steps: 9}")
     assert ablation.ablate(asked) == 0
-    table = table_of(tmp_path, "gamma")
+    table = table_of(tmp_path, "long")
     assert [row["variant"] for row in table["sections"][1]["rows"]] == ["default", "no_mfe"]
     assert any("holds no gamma for single as it is now" in note for note in table["notes"])
 
@@ -495,8 +457,8 @@ def test_a_gamma_chosen_for_other_settings_is_not_used(tmp_path, variants, ran) 
 def test_a_recorded_gamma_outside_the_sweep_is_added_to_it(tmp_path, ran) -> None:
     configs = ran(by_matching)
     asked = request(tmp_path)
-    record = GammaRecord(0.07, experiments.settings_key(load_config("shapes", overrides=asked.overrides)))
-    (tmp_path / "g.yaml").write_text(write_gammas({"any": record}, "c"))
+    record = GammaRecord(0.07, settings_key(load_config("shapes", overrides=asked.overrides)))
+    (tmp_path / "g.yaml").write_text(format_gammas({"any": record}, "c"))
     assert ablation.ablate(asked, tmp_path / "g.yaml") == 0
     assert set(configs[0].evaluate.gamma_sweep) > {0.0, 0.07}
     assert table_of(tmp_path)["sections"][1]["rows"][0]["gamma"] == 0.07
@@ -504,7 +466,7 @@ def test_a_recorded_gamma_outside_the_sweep_is_added_to_it(tmp_path, ran) -> Non
 
 def test_settings_key_ignores_seed_fold_and_gamma_only() -> None:
     def key(*overrides: str) -> str:
-        return experiments.settings_key(load_config("shapes", overrides=["clip.weights=random", *overrides]))
+        return settings_key(load_config("shapes", overrides=["clip.weights=random", *overrides]))
 
     for same in ("train.seed=3", "data.fold=1", "data.folds=5", "evaluate.gamma=0.2", "evaluate.gamma_sweep=[0.5]"):
         assert key(same) == key()
@@ -533,124 +495,100 @@ def test_code_that_is_edited_during_a_run_does_not_count(monkeypatch: pytest.Mon
     code_of.cache_clear()
 
 
-# --- tuning -----------------------------------------------------------------------------------------------------------
+# --- folds of the seen classes ----------------------------------------------------------------------------------------
 
 
-def by_grid(config: Config) -> float:
-    """Best at merge 0.8 and weight 0.5, where the weight matters more; folds and seeds differ."""
-    bonus = 10 if config.train.steps == 1200 else 0
-    return (
-        bonus
-        + 70
-        - 10 * abs(config.pseudo_masks.merge - 0.8)
-        - 20 * abs(config.evaluate.candidate_weight - 0.5)
-        + config.data.fold
-        + config.train.seed
-    )
+def by_fold(config: Config) -> float:
+    """Single matching is worse, and folds and seeds differ."""
+    assert config.data.fold is not None
+    return by_matching(config) + 10 * config.data.fold
 
 
-@pytest.fixture
-def grid(tmp_path: Path) -> Callable[[str], Path]:
-    def write(mode: str) -> Path:
-        path = tmp_path / "grid.yaml"
-        path.write_text(f"mode: {mode}\npseudo_masks.merge: [0.7, 0.8]\nevaluate.candidate_weight: [0.5, 1]\n")
-        return path
-
-    return write
-
-
-def tried(tmp_path: Path) -> list[tuple[float, float]]:
-    record = json.loads((tmp_path / "shapes" / "tuning" / "main" / "tune.json").read_text())
-    return [tuple(point["values"].values()) for point in record["points"]]
-
-
-def test_coordinate_search_goes_on_from_the_best(tmp_path, ran, grid, capsys) -> None:
-    configs = ran(by_grid)
-    assert tuning.tune(request(tmp_path, seeds=2), grid("coordinate"), folds=3) == 0
-    assert tried(tmp_path) == [(0.9, 1.0), (0.7, 1.0), (0.8, 1.0), (0.8, 0.5)]
-    assert len(configs) == 4 * 3 * 2
-    assert {(config.data.fold, config.train.seed) for config in configs} == {(f, s) for f in range(3) for s in (0, 1)}
-    choice = tmp_path / "shapes" / "tuning" / "main" / "choice.yaml"
-    assert yaml.safe_load(choice.read_text()) == {
-        "pseudo_masks": {"merge": 0.8},
-        "evaluate": {"candidate_weight": 0.5, "gamma": 0.1},
+def test_folds_give_the_table_of_variants_and_their_gammas(tmp_path, variants, ran, capsys) -> None:
+    configs = ran(by_fold)
+    asked = request(tmp_path, variants=variants[:2], seeds=2, on_folds=True, folds=3)
+    assert ablation.ablate(asked) == 0
+    assert {(config.data.folds, config.data.fold, config.train.seed) for config in configs} == {
+        (3, fold, seed) for fold in range(3) for seed in (0, 1)
     }
-    assert load_config("shapes", [choice]).evaluate.gamma == 0.1
-    captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1] == str(choice)
-    assert (
-        "merge=0.8 evaluate.candidate_weight=0.5: S 80.0 ± 0.0, U 60.0 ± 0.0, hIoU 71.5 ± 1.0 at gamma 0.1"
-        in captured.out
+    assert len(configs) == 3 * 3 * 2
+    folder = tmp_path / "shapes" / "folds" / "main"
+    table = json.loads((folder / "table.json").read_text())
+    assert table["repeats"][:3] == ["fold 0, seed 0", "fold 0, seed 1", "fold 1, seed 0"]
+    assert table["over"] == "3 folds of the seen classes, 2 seeds each"
+    uncalibrated, tuned = table["sections"]
+    assert [row["gamma"] for row in tuned["rows"]] == [0.1] * 3
+    assert tuned["rows"][0]["metrics"]["hIoU"]["mean"] == pytest.approx(90.5)  # of 80, 81, 90, 91, 100, 101
+    assert tuned["rows"][2]["differences"]["hIoU"] == pytest.approx(
+        {"mean": -20.0, "deviation": 0.0, "count": 6, "agree": 6}
     )
+    assert len(uncalibrated["rows"]) == 3
+    assert any("no unseen class is scored" in note for note in table["notes"])
+    assert {(run["fold"], run["seed"]) for run in table["runs"]} == {(f, s) for f in range(3) for s in (0, 1)}
+    gammas = read_gammas(folder / "gammas.yaml")
+    assert {name: record.gamma for name, record in gammas.items()} == {"default": 0.1, "no_mfe": 0.1, "single": 0.1}
+    assert "no unseen class was looked at" in opening_comment(folder / "gammas.yaml")
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == str(folder / "ablation.html")
+    assert "mean ± sample deviation over 3 folds of the seen classes, 2 seeds each" in captured.out
+    assert captured.err.startswith("[1/18] default, fold 0, seed 0: hIoU 79.9")
+    assert '<th class="n">fold 2, seed 1</th>' in (folder / "ablation.html").read_text()
 
 
-def test_product_search_tries_every_combination(tmp_path, ran, grid) -> None:
-    ran(by_grid)
-    assert tuning.tune(request(tmp_path), grid("product"), folds=2) == 0
-    assert tried(tmp_path) == [(0.9, 1.0), (0.7, 0.5), (0.7, 1.0), (0.8, 0.5), (0.8, 1.0)]
+def test_without_a_number_the_folds_are_those_of_the_config(tmp_path, ran) -> None:
+    configs = ran(by_fold)
+    arguments = ["ablate", "--artifacts", str(tmp_path), "--set", "clip.weights=random"]
+    assert main([*arguments, "--folds"]) == 0
+    folds = load_config("shapes").data.folds
+    assert [(config.data.fold, config.train.seed) for config in configs] == [(fold, 0) for fold in range(folds)]
 
 
-def test_present_settings_stay_if_nothing_is_better(tmp_path, ran, grid) -> None:
-    ran(lambda config: 50.0)
-    assert tuning.tune(request(tmp_path), grid("coordinate"), folds=2) == 0
-    chosen = json.loads((tmp_path / "shapes" / "tuning" / "main" / "tune.json").read_text())["chosen"]
-    assert chosen["values"] == {"pseudo_masks.merge": 0.9, "evaluate.candidate_weight": 1.0}
+def test_a_variant_with_a_failed_fold_gets_no_gamma(tmp_path, variants, ran) -> None:
+    ran(lambda config: "no memory" if not config.decoder.mfe and config.data.fold == 1 else 50.0)
+    assert ablation.ablate(request(tmp_path, variants=variants, on_folds=True, folds=2)) == 1
+    folder = tmp_path / "shapes" / "folds" / "main"
+    assert list(read_gammas(folder / "gammas.yaml")) == ["default", "single", "twin"]
+    table = json.loads((folder / "table.json").read_text())
+    assert table["failures"] == [["no_mfe", "fold 1, seed 0", "no memory"]]
+    assert table["sections"][0]["rows"][1]["metrics"]["hIoU"]["count"] == 1
 
 
-def test_a_failing_point_is_out_and_the_others_go_on(tmp_path, ran, grid) -> None:
-    configs = ran(lambda config: "no memory" if config.pseudo_masks.merge == 0.9 else by_grid(config))
-    assert tuning.tune(request(tmp_path), grid("coordinate"), folds=3) == 1
-    record = json.loads((tmp_path / "shapes" / "tuning" / "main" / "tune.json").read_text())
-    assert record["points"][0]["error"] == "no memory" and record["chosen"]["values"]["pseudo_masks.merge"] == 0.8
-    assert sum(config.pseudo_masks.merge == 0.9 for config in configs) == 1  # the point's other folds are spared
-
-
-def test_no_choice_is_written_if_everything_fails(tmp_path, ran, grid) -> None:
+def test_all_folds_failing_gives_no_gamma_and_a_table(tmp_path, ran) -> None:
     ran(lambda config: "no memory")
-    assert tuning.tune(request(tmp_path), grid("coordinate"), folds=3) == 1
-    folder = tmp_path / "shapes" / "tuning" / "main"
-    assert [path.name for path in folder.iterdir()] == ["tune.json"]
+    assert ablation.ablate(request(tmp_path, on_folds=True, folds=2)) == 1
+    folder = tmp_path / "shapes" / "folds" / "main"
+    assert read_gammas(folder / "gammas.yaml") == {}
+    assert (folder / "table.md").is_file()
 
 
-def test_interrupted_tuning_writes_nothing(tmp_path, ran, grid) -> None:
+def test_interrupted_folds_write_nothing(tmp_path, ran) -> None:
     ran(lambda config: "interrupt")
-    assert tuning.tune(request(tmp_path), grid("coordinate"), folds=3) == 130
-    assert tuning.tune_gamma(request(tmp_path)) == 130
+    assert ablation.ablate(request(tmp_path, on_folds=True)) == 130
     assert not (tmp_path / "shapes").exists()
 
 
-def test_tuning_runs_no_config_without_a_fold(tmp_path, variants, ran, grid) -> None:
+def test_folds_run_no_config_that_sees_the_unseen_classes(tmp_path, variants, ran) -> None:
     configs = ran(lambda config: 50.0)
-    tuning.tune(request(tmp_path), grid("product"), folds=2)
-    tuning.tune_gamma(request(tmp_path, variants=variants))
+    ablation.ablate(request(tmp_path, variants=variants, on_folds=True))
     assert configs and all(config.data.fold is not None for config in configs)
-    ran_before = len(configs)
-    with pytest.raises(ValueError, match=r"no config without data\.fold"):
-        tuning.evaluate_on_folds(experiments.Evaluations(), {(0, 0): configs[0], (1, 0): load_config("shapes")})
-    assert len(configs) == ran_before
+    with pytest.raises(ValueError, match="chosen on folds alone"):
+        ablation.choose_gammas({("default", Repeat(0)): Outcome(metrics=metrics_of(50.0))})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of the arguments --grid --gamma-only is required"),
-        (["--grid", "none.yaml"], "none.yaml: no such file"),
-        (["--grid", "{tmp}/g.yaml", "--set-file", "{tmp}/g.yaml"], "lay files under it with --base"),
-        (["--grid", "{tmp}/g.yaml", "--set", "data.fold=0"], "--set data.fold: it is set for every run here"),
-        (["--grid", "{tmp}/g.yaml", "--folds", "1"], "data.folds"),
-        (["--grid", "{tmp}/g.yaml", "--folds", "99"], "lower it"),
-        (["--grid", "{tmp}/bad.yaml"], "bad.yaml: pseudo_masks.merge is 7"),
-        (["--grid", "{tmp}/key.yaml"], "key.yaml: unknown key pseudo_masks.merges"),
-        (["--gamma-only", "--set", "train.seed=1"], "--set train.seed"),
+        (["--folds", "1"], "data.folds"),
+        (["--folds", "99"], "lower it"),
+        (["--folds", "-1"], "argument --folds: -1 is not at least 1"),
+        (["--folds", "--set", "train.seed=1"], "--set train.seed: it is set for every run here"),
+        (["--folds", "--set", "data.fold=0"], "--set data.fold: it is set for every run here"),
+        (["--folds", "--gammas", "g.yaml"], "argument --gammas: not allowed with argument --folds"),
     ],
 )
-def test_wrong_use_of_tune_runs_nothing(tmp_path, ran, capsys, arguments: list[str], message: str) -> None:
-    configs = ran(by_grid)
-    (tmp_path / "g.yaml").write_text("pseudo_masks.merge: [0.8]\n")
-    (tmp_path / "bad.yaml").write_text("pseudo_masks.merge: [0.8, 7]\n")
-    (tmp_path / "key.yaml").write_text("pseudo_masks.merges: [0.8]\n")
-    given = [argument.format(tmp=tmp_path) for argument in arguments]
-    assert main(["tune", "--artifacts", str(tmp_path / "a"), "--set", "clip.weights=random", *given]) == 2
+def test_wrong_use_of_folds_runs_nothing(tmp_path, ran, capsys, arguments: list[str], message: str) -> None:
+    configs = ran(by_fold)
+    assert main(["ablate", "--artifacts", str(tmp_path / "a"), "--set", "clip.weights=random", *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1
     assert configs == []
@@ -660,8 +598,8 @@ def test_several_at_once_give_every_outcome(tmp_path: Path) -> None:
     """In processes of their own; without data they fail fast, and that too comes back."""
     overrides = ["clip.weights=random", f"runtime.artifacts={tmp_path}"]
     configs = {seed: load_config("voc", overrides=[*overrides, f"train.seed={seed}"]) for seed in range(3)}
-    with experiments.Evaluations(jobs=2) as evaluations:
-        outcomes = dict(evaluations.run(configs))
+    with experiments.EvaluationPool(jobs=2) as pool:
+        outcomes = dict(pool.run(configs))
     assert sorted(outcomes) == [0, 1, 2]
     assert all(outcome.code == 3 and "data.root" in outcome.error for outcome in outcomes.values())
 
@@ -717,17 +655,20 @@ def relabel(source: Path, target: Path, ids: Sequence[int]) -> Path:
     return target
 
 
-def test_tuning_is_blind_to_unseen_classes(tmp_path: Path) -> None:
+def test_folds_are_blind_to_unseen_classes(tmp_path: Path) -> None:
     unseen = sorted(load_classes("shapes").unseen_ids)
     assert main(["RenderShapes", "--artifacts", str(tmp_path / "data"), "--quiet", "--set", *REAL]) == 0
     tree = next((tmp_path / "data" / "shapes" / "shapes").iterdir())
-    (tmp_path / "grid.yaml").write_text("evaluate.candidate_weight: [0.3, 1.0]\n")  # 0.3 is where it starts
-    points, contents, weights = [], [], []
+    lighter = variant(tmp_path, "lighter", "evaluate: {candidate_weight: 0.3}")
+    base = variant(tmp_path, "heavy", "evaluate: {candidate_weight: 1.0}")
+    tables, gammas, contents, weights = [], [], [], []
     for name, root in (("a", tree), ("b", relabel(tree, tmp_path / "changed", unseen))):
         place = ["--artifacts", str(tmp_path / name), "--set", *REAL, "data.layout=voc", f"data.root={root}"]
-        assert main(["tune", *place, "--grid", str(tmp_path / "grid.yaml"), "--folds", "2"]) == 0
+        assert main(["ablate", *place, "--base", str(base), "--set-file", str(lighter), "--folds", "2"]) == 0
         folder = tmp_path / name / "shapes"
-        points.append(json.loads((folder / "tuning" / "grid" / "tune.json").read_text())["points"])
+        table = json.loads((folder / "folds" / "main" / "table.json").read_text())
+        tables.append([table["sections"], [run["metrics"] for run in table["runs"]]])
+        gammas.append(read_gammas(folder / "folds" / "main" / "gammas.yaml"))
         manifests = [json.loads(path.read_text()) for path in (folder / "evaluate").rglob("manifest.json")]
         assert len(manifests) == 4
         assert all(manifest["config"]["data"]["fold"] is not None for manifest in manifests)
@@ -743,5 +684,6 @@ def test_tuning_is_blind_to_unseen_classes(tmp_path: Path) -> None:
         if path.read_bytes() != (tmp_path / "changed" / path.relative_to(tree)).read_bytes()
     ]
     assert {path.name.partition("_")[0] for path in changed} == {"train", "val"}  # there was something to see
-    assert points[0] == points[1]
+    assert tables[0] == tables[1]
+    assert gammas[0] == gammas[1] and len(gammas[0]) == 2
     assert contents[0] == contents[1] and weights[0] == weights[1] and len(weights[0]) == 2

@@ -32,12 +32,12 @@ def render_page(table: Table, comparisons: Sequence[Comparison] = ()) -> str:
 def _describe_section(section: TableSection) -> dict[str, Any]:
     values = {row.variant: row.metrics["hIoU"].values for row in section.rows}
     uri = draw_intervals(values, title="hIoU by variant", xlabel="hIoU, percent") if values else ""
-    per_seed = [(row.variant, row.metrics["hIoU"].values) for row in section.rows]
+    per_repeat = [(row.variant, row.metrics["hIoU"].values) for row in section.rows]
     return {
         "name": section.name,
         "title": section.title,
         "headings": headings(section),
         "rows": [cells(section, row) for row in section.rows],
         "uri": uri,
-        "per_seed": per_seed,
+        "per_repeat": per_repeat,
     }

@@ -1,7 +1,7 @@
-"""Numbers of several runs: means over seeds, paired differences, and the choice of gamma.
+"""Numbers of several runs: means over runs, paired differences, and the choice of gamma.
 
 Plain functions on numbers: nothing here knows how the runs were made. A deviation is the sample deviation (n - 1) over
-seeds. Two variants are compared seed by seed, because runs of one seed share their initial weights and the order of
+runs. Two variants are compared run by run, because two runs of one seed share their initial weights and the order of
 their images: the deviation of the difference is then smaller than that of either. A number that is undefined in a run
 (NaN: no class of a group occurs) is left out of means, and a pair with one such number is left out of differences.
 
@@ -43,7 +43,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant minus the default, paired by seed.
+    """A variant minus the default, paired by run.
 
     Args:
         mean: mean of the differences; NaN without a pair.
@@ -67,11 +67,11 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired_difference(values: Sequence[float], base: Sequence[float]) -> Difference:
-    """Compare two variants seed by seed.
+    """Compare two variants run by run.
 
     Args:
         values: (n,) of the variant, NaN where undefined or missing.
-        base: (n,) of the default, same seeds in the same order.
+        base: (n,) of the default, same runs in the same order.
 
     Returns:
         `values - base` over the pairs of which both are defined.

@@ -20,7 +20,7 @@ def format_spread(value: Spread) -> str:
 
 
 def format_difference(value: Difference | None) -> str:
-    """Return `+1.2 ± 0.4 (5/5)`: mean, deviation, and in how many seeds the sign is that of the mean."""
+    """Return `+1.2 ± 0.4 (5/5)`: mean, deviation, and in how many runs the sign is that of the mean."""
     if value is None or not value.count:
         return UNDEFINED
     return f"{_add_deviation(f'{value.mean:+.1f}', value.deviation)} ({value.agree}/{value.count})"
@@ -58,7 +58,7 @@ def to_markdown(table: Table) -> str:
         lines += [_join_cells(aligned), *(_join_cells(cells(section, row)) for row in section.rows), ""]
     lines += [_explain(table), ""]
     lines += [f"- `{variant.name}`: {_describe(variant)}" for variant in table.variants]
-    lines += [f"- failed: `{name}` seed {seed}: {message}" for name, seed, message in table.failures]
+    lines += [f"- failed: `{name}`, {repeat}: {message}" for name, repeat, message in table.failures]
     lines += [f"- note: {note}" for note in table.notes]
     facts = [f"{name}: `{value}`" if name == "command" else f"{name}: {value}" for name, value in text_facts(table)]
     return "\n".join([*lines, "", "; ".join(facts)]).rstrip() + "\n"
@@ -69,10 +69,9 @@ def _join_cells(values: Sequence[str]) -> str:
 
 
 def _explain(table: Table) -> str:
-    seeds = f"{len(table.seeds)} seed{'' if len(table.seeds) == 1 else 's'}"
     return (
-        f"In percent on the validation split of {table.dataset}: mean ± sample deviation over {seeds}. Δ is the "
-        f"difference to `{DEFAULT}`, paired by seed; in brackets, in how many seeds it has the sign of the mean."
+        f"In percent on the validation split of {table.dataset}: mean ± sample deviation over {table.over}. Δ is the "
+        f"difference to `{DEFAULT}`, paired by run; in brackets, in how many runs it has the sign of the mean."
     )
 
 

@@ -40,13 +40,13 @@ class Run:
 
     Args:
         variant: name of the variant.
-        seed: seed of its training.
+        repeat: which of the variant's runs, e.g. "seed 0".
         gamma: gamma that its config sets.
         sweep: metrics at every gamma that it tried, its own among them.
     """
 
     variant: str
-    seed: int
+    repeat: str
     gamma: float
     sweep: Sweep
 
@@ -76,31 +76,33 @@ class Table:
 
     Args:
         dataset: its name.
-        seeds: seeds of training, the order of all per-seed values.
+        repeats: the runs of each variant, e.g. "seed 0"; the order of all values.
+        over: what the means are over, e.g. "5 seeds".
         variants: in the order of the rows.
         sections: see `TableSection`.
-        failures: (variant, seed, message) of runs that failed.
+        failures: (variant, repeat, message) of runs that failed.
         notes: remarks to show beside the table.
         facts: command, machine and time by name, as text; `seconds` as a number.
     """
 
     dataset: str
-    seeds: tuple[int, ...]
+    repeats: tuple[str, ...]
+    over: str
     variants: tuple[Variant, ...]
     sections: tuple[TableSection, ...]
-    failures: tuple[tuple[str, int, str], ...] = ()
+    failures: tuple[tuple[str, str, str], ...] = ()
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build_sections(
-    names: Sequence[str], seeds: Sequence[int], runs: Sequence[Run], tuned: Mapping[str, float]
+    names: Sequence[str], repeats: Sequence[str], runs: Sequence[Run], tuned: Mapping[str, float]
 ) -> tuple[TableSection, ...]:
     """Arrange runs as tables: not calibrated, as configured where that differs, and with the recorded gammas.
 
     Args:
         names: variants in order; `DEFAULT` among them.
-        seeds: seeds in order.
+        repeats: the runs of each variant, in order.
         runs: finished runs.
         tuned: gamma by variant, as chosen on folds of seen classes; variants without one have no row there.
 
@@ -115,18 +117,18 @@ def build_sections(
         rules.append(("configured", "As configured", configured))
     if tuned:
         rules.append(("tuned", "Each variant with its gamma chosen on folds of seen classes", tuned))
-    return tuple(TableSection(name, title, _build_rows(names, seeds, runs, gammas)) for name, title, gammas in rules)
+    return tuple(TableSection(name, title, _build_rows(names, repeats, runs, gammas)) for name, title, gammas in rules)
 
 
 def _build_rows(
-    names: Sequence[str], seeds: Sequence[int], runs: Sequence[Run], gammas: Mapping[str, float]
+    names: Sequence[str], repeats: Sequence[str], runs: Sequence[Run], gammas: Mapping[str, float]
 ) -> tuple[TableRow, ...]:
     """Return the rows of the variants that have a gamma and at least one finished run."""
-    sweeps = {(run.variant, run.seed): run.sweep for run in runs}
+    sweeps = {(run.variant, run.repeat): run.sweep for run in runs}
     measured = {
-        name: metrics_at([sweeps.get((name, seed)) for seed in seeds], gammas[name])
+        name: metrics_at([sweeps.get((name, repeat)) for repeat in repeats], gammas[name])
         for name in names
-        if name in gammas and any((name, seed) in sweeps for seed in seeds)
+        if name in gammas and any((name, repeat) in sweeps for repeat in repeats)
     }
     base = measured.get(DEFAULT)
     rows = []

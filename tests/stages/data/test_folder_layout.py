@@ -15,7 +15,7 @@ from split_matching.configs.class_list import ClassEntry, classes_of
 from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.cli import main
-from split_matching.pipeline.experiments.runs import Request
+from split_matching.pipeline.experiments.variants import Request
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.stages.data.images import read_image, read_mask
