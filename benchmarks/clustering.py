@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from benchmarks.measure import Check, Options, Report, Side, main, synchronise
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import PseudoMasksConfig
-from split_matching.stages.candidates.clusters import partition, smoothed, spherical_kmeans, window_seeds
-from split_matching.stages.candidates.pseudo_masks import pseudo_masks
-from split_matching.stages.candidates.torch_clusters import partitions
+from split_matching.stages.candidates.clustering import cluster, multiscale_faiss, multiscale_torch
+from split_matching.stages.candidates.clustering.faiss_kmeans import smooth, spherical_kmeans
+from split_matching.stages.candidates.pseudo_masks import remove_annotated
 
 PATCH, WIDTH = 8, 128  # of the CLIP of `shapes`, see configs/clip/shapes-vit.json
 
@@ -43,12 +43,12 @@ def compare(name: str, grid: int, width: int, config: PseudoMasksConfig, images:
     bare, whole, count = [], [], 0
     for index in range(images + 2):
         dense = planted(grid, width, index)
-        mixed = smoothed(dense, config.smooth)
-        seeds, points = window_seeds(mixed, config.windows), mixed.reshape(-1, width)
+        mixed = smooth(dense, config.smooth)
+        seeds, points = multiscale_faiss.window_seeds(mixed, config.windows), mixed.reshape(-1, width)
         start = time.perf_counter()
         spherical_kmeans(points, seeds, config.iterations)
         middle = time.perf_counter()
-        labels = pseudo_masks(dense, annotated, config)
+        labels = remove_annotated(cluster(dense, config), annotated, config)
         end = time.perf_counter()
         if labels.max() == 0:
             raise SystemExit("the planted partition gave no region: the comparison means nothing")
@@ -71,10 +71,9 @@ def engines(grid: int, width: int, config: PseudoMasksConfig, options: Options) 
     samples: tuple[list[float], list[float]] = ([], [])
     for number in range(1 + (1 if options.quick else 20)):
         start = time.perf_counter()
-        for image in images:
-            partition(image, config)
+        multiscale_faiss.cluster(images, config, "cpu")
         middle = time.perf_counter()
-        partitions(images, config, options.device)
+        multiscale_torch.cluster(images, config, options.device)
         synchronise()
         end = time.perf_counter()
         if number:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from split_matching.configs.clusterings import find_clustering
 from split_matching.configs.section import IDENTITY, RUNTIME, Section
 
 Positive = Annotated[int, Field(ge=1)]
@@ -171,17 +172,20 @@ class FeaturesConfig(Section):
 class PseudoMasksConfig(Section):
     """Pseudo masks: clustering the dense features of one image (paper: cluster; choice: how)."""
 
-    method: Literal["multiscale", "kmeans"] = Field(
-        "multiscale", description="Seeds from sliding windows (after CLIP-ZSS), or plain k-means."
+    method: str = Field(
+        "multiscale",
+        description="multiscale: seeds from sliding windows (after CLIP-ZSS); kmeans: plain k-means; or your own, see "
+        "configs/clusterings.py.",
     )
     block: Positive | None = Field(
         None,
         description="Cluster the tokens of this block (one of features.decoder_blocks) instead of the dense features.",
     )
-    engine: Literal["faiss", "torch"] = Field(
+    engine: str = Field(
         "faiss",
-        description="Who runs k-means: faiss on the CPU, an image a thread, or torch on runtime.device, many images at "
-        "once. Assignments are the same, ties and last bits aside; which is faster on a GPU was not measured.",
+        description="What runs the method. faiss: on the CPU, an image a thread; torch: on runtime.device, many images "
+        "at once. Both give the same assignments except for ties and last bits; which is faster on a GPU was not "
+        "measured.",
     )
     smooth: Fraction = Field(
         0.5, description="Weight of a cell's 3x3 neighbourhood mean against the cell itself, before clustering."
@@ -197,9 +201,8 @@ class PseudoMasksConfig(Section):
     seed: NonNegative = Field(0, description="Seed of plain k-means.")
 
     @model_validator(mode="after")
-    def _seeds_are_windows(self) -> PseudoMasksConfig:
-        if self.engine == "torch" and self.method == "kmeans":
-            raise ValueError("pseudo_masks.engine torch has no seeds for method kmeans: set engine faiss")
+    def _clustering_exists(self) -> PseudoMasksConfig:
+        find_clustering(self.method, self.engine)
         return self
 
 

@@ -186,8 +186,10 @@ class Stage:
         return digest(parts)
 
     def import_module(self) -> ModuleType:
-        """Import the module that does the work; the fingerprint of its code is taken before, and kept."""
+        """Import what does the work; the fingerprint of its code is taken before, and kept."""
         assert self.code
+        for module in self.chosen:
+            importlib.import_module(module)
         return importlib.import_module(self.module)
 
     # --- its place in the cache

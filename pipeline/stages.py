@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from split_matching.cache.keys import ROOMS
+from split_matching.configs.clusterings import Clustering, find_clustering
 from split_matching.configs.schema import Config, evaluates_images
 from split_matching.pipeline.plan import Files, Plan, Stage
 from split_matching.stages.data.source import load_layout
@@ -112,12 +113,17 @@ class ClusterPseudoMasks(Stage):
         return f"split_matching.stages.candidates.{'pseudo_masks' if self.config.features.persist else 'fused'}"
 
     @property
+    def chosen(self) -> tuple[str, ...]:
+        """The method that clusters, on its engine."""
+        return (*super().chosen, clustering(self.config).module)
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The settings of the chosen method only: those of another one change nothing."""
-        clustering = (*clustering_fields(self.config), *masks(self.config), "classes.seen_ids")
+        found = (*clustering_fields(self.config), *masks(self.config), "classes.seen_ids")
         if self.config.features.persist:
-            return clustering
-        return (*CLIP, "features", "regions", *clustering, *images(self.config))
+            return found
+        return (*CLIP, "features", "regions", *found, *images(self.config))
 
     @property
     def builds_on(self) -> Mapping[str, Files]:
@@ -201,6 +207,12 @@ class Evaluate(Stage):
         return self.config.evaluate.predictor == "decoder"
 
     @property
+    def chosen(self) -> tuple[str, ...]:
+        """The clustering where a baseline names clusters."""
+        clusters = self.config.evaluate.predictor == "regions"
+        return (*super().chosen, *([clustering(self.config).module] if clusters else []))
+
+    @property
     def embeds_regions(self) -> bool:
         """Whether CLIP is shown predicted or clustered regions of the image."""
         return self.config.evaluate.fusion > 0 or not self.trained
@@ -240,6 +252,11 @@ class Report(Stage):
     reads = ("report", "pseudo_masks", "data", "clip.weights", "classes.all", "classes.published")
     output = "report.html"
     unit = "examples"
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """It clusters the images that it shows."""
+        return (*super().chosen, clustering(self.config).module)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -285,10 +302,14 @@ def fields(config: Config, section: str, without: tuple[str, ...]) -> tuple[str,
     return tuple(f"{section}.{name}" for name in type(getattr(config, section)).model_fields if name not in without)
 
 
+def clustering(config: Config) -> Clustering:
+    """Return the row of the chosen clustering method and engine."""
+    return find_clustering(config.pseudo_masks.method, config.pseudo_masks.engine)
+
+
 def clustering_fields(config: Config) -> tuple[str, ...]:
     """Return what the chosen clustering method reads."""
-    inert = {"multiscale": ("k", "seed"), "kmeans": ("windows",)}.get(config.pseudo_masks.method, ())
-    return fields(config, "pseudo_masks", without=inert)
+    return fields(config, "pseudo_masks", without=clustering(config).unused)
 
 
 def images(config: Config) -> tuple[str, ...]:

@@ -96,9 +96,9 @@ class Chain:
 
     def to_regions(self) -> Chain:
         """Run everything that training needs."""
-        self.splits(features, "features", ("train", "val"))
-        self.splits(pseudo_masks, "pseudo_masks")
-        self.splits(regions, "regions")
+        self.sharded(features, "features", ("train", "val"))
+        self.sharded(pseudo_masks, "pseudo_masks")
+        self.sharded(regions, "regions")
         self.whole(text, "text")
         return self
 

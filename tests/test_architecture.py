@@ -33,7 +33,7 @@ ONLY_IN = {
     "luigi": ("pipeline/run/",),
     "h5py": ("cache/shard_",),
     "open_clip": ("model/clip_weights.py",),
-    "faiss": ("stages/candidates/clusters.py",),
+    "faiss": ("stages/candidates/clustering/faiss_kmeans.py",),
     "torch": ("model/", "stages/"),
     "pydantic": ("configs/",),
     "yaml": ("configs/", "pipeline/experiments/gammas.py"),

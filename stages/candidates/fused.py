@@ -13,6 +13,7 @@ from typing import Any
 
 from split_matching.cache.shard_reader import Field, ShardWriter
 from split_matching.stages.candidates import features, pseudo_masks, regions
+from split_matching.stages.candidates.clustering import field_to_cluster
 from split_matching.stages.ground.context import Shard, StageContext
 
 KIND = pseudo_masks.KIND
@@ -30,10 +31,10 @@ def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     """
     extractor = features.Extractor(ctx)
     names = features.fields(ctx.config)
-    field = pseudo_masks.clustered_field(names, ctx.config.pseudo_masks)
+    field = field_to_cluster(names, ctx.config.pseudo_masks)
     maker = regions.ItemMaker(ctx, extractor.clip, names)
     extracted = ((image_id, arrays[field], arrays) for image_id, arrays in features.extracted(extractor, shard.ids))
-    images, done = pseudo_masks.clustered(ctx, extracted), 0
+    images, done = pseudo_masks.make_pseudo_masks(ctx, extracted), 0
     while batch := list(islice(images, extractor.batch)):
         items = [maker.item(image_id, labels, arrays.__getitem__) for image_id, labels, arrays in batch]
         embedded = regions.embed_regions(extractor.clip, items, ctx.config.regions)

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from split_matching.configs.schema import RegionsConfig
 from split_matching.errors import DataError
+from split_matching.stages.candidates.clustering import cluster, field_to_cluster
 from split_matching.stages.candidates.features import training_features
-from split_matching.stages.candidates.pseudo_masks import cluster, clustered_field
 from split_matching.stages.candidates.regions import RegionItem, embed_regions
 from split_matching.stages.data.images import read_image, read_seen_labels
 from split_matching.stages.data.source import open_source
@@ -135,14 +135,14 @@ def measure(ctx: StageContext, count: int) -> Quality:
         DataError: no image has an annotated seen class.
     """
     features = training_features(ctx)
-    field = clustered_field(features.fields, ctx.config.pseudo_masks)
+    field = field_to_cluster(features.fields, ctx.config.pseudo_masks)
     source, naming = open_source(ctx.config.data, ctx.data_root), _Naming(ctx)
     ids = spread(tuple(features.ids), count)
     overlaps: list[float] = []
     regions: list[int] = []
     for done, image_id in enumerate(ids, 1):
         ctx.progress(done, len(ids))
-        clusters = cluster(features.read(image_id, field).astype(np.float32), ctx.config.pseudo_masks)
+        clusters = cluster(features.read(image_id, field), ctx.config.pseudo_masks)
         regions.append(int(clusters.max(initial=0)))
         labels, annotated = read_seen_labels(source, image_id, ctx.config.classes.seen_ids)
         present = np.unique(labels[annotated])

@@ -25,7 +25,7 @@ from split_matching.errors import ConfigError
 from split_matching.model.clip import FrozenClip
 from split_matching.model.query_decoder import QueryDecoder
 from split_matching.model.votes import label_map
-from split_matching.stages.candidates.pseudo_masks import clustered_field
+from split_matching.stages.candidates.clustering import field_to_cluster
 from split_matching.stages.data.images import IGNORE, read_all_labels, read_image
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Features, StageContext
@@ -97,7 +97,7 @@ def training_free(
     temperature = config.decoder.temperature
     if config.evaluate.predictor == "dense":
         return dense_scores(torch.from_numpy(dense).to(text.device), text, temperature)
-    points = features.read(image_id, clustered_field(features.fields, config.pseudo_masks)).astype(np.float32)
+    points = features.read(image_id, field_to_cluster(features.fields, config.pseudo_masks)).astype(np.float32)
     image = read_image(source.image_path(image_id))
     return region_scores(points, dense, image, clip, text, temperature, config.pseudo_masks, config.regions)
 

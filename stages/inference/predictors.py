@@ -17,7 +17,7 @@ from torch import Tensor
 from split_matching.configs.schema import PseudoMasksConfig, RegionsConfig
 from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.model.votes import fuse, group_votes, normalise_scores, query_probabilities
-from split_matching.stages.candidates.pseudo_masks import cluster
+from split_matching.stages.candidates.clustering import cluster
 from split_matching.stages.candidates.regions import RegionItem, embed_regions
 from split_matching.stages.ground.region_map import masks_of
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from split_matching.stages.candidates.pseudo_masks import cluster, clustered_field
+from split_matching.stages.candidates.clustering import cluster, field_to_cluster
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import StageContext
@@ -103,7 +103,7 @@ def _draw_example(ctx: StageContext, source: Source, image_id: str, rows: Sequen
 def _cluster_features(ctx: StageContext, image_id: str) -> NDArray[np.int32]:
     """Cluster the features of a validation image, which has no pseudo masks. Shape: (h, w), regions from 0."""
     features = ctx.inputs["features"].shards("val")
-    points = features.read(image_id, clustered_field(features.fields, ctx.config.pseudo_masks)).astype(np.float32)
+    points = features.read(image_id, field_to_cluster(features.fields, ctx.config.pseudo_masks)).astype(np.float32)
     return np.asarray(cluster(points, ctx.config.pseudo_masks)).astype(np.int32) - 1  # 0 is no region
 
 

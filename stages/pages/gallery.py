@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from split_matching.cache.files import atomic_write
+from split_matching.stages.candidates.clustering import field_to_cluster
 from split_matching.stages.candidates.features import training_features
-from split_matching.stages.candidates.pseudo_masks import clustered_field
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
@@ -149,7 +149,7 @@ class CardMaker:
     def __init__(self, ctx: StageContext) -> None:
         self.masks = ctx.inputs["pseudo_masks"].shards("train")
         self.features = training_features(ctx)
-        self.field = clustered_field(self.features.fields, ctx.config.pseudo_masks)
+        self.field = field_to_cluster(self.features.fields, ctx.config.pseudo_masks)
         self.source = open_source(ctx.config.data, ctx.data_root)
         self.classes = {int(entry.id): index for index, entry in enumerate(ctx.config.classes.seen)}
         self.annotated = {

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.errors import DataError
+from split_matching.stages.candidates.clustering import field_to_cluster
 from split_matching.stages.candidates.features import training_features
-from split_matching.stages.candidates.pseudo_masks import clustered_field
 from split_matching.stages.candidates.regions import region_crops
 from split_matching.stages.data.image_ids import refuse_unknown
 from split_matching.stages.data.images import read_image
@@ -39,7 +39,7 @@ def build_pseudo_mask_sheet(ctx: StageContext, image_id: str, states: States) ->
     """Regions of an image: numbers, areas, how well each is separated, nearest seen classes."""
     image, labels = _read(ctx, image_id)
     features = training_features(ctx)
-    dense = features.read(image_id, clustered_field(features.fields, ctx.config.pseudo_masks))
+    dense = features.read(image_id, field_to_cluster(features.fields, ctx.config.pseudo_masks))
     apart = measure_separation(dense, labels)
     rows: list[tuple[str, ...]] = [
         (str(number), format_area(labels == number), f"{value:.3f}" if np.isfinite(value) else UNDEFINED)

@@ -43,7 +43,7 @@ def test_stitched_cells_come_from_the_view_that_looks_there() -> None:
 def test_stitched_features_are_those_of_moved_images(tmp_path: Path) -> None:
     """Each cell of the stitched grid is CLIP's token of the image moved by that cell's offset."""
     chain = Chain(tmp_path, "features.shifts=2", "shapes.train_scenes=2")
-    chain.splits(features, "features")
+    chain.sharded(features, "features")
     shards = chain.inputs["features"].shards("train")
     ctx = chain.context("features")
     clip, extractor = frozen_clip(ctx), features.Extractor(ctx)
@@ -59,10 +59,10 @@ def test_stitched_features_are_those_of_moved_images(tmp_path: Path) -> None:
 
 def test_what_is_stitched_is_what_is_clustered(tmp_path: Path) -> None:
     chain = Chain(tmp_path, "features.shifts=2", "pseudo_masks.block=null", "shapes.train_scenes=2")
-    chain.splits(features, "features")
+    chain.sharded(features, "features")
     shards = chain.inputs["features"].shards("train")
     assert shards.read(shards.ids[0], "stitched").shape[2] == shards.read(shards.ids[0], "dense").shape[2]
-    chain.splits(pseudo_masks, "pseudo_masks")
+    chain.sharded(pseudo_masks, "pseudo_masks")
     labels = chain.inputs["pseudo_masks"].shards("train").read(shards.ids[0], "labels")
     scale = chain.config.pseudo_masks.scale
     assert labels.shape == tuple(scale * side for side in shards.read(shards.ids[0], "stitched").shape[:2])

@@ -24,17 +24,17 @@ RUN = (*TINY, "evaluate.fusion=0", "train.steps=2", "train.photometric=false")
 def by_stages(base: Path, *overrides: str) -> Chain:
     """Features, pseudo masks and regions, a stage each."""
     chain = Chain(base / "stages", *overrides)
-    chain.splits(features, "features")
-    chain.splits(pseudo_masks, "pseudo_masks")
-    chain.splits(regions, "regions")
+    chain.sharded(features, "features")
+    chain.sharded(pseudo_masks, "pseudo_masks")
+    chain.sharded(regions, "regions")
     return chain
 
 
 def in_one_go(base: Path, of: Chain, *overrides: str) -> Chain:
     """Pseudo masks and regions of the same images without a file of features."""
     chain = Chain(base / "fused", *FUSED, *overrides, root=of.root)
-    chain.splits(fused, "pseudo_masks")
-    chain.splits(regions, "regions")
+    chain.sharded(fused, "pseudo_masks")
+    chain.sharded(regions, "regions")
     return chain
 
 
@@ -82,7 +82,7 @@ def test_images_that_share_forward_passes_keep_their_places(tmp_path: Path, monk
 
 def test_computed_features_are_the_cached_ones(tmp_path: Path) -> None:
     chain = Chain(tmp_path, "features.shifts=2")
-    chain.splits(features, "features")
+    chain.sharded(features, "features")
     cached = chain.inputs["features"].shards("train")
     ids = [{"id": image_id} for image_id in reversed(cached.ids)]
     (chain.folder("dataset") / "images.json").write_text(json.dumps({"train": ids, "val": []}))

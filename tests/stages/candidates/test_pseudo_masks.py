@@ -6,14 +6,12 @@ from numpy.typing import NDArray
 
 from split_matching.configs.schema import PseudoMasksConfig
 from split_matching.errors import DataError
-from split_matching.stages.candidates.clusters import (
-    merge_centroids,
-    number_by_area,
-    smoothed,
-    spherical_kmeans,
-    window_seeds,
-)
-from split_matching.stages.candidates.pseudo_masks import cluster, pseudo_masks
+from split_matching.stages.candidates.clustering import cluster
+from split_matching.stages.candidates.clustering.faiss_kmeans import smooth, spherical_kmeans
+from split_matching.stages.candidates.clustering.multiscale_faiss import window_seeds
+from split_matching.stages.candidates.clustering.steps import merge_centroids
+from split_matching.stages.candidates.pseudo_masks import remove_annotated
+from split_matching.stages.ground.region_map import number_by_area
 
 CONFIG = PseudoMasksConfig(windows=(2, 4), merge=0.9, min_area=0.01, smooth=0.0)
 
@@ -70,8 +68,8 @@ def test_smoothing_is_the_neighbourhood_mean() -> None:
     dense = unit(np.random.default_rng(5).standard_normal((4, 5, 3)))
     padded = np.pad(dense, ((1, 1), (1, 1), (0, 0)), mode="edge")
     mean = np.array([[padded[y : y + 3, x : x + 3].mean((0, 1)) for x in range(5)] for y in range(4)])
-    assert np.allclose(smoothed(dense, 0.3), unit(0.7 * dense + 0.3 * mean), atol=1e-5)
-    assert np.array_equal(smoothed(dense, 0.0), dense)
+    assert np.allclose(smooth(dense, 0.3), unit(0.7 * dense + 0.3 * mean), atol=1e-5)
+    assert np.allclose(smooth(dense, 0.0), dense, atol=1e-6)
 
 
 def test_merging_keeps_what_differs() -> None:
@@ -99,9 +97,9 @@ def test_quadrants_are_found(method: str) -> None:
 def test_pseudo_masks_never_cover_annotated_pixels() -> None:
     annotated = np.zeros((64, 64), bool)
     annotated[:32, :32] = True
-    labels = pseudo_masks(blocks(), annotated, CONFIG)
+    labels = remove_annotated(cluster(blocks(), CONFIG), annotated, CONFIG)
     assert (labels[:8, :8] == 0).all() and (labels[:8, 8:] > 0).all()
-    everything = pseudo_masks(blocks(), np.ones((64, 64), bool), CONFIG)
+    everything = remove_annotated(cluster(blocks(), CONFIG), np.ones((64, 64), bool), CONFIG)
     assert everything.max() == 0
 
 

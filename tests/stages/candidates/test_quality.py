@@ -24,7 +24,7 @@ from tests.handmade import TINY, Chain
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     made = Chain(tmp_path_factory.mktemp("quality"), "shapes.train_scenes=6")
-    made.splits(features, "features")
+    made.sharded(features, "features")
     made.whole(text, "text")
     return made
 

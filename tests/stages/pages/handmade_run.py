@@ -175,7 +175,7 @@ def make_context(
     write_per_image(tmp_path / "evaluate" / "per_image.csv", [*ious, ("without labels", math.nan, math.nan)])
     regions_of_any = np.array([[1, 1, 2], [0, 3, 3]], np.uint8)
     monkeypatch.setattr(examples, "cluster", lambda dense, config: regions_of_any)
-    monkeypatch.setattr(examples, "clustered_field", lambda fields, config: "dense")
+    monkeypatch.setattr(examples, "field_to_cluster", lambda fields, config: "dense")
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     return StageContext(

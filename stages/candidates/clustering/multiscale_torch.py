@@ -1,7 +1,7 @@
-"""The clustering of `clusters` for a batch of images at once, in torch: for GPUs, `pseudo_masks.engine=torch`.
+"""Multi-scale clustering of a batch of images in torch: for GPUs, `pseudo_masks.engine=torch`.
 
 One image is too small a problem for a GPU, and faiss takes one problem a call. Here all images of one grid share every
-product. k-means does what faiss 1.15 does, its treatment of empty clusters included, so that both give the same
+product. k-means does what faiss 1.15 does, its treatment of empty clusters included, so that both engines give the same
 assignments from the same seeds; sums are taken in another order, so ties and last bits may differ. Every product has a
 fixed order on a device: no atomic additions. Source: choice.
 """
@@ -9,6 +9,7 @@ fixed order on a device: no atomic additions. Source: choice.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,57 +18,75 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from split_matching.configs.schema import PseudoMasksConfig
-from split_matching.stages.candidates.clusters import check_points, merge_centroids, number_by_area, window_matrix
+from split_matching.stages.candidates.clustering.steps import check_points, merge_centroids, window_matrix
+from split_matching.stages.ground.region_map import number_by_area
 
-SPLIT_SEED = 1234  # as in faiss, anew in each iteration
+BATCHED = True
+SPLIT_SEED = 1234  # as in faiss, the same in each iteration
 SPLIT = np.float32(1 / 1024)  # how far the halves of a split cluster are moved apart, as in faiss
 
 
 @torch.inference_mode()
-def partitions(
-    dense: Sequence[NDArray[np.float16]] | Sequence[NDArray[np.float32]], config: PseudoMasksConfig, device: str
-) -> list[NDArray[np.uint8]]:
-    """Partition images of one grid, as `stages.candidates.clusters.partition` does one.
+def cluster(images: Sequence[NDArray[Any]], config: PseudoMasksConfig, device: str) -> list[NDArray[np.uint8]]:
+    """Partition images of one grid together; see `ClusteringModule`."""
+    cells = torch.from_numpy(np.stack(images)).to(device).float()  # (B, h, w, D)
+    grid = (cells.shape[1], cells.shape[2])
+    points = smooth(cells, config.smooth).flatten(1, 2)
+    windows = torch.from_numpy(window_matrix(*grid, config.windows).toarray()).to(device)  # (k, h * w)
+    check_points(bool(torch.isfinite(points).all()), points.shape[1], len(windows))
+    centroids = spherical_kmeans(points, F.normalize(windows @ points, dim=-1), config.iterations)
+    merged = merge_each(points, centroids, config.merge)
+    return label_cells(points, merged, grid, config.scale)
+
+
+def smooth(dense: Tensor, weight: float) -> Tensor:
+    """Mix every cell with the mean of its 3x3 neighbourhood; `faiss_kmeans.smooth` for a batch, with other last bits.
 
     Args:
-        dense: features to cluster, of each image. Shapes: (h, w, D), all alike.
-        config: see PseudoMasksConfig; `method` is "multiscale".
-        device: where to compute.
+        dense: Shape: (B, h, w, D), float32.
+        weight: of the neighbourhood, 0..1; 0 mixes nothing.
 
     Returns:
-        Region numbers from 1 in order of area, of each image. Shapes: (scale * h, scale * w), uint8.
-
-    Raises:
-        DataError: NaN among the features, or fewer tokens than clusters.
+        Unit length. Shape: (B, h, w, D).
     """
-    cells = torch.from_numpy(np.stack(dense)).to(device).float()  # (B, h, w, D)
-    size = (cells.shape[1], cells.shape[2])
-    cells = smoothed(F.normalize(cells, dim=-1), config.smooth)
-    points = cells.flatten(1, 2)
-    members = torch.from_numpy(window_matrix(*size, config.windows).toarray()).to(device)  # (k, h * w)
-    check_points(bool(torch.isfinite(points).all()), points.shape[1], len(members))
-    centroids = spherical_kmeans(points, F.normalize(members @ points, dim=-1), config.iterations)
-    nearest = (points @ centroids.mT).argmax(-1)  # (B, h * w)
-    sizes = F.one_hot(nearest, centroids.shape[1]).sum(1)
-    pairs = zip(centroids.cpu().numpy(), sizes.cpu().numpy(), strict=True)
-    merged = [merge_centroids(rows, counts, config.merge) for rows, counts in pairs]
-    most = max(len(rows) for rows in merged)
-    padded = torch.from_numpy(np.stack([np.pad(rows, ((0, most - len(rows)), (0, 0))) for rows in merged])).to(device)
-    similarity = (points @ padded.mT).mT.unflatten(2, size)  # (B, m, h, w)
-    fine = F.interpolate(similarity, (size[0] * config.scale, size[1] * config.scale), mode="bilinear")
-    for index, rows in enumerate(merged):
-        fine[index, len(rows) :] = -torch.inf  # images with fewer clusters than others
-    labels = (fine.argmax(1) + 1).to(torch.int32).cpu().numpy()
-    return [number_by_area(image, 0) for image in labels]
-
-
-def smoothed(cells: Tensor, weight: float) -> Tensor:
-    """As `stages.candidates.clusters.smoothed`, of a batch. (B, h, w, D) -> (B, h, w, D), unit length."""
+    cells = F.normalize(dense, dim=-1)
     if weight == 0:
         return cells
     padded = F.pad(cells.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")  # (B, D, h + 2, w + 2)
-    around = F.avg_pool2d(padded, 3, stride=1).permute(0, 2, 3, 1)
-    return F.normalize((1 - weight) * cells + weight * around, dim=-1)
+    mean = F.avg_pool2d(padded, 3, stride=1).permute(0, 2, 3, 1)
+    return F.normalize((1 - weight) * cells + weight * mean, dim=-1)
+
+
+def merge_each(points: Tensor, centroids: Tensor, threshold: float) -> list[NDArray[np.float32]]:
+    """Merge the centroids of each image. (B, n, D) and (B, k, D) -> B arrays (m, D), see `merge_centroids`."""
+    nearest = (points @ centroids.mT).argmax(-1)  # (B, n)
+    sizes = F.one_hot(nearest, centroids.shape[1]).sum(1)
+    pairs = zip(centroids.cpu().numpy(), sizes.cpu().numpy(), strict=True)
+    return [merge_centroids(rows, counts, threshold) for rows, counts in pairs]
+
+
+def label_cells(
+    points: Tensor, centroids: list[NDArray[np.float32]], grid: tuple[int, int], scale: int
+) -> list[NDArray[np.uint8]]:
+    """Label every upsampled cell by its nearest centroid.
+
+    Args:
+        points: Shape: (B, h * w, D).
+        centroids: of each image. Shapes: (m, D).
+        grid: h and w.
+        scale: upsampled cells a cell, along each axis.
+
+    Returns:
+        Regions of each image, numbered from 1 by area. Shapes: (scale * h, scale * w).
+    """
+    most = max(len(rows) for rows in centroids)
+    padded = np.stack([np.pad(rows, ((0, most - len(rows)), (0, 0))) for rows in centroids])
+    similarity = (points @ torch.from_numpy(padded).to(points.device).mT).mT.unflatten(2, grid)  # (B, m, h, w)
+    fine = F.interpolate(similarity, (grid[0] * scale, grid[1] * scale), mode="bilinear")
+    for index, rows in enumerate(centroids):
+        fine[index, len(rows) :] = -torch.inf  # images with fewer clusters than others
+    labels = (fine.argmax(1) + 1).to(torch.int32).cpu().numpy()
+    return [number_by_area(image) for image in labels]
 
 
 def spherical_kmeans(points: Tensor, seeds: Tensor, iterations: int) -> Tensor:

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from split_matching.configs.load import load_config
 from split_matching.configs.schema import PseudoMasksConfig
-from split_matching.errors import ConfigError, DataError
-from split_matching.stages.candidates import clusters, features, fused, pseudo_masks, torch_clusters
-from split_matching.stages.candidates.torch_clusters import fill_empty, partitions, spherical_kmeans
+from split_matching.errors import DataError
+from split_matching.stages.candidates import features, fused, pseudo_masks
+from split_matching.stages.candidates.clustering import faiss_kmeans, multiscale_faiss, multiscale_torch
+from split_matching.stages.candidates.clustering.multiscale_torch import fill_empty, spherical_kmeans
 from tests.handmade import Chain
 
 Floats = NDArray[np.float32]
@@ -60,7 +60,7 @@ def test_an_iteration_is_that_of_faiss_with_its_split_of_empty_clusters(seed: in
     points, seeds = problem(seed)
     empty = len(seeds) - len(np.unique((points @ seeds.T).argmax(1)))
     assert empty > 0
-    assert np.allclose(by_torch(points, seeds, 1), clusters.spherical_kmeans(points, seeds, 1), atol=1e-6)
+    assert np.allclose(by_torch(points, seeds, 1), faiss_kmeans.spherical_kmeans(points, seeds, 1), atol=1e-6)
 
 
 def test_some_split_goes_round_more_than_once() -> None:
@@ -80,7 +80,7 @@ def test_all_assignments_are_those_of_faiss_where_nothing_is_tied() -> None:
         points = unit(rng.standard_normal((300, 16)) + 4 * np.eye(16)[rng.integers(0, 6, 300)])
         seeds = unit(np.eye(16)[:6] + 0.3 * rng.standard_normal((6, 16)))
         for iterations in (1, 3, 12):
-            ours, theirs = by_torch(points, seeds, iterations), clusters.spherical_kmeans(points, seeds, iterations)
+            ours, theirs = by_torch(points, seeds, iterations), faiss_kmeans.spherical_kmeans(points, seeds, iterations)
             assert np.array_equal((points @ ours.T).argmax(1), (points @ theirs.T).argmax(1))
 
 
@@ -89,7 +89,7 @@ def test_from_the_centroids_of_faiss_a_point_goes_elsewhere_only_if_it_is_tied(s
     """The halves of a split cluster are nearly one, and for many points equally near in float32."""
     points, seeds = problem(seed)
     for iterations in range(6):
-        centroids = clusters.spherical_kmeans(points, seeds, iterations) if iterations else seeds
+        centroids = faiss_kmeans.spherical_kmeans(points, seeds, iterations) if iterations else seeds
         index = faiss.IndexFlatIP(points.shape[1])
         index.add(centroids)
         nearest = (torch.from_numpy(points) @ torch.from_numpy(centroids).T).argmax(-1).numpy()
@@ -101,19 +101,22 @@ def test_from_the_centroids_of_faiss_a_point_goes_elsewhere_only_if_it_is_tied(s
 @pytest.mark.parametrize("size", [(12, 16), (16, 9)])
 def test_partitions_are_those_of_one_image_at_a_time(size: tuple[int, int]) -> None:
     images = [image(seed, size) for seed in range(6)]
-    together = partitions(images, CONFIG, "cpu")
+    together = multiscale_torch.cluster(images, CONFIG, "cpu")
     for one, found in zip(images, together, strict=True):
-        alone = clusters.partition(one, CONFIG)
+        alone = multiscale_faiss.cluster([one], CONFIG, "cpu")[0]
         assert found.shape == alone.shape == (2 * size[0], 2 * size[1]) and found.dtype == np.uint8
         assert found.max() > 1
         assert agreement(found, alone) > 0.95, "ties aside"
-        assert agreement(found, partitions([one], CONFIG, "cpu")[0]) > 0.95
+        assert agreement(found, multiscale_torch.cluster([one], CONFIG, "cpu")[0]) > 0.95
 
 
 def test_half_precision_and_no_smoothing_are_taken_as_they_are() -> None:
     config = CONFIG.model_copy(update={"smooth": 0.0})
     dense = image(3).astype(np.float16)
-    ours, theirs = partitions([dense], config, "cpu")[0], clusters.partition(dense.astype(np.float32), config)
+    ours, theirs = (
+        multiscale_torch.cluster([dense], config, "cpu")[0],
+        multiscale_faiss.cluster([dense], config, "cpu")[0],
+    )
     assert agreement(ours, theirs) > 0.95
 
 
@@ -126,12 +129,7 @@ def test_half_precision_and_no_smoothing_are_taken_as_they_are() -> None:
 )
 def test_what_cannot_be_clustered_is_refused(dense: Floats, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        partitions([dense], CONFIG.model_copy(update={"windows": (1, 2)}), "cpu")
-
-
-def test_drawn_seeds_are_refused() -> None:
-    with pytest.raises(ConfigError, match="engine torch has no seeds for method kmeans: set engine faiss"):
-        load_config("shapes", overrides=["pseudo_masks.engine=torch", "pseudo_masks.method=kmeans"])
+        multiscale_torch.cluster([dense], CONFIG.model_copy(update={"windows": (1, 2)}), "cpu")
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
@@ -148,8 +146,8 @@ def test_the_stage_makes_nearly_the_same_masks_by_either_engine(tmp_path: Path) 
     found = []
     for engine in ("faiss", "torch"):
         chain = Chain(tmp_path / engine, *settings, f"pseudo_masks.engine={engine}")
-        chain.splits(features, "features")
-        chain.splits(pseudo_masks, "pseudo_masks")
+        chain.sharded(features, "features")
+        chain.sharded(pseudo_masks, "pseudo_masks")
         found.append(labels(chain))
     for image_id, by_faiss in found[0].items():
         assert by_faiss.max() > 1
@@ -163,35 +161,37 @@ def test_a_batch_keeps_images_and_grids_apart(tmp_path: Path, monkeypatch: pytes
     images = [(f"{n:03d}", image(n, ((12, 16), (16, 9))[n % 2]), n) for n in range(17)]
     sizes: list[int] = []
 
-    def counted(dense: list[Floats], config: PseudoMasksConfig, device: str) -> list[NDArray[np.uint8]]:
+    on_cpu = multiscale_torch.cluster
+
+    def count_images(dense: list[Floats], config: PseudoMasksConfig, device: str) -> list[NDArray[np.uint8]]:
         sizes.append(len(dense))
         assert device == "cuda"
-        return partitions(dense, config, "cpu")
+        return on_cpu(dense, config, "cpu")
 
     monkeypatch.setattr(pseudo_masks, "device_of", lambda ctx: "cuda")
-    monkeypatch.setattr(torch_clusters, "partitions", counted)
-    found = list(pseudo_masks._partitioned(ctx, images))
+    monkeypatch.setattr(multiscale_torch, "cluster", count_images)
+    found = list(pseudo_masks.cluster_batches(ctx, multiscale_torch, images))
     assert [(name, along) for name, _, along in found] == [(name, along) for name, _, along in images]
     assert sizes == [3, 3, 3, 3, 3, 2]  # twelve at a time, six of each grid, then five
     for (_, dense, _), (_, made, _) in zip(images, found, strict=True):
         assert made.shape == tuple(ctx.config.pseudo_masks.scale * side for side in dense.shape[:2])
-        assert agreement(made, clusters.partition(dense, ctx.config.pseudo_masks)) > 0.95
+        assert agreement(made, multiscale_faiss.cluster([dense], ctx.config.pseudo_masks, "cpu")[0]) > 0.95
 
 
 def test_the_fused_stage_takes_either_engine(tmp_path: Path) -> None:
     apart = Chain(tmp_path / "apart", "pseudo_masks.engine=torch")
-    apart.splits(features, "features")
-    apart.splits(pseudo_masks, "pseudo_masks")
+    apart.sharded(features, "features")
+    apart.sharded(pseudo_masks, "pseudo_masks")
     once = Chain(
         tmp_path / "once",
         *("pseudo_masks.engine=torch", "features.persist=false", "train.features=online"),
         root=apart.root,
     )
-    once.splits(fused, "pseudo_masks")
+    once.sharded(fused, "pseudo_masks")
     assert all(np.array_equal(labels(once)[image_id], made) for image_id, made in labels(apart).items())
 
 
 def test_an_error_names_the_images(tmp_path: Path) -> None:
     ctx = Chain(tmp_path, "pseudo_masks.engine=torch").context("pseudo_masks")
     with pytest.raises(DataError, match=r"^image a: dense features contain NaN"):
-        list(pseudo_masks._partitioned(ctx, [("a", np.full((8, 8, 4), np.nan, np.float32), None)]))
+        list(pseudo_masks.cluster_batches(ctx, multiscale_torch, [("a", np.full((8, 8, 4), np.nan, np.float32), None)]))
