@@ -31,8 +31,8 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     the evaluation's `per_class.csv`, in the order that the predictions count in.
 
     Args:
-        ctx: inputs `dataset`, `features`, `pseudo_masks`, `train`, `evaluate`, and any other upstream artifact whose
-            provenance should be shown.
+        ctx: inputs `dataset`, `features`, `pseudo_masks`, `evaluate`, `train` where a decoder is trained, and any other
+            upstream artifact whose provenance should be shown.
 
     Returns:
         Size of the page in bytes and number of examples.
@@ -48,7 +48,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
 
 def _collect(ctx: StageContext) -> dict[str, Any]:
     """Return what the template shows, by its names there."""
-    evaluate, train = ctx.inputs["evaluate"], ctx.inputs["train"]
+    evaluate, train = ctx.inputs["evaluate"], ctx.inputs.get("train")
     metrics = evaluate.json("metrics.json")
     rows = read_class_scores(evaluate.file("per_class.csv"))
     unseen = [row.id for row in rows if row.group == "unseen"]
@@ -63,8 +63,8 @@ def _collect(ctx: StageContext) -> dict[str, Any]:
         "headline": _headline(metrics),
         "groups": _group_classes(metrics, rows),
         "rows": rows,
-        "curves": draw_training(train.file("metrics.jsonl")),
-        "matching": draw_matching(train.file("matching.jsonl")),
+        "curves": draw_training(train.file("metrics.jsonl")) if train else [],
+        "matching": draw_matching(train.file("matching.jsonl")) if train else None,
         "sweep": draw_sweep(metrics.get("extra", {})),
         "published": analysis.compare_with_published(ctx, metrics, doubtful),
         "confused": analysis.list_confusions(np.load(evaluate.file("confusion.npy"), allow_pickle=False), rows),

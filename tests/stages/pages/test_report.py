@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -207,6 +208,17 @@ def test_inputs_that_are_only_provenance_are_listed(tmp_path: Path, monkeypatch:
     text = page_of(ctx).text
     assert "EmbedRegions 6666666666666666" in text
     assert "named right 0.81" in text
+
+
+def test_a_run_without_a_trained_decoder_has_a_report_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = make_context(tmp_path, monkeypatch)
+    inputs = {name: artifact for name, artifact in ctx.inputs.items() if name != "train"}
+    page = page_of(replace(ctx, inputs=inputs))
+    assert "TrainDecoder" not in page.text
+    sections = {attrs.get("id") for attrs in page.of("section")}
+    assert "training" not in sections and {"classes", "examples", "provenance"} <= sections
 
 
 def test_slice_reads_are_enough_and_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
