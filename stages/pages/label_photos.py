@@ -88,7 +88,7 @@ def _label(segmenter: Segmenter, photo: Photo, names: Sequence[str], out: Path) 
     colours = palette(len(prediction.names))
     _write_png(picture, Image.fromarray(draw_overlay(pixels, prediction, colours)))
     _write_index(index, prediction.labels, colours)
-    with atomic_write(areas) as temporary:
+    with atomic_write(areas, sync=False) as temporary:
         temporary.write_text(json.dumps(_describe(prediction, segmenter, made_from), indent=1) + "\n", encoding="utf-8")
     return "labelled"
 
