@@ -32,9 +32,9 @@ from split_matching.cache.artifact import (
     shard_name,
     split_of,
 )
-from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import BUILD, DONE, Entry, Recipe, Shards, read_order
-from split_matching.cache.files import read_json, remove, sync_folder, synced_sha256, write_json
+from split_matching.cache.files import move_folder, read_json, remove, sync_folder, synced_sha256, write_json
 from split_matching.cache.keys import canonical_json, file_sha256
 from split_matching.cache.locks import LOCK, lock_file
 from split_matching.errors import CorruptError
@@ -61,7 +61,7 @@ def open_build(entry: Entry, recipe: Recipe, shards: Shards | None = None, force
     """
     order = entry.order(recipe, shards or {}, force)
     build = Build(entry, recipe, order["plan"], force)
-    with refusals_named(build.path):
+    with explain_disk_errors(build.path):
         while True:
             build.path.parent.mkdir(parents=True, exist_ok=True)
             if not build.path.exists():
@@ -78,7 +78,7 @@ def recover(entry: Entry, recipe: Recipe) -> None:
     if not (entry.partial / MANIFEST).is_file():
         return
     lock = lock_file(entry.partial / LOCK)
-    with refusals_named(entry.partial), lock as held, contextlib.suppress(CorruptError):
+    with explain_disk_errors(entry.partial), lock as held, contextlib.suppress(CorruptError):
         if held and not entry.differences(load_artifact(entry.partial).manifest, recipe):
             _swap_in(entry.partial, entry.folder)
 
@@ -135,20 +135,20 @@ class Build:
             seconds: how long it took.
         """
         path = self.shard_file(split, index)
-        with refusals_named(path):
+        with explain_disk_errors(path):
             size, sha256 = path.stat().st_size, file_sha256(path)
             write_json(_sidecar(path), {"bytes": size, "sha256": sha256, "seconds": round(seconds, 3)})
 
     def clear(self) -> None:
         """Remove what an earlier attempt left, for a stage that does not resume. Needs the lock."""
-        with refusals_named(self.path):
+        with explain_disk_errors(self.path):
             for path in self.path.iterdir():
                 if path.name not in (BUILD, LOCK):
                     remove(path)
 
     def discard(self) -> None:
         """Remove the build: somebody else committed the artifact. Needs the lock."""
-        with refusals_named(self.path):
+        with explain_disk_errors(self.path):
             remove(self.path)
 
     def commit(self, seconds: float, summary: Summary | None = None, images: int = 0) -> Artifact:
@@ -162,7 +162,7 @@ class Build:
         Raises:
             UserError: the cache cannot be written; the older artifact, if any, is still there.
         """
-        with refusals_named(self.path):
+        with explain_disk_errors(self.path):
             files = self._collect()
             manifest = {
                 "schema": SCHEMA,
@@ -310,15 +310,13 @@ def _environment() -> dict[str, Any]:
 
 def _swap_in(partial: Path, folder: Path) -> None:
     """Rename a partial folder with a manifest to its final name; an older artifact is removed."""
-    sync_folder(partial)
     for path in [*partial.glob(f"*{DONE}"), *partial.glob("*.h5.lock"), partial / BUILD]:
         path.unlink(missing_ok=True)
     old = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
     if folder.exists():
         folder.rename(old)
-    partial.rename(folder)
+    move_folder(partial, folder)
     (folder / LOCK).unlink(missing_ok=True)
-    sync_folder(folder.parent)
     if old.is_dir():
         shutil.rmtree(old, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""The operating system's refusals as one line for the user: disk full, read-only, a folder where a file should be."""
+"""Errors of the file system as one line for the user: disk full, read-only, a folder where a file should be."""
 
 from __future__ import annotations
 
@@ -11,45 +11,67 @@ from pathlib import Path
 
 from split_matching.errors import UserError
 
-REFUSALS = {
-    errno.ENOSPC: "make room, or move the cache with --artifacts DIR",
-    errno.EDQUOT: "make room, or move the cache with --artifacts DIR",
-    errno.EFBIG: "raise the file size limit, or move the cache with --artifacts DIR",
-    errno.EROFS: "use a writable folder: --artifacts DIR",
-    errno.EACCES: "check its permissions, or use --artifacts DIR",
-    errno.EPERM: "check its permissions, or use --artifacts DIR",
+CACHE_FOLDER = "--artifacts DIR"
+"""The option that puts the cache into another folder."""
+
+ADVICE = {
+    errno.ENOSPC: "make room, or choose another place: {option}",
+    errno.EDQUOT: "make room, or choose another place: {option}",
+    errno.EFBIG: "raise the file size limit, or choose another place: {option}",
+    errno.EROFS: "choose a writable folder: {option}",
+    errno.EACCES: "check its permissions, or choose another place: {option}",
+    errno.EPERM: "check its permissions, or choose another place: {option}",
+    errno.EIO: "check the disk, or choose another place: {option}",
     errno.EISDIR: "a folder is in the way of a file: move it away",
     errno.ENOTDIR: "a file is in the way of a folder: move it away",
     errno.EEXIST: "something is in the way: move it away",
-    errno.ENOLCK: "the file system has no locks: use --artifacts DIR on one that has",
-    errno.ENOTSUP: "the file system lacks a function: use --artifacts DIR on another",
+    errno.ENOLCK: "the file system has no locks: choose a place on one that has: {option}",
+    errno.ENOTSUP: "the file system lacks a function: choose a place on another: {option}",
 }
+"""By error number, what a user can do."""
+
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust (safetensors) report an error number, in exceptions of their own."""
 
 
-_FROM_RUST = re.compile(r"\(os error (\d+)\)")
-"""How libraries written in Rust (safetensors) tell of the operating system, in exceptions of their own."""
+def explain_disk_error(
+    error: BaseException, path: Path | str = "the cache", action: str = "write", option: str = CACHE_FOLDER
+) -> UserError | None:
+    """Return the error for the user that says what the file system reported, and what to do.
 
+    Args:
+        error: any exception.
+        path: the file, unless the exception names one.
+        action: what was tried.
+        option: of the command line; chooses another place.
 
-def refusal(error: BaseException) -> int | None:
-    """Return the error number if an exception says that the operating system refused to write."""
+    Returns:
+        None if the exception is no error of the file system that a user can do something about.
+    """
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and (found := _FROM_RUST.search(str(error))):
+    if number is None and (found := _RUST_ERROR.search(str(error))):
         number = int(found[1])
-    return number if number in REFUSALS else None
+    if number not in ADVICE:
+        return None
+    name = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
+    return UserError(f"cannot {action} {name}: {os.strerror(number).lower()}; {ADVICE[number].format(option=option)}")
 
 
 @contextlib.contextmanager
-def refusals_named(path: Path) -> Iterator[None]:
-    """Turn a refusal to write inside the block into a UserError that names the file.
+def explain_disk_errors(path: Path, option: str = CACHE_FOLDER) -> Iterator[None]:
+    """Turn an error of the file system inside the block into a UserError.
 
     Args:
-        path: the file that the block writes; the error's own file name is used where it has one.
+        path: the file that the block writes, see `explain_disk_error`.
+        option: of the command line; chooses another place.
+
+    Raises:
+        UserError: one that a user can do something about. Other exceptions pass as they are.
     """
     try:
         yield
     except OSError as error:
-        number = refusal(error)
-        if number is None:
+        explained = explain_disk_error(error, path, option=option)
+        if explained is None:
             raise
-        name = error.filename2 or error.filename or path
-        raise UserError(f"cannot write {name}: {os.strerror(number).lower()}; {REFUSALS[number]}") from error
+        raise explained from error

@@ -18,7 +18,7 @@ from typing import Any
 
 from split_matching.cache.artifact import MANIFEST, SCHEMA, Artifact, load_artifact, shard_name
 from split_matching.cache.files import file_size, read_json
-from split_matching.cache.keys import changed, file_sha256
+from split_matching.cache.keys import changed_names, file_sha256
 from split_matching.errors import CorruptError
 
 BUILD = "build.json"
@@ -144,9 +144,9 @@ class Entry:
 
     def differences(self, manifest: Mapping[str, Any], recipe: Recipe) -> list[str]:
         """Return what a manifest was made of otherwise than the recipe says, each in a few words."""
-        reasons = [f"code {name}" for name in changed(manifest["code"], recipe.code)]
+        reasons = [f"code {name}" for name in changed_names(manifest["code"], recipe.code)]
         equal = manifest.get("equal_inputs", {})  # see `cache.accept.accept_input`
-        others = changed(manifest["inputs"], recipe.inputs)
+        others = changed_names(manifest["inputs"], recipe.inputs)
         reasons += [f"input {name} changed" for name in others if recipe.inputs.get(name) not in equal.get(name, ())]
         return reasons if manifest["key"] == self.key else ["key", *reasons]
 

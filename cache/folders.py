@@ -1,32 +1,25 @@
-"""What is done to a cache beside building it: finding an artifact by its key, accepting new code, removing folders.
+"""The folders of a cache: walking over them, finding an artifact by its key, removing them.
 
-Nothing here removes what another process works on: a build is removed only while all of its locks are held.
+A build that another process works on is not removed: all of its locks must be held for that.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
-import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from split_matching.cache.artifact import MANIFEST, Artifact, load_artifact, self_digest
-from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.artifact import Artifact, load_artifact
+from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import KEY_LENGTH, read_order
 from split_matching.cache.files import remove
-from split_matching.cache.keys import changed
 from split_matching.cache.locks import LOCK, lock_all
 from split_matching.errors import ConfigError, CorruptError, DataError
 
 DAY = 86400.0
-EQUALS_KEPT = 16  # copies of the raw files that are remembered; an older one is compared again
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 _LEFT = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}(\.partial)?\.[0-9a-f]{{8}}\.(old|new)")
 
@@ -95,74 +88,6 @@ def find_key(root: Path, prefix: str) -> Artifact:
     return found[0]
 
 
-def accept_code(artifact: Artifact, code: Mapping[str, str]) -> list[str]:
-    """Record the present code as that which made an artifact; in one step, and never in a folder that took its place.
-
-    Args:
-        artifact: as it was found.
-        code: fingerprint by file.
-
-    Returns:
-        The files whose fingerprints differed; nothing is written if there are none.
-
-    Raises:
-        UserError: the cache cannot be written.
-    """
-    differing = changed(artifact.manifest["code"], code)
-    if not differing:
-        return []
-    manifest: dict[str, Any] = {name: value for name, value in artifact.manifest.items() if name != "digest"}
-    note = {"accepted": datetime.now(UTC).isoformat(timespec="milliseconds"), "files": differing}
-    manifest = {**manifest, "code": dict(code), "adopted": [*manifest.get("adopted", []), note]}
-    manifest["digest"] = self_digest(manifest)
-    with refusals_named(artifact.path / MANIFEST):
-        _replace_manifest(artifact, manifest)
-    return differing
-
-
-def accept_input(artifact: Artifact, name: str, digest: str) -> None:
-    """Record that an input of another digest was found to be the same, so that the artifact is fresh with it too.
-
-    Args:
-        artifact: as it was found.
-        name: of the input, as in the manifest.
-        digest: what the present recipe says of it.
-
-    Raises:
-        UserError: the cache cannot be written.
-    """
-    manifest: dict[str, Any] = {name: value for name, value in artifact.manifest.items() if name != "digest"}
-    before = manifest.get("equal_inputs", {})
-    known = [*before.get(name, []), digest][-EQUALS_KEPT:]
-    manifest = {**manifest, "equal_inputs": {**before, name: known}}
-    manifest["digest"] = self_digest(manifest)
-    with refusals_named(artifact.path / MANIFEST):
-        _replace_manifest(artifact, manifest)
-
-
-def _replace_manifest(artifact: Artifact, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest through a handle of its folder: if the folder was renamed meanwhile, the old one is written."""
-    temporary = f".{MANIFEST}.{secrets.token_hex(4)}.tmp"
-    folder = os.open(artifact.path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with os.fdopen(os.open(MANIFEST, os.O_RDONLY, dir_fd=folder), encoding="utf-8") as stream:
-            if json.load(stream).get("digest") != artifact.manifest["digest"]:
-                raise CorruptError(f"{artifact.path} was made again meanwhile: look at `status`")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(manifest, stream, indent=1, sort_keys=True)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.rename(temporary, MANIFEST, src_dir_fd=folder, dst_dir_fd=folder)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=folder)
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def idle_seconds(path: Path) -> float:
     """Return how long nothing was written in a folder; negative after the clock was turned back."""
     times = [path.stat().st_mtime]
@@ -193,7 +118,7 @@ def remove_folder(folder: Folder) -> bool:
     Raises:
         UserError: the cache cannot be written.
     """
-    with refusals_named(folder.path):
+    with explain_disk_errors(folder.path):
         if folder.kind != "partial":
             with contextlib.suppress(FileNotFoundError):
                 remove(folder.path)

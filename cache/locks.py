@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.disk_errors import explain_disk_errors
 
 LOCK = "build.lock"
 """Name of the lock file of a whole build."""
@@ -46,7 +46,7 @@ def lock_file(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
         UserError: the file cannot be opened or locked.
     """
     try:
-        with refusals_named(path):
+        with explain_disk_errors(path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except FileNotFoundError:
         yield False

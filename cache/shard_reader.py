@@ -39,7 +39,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.shard_map import Layout, MappedFile
 from split_matching.errors import CorruptError, UserError
 
@@ -241,7 +241,7 @@ class ShardWriter:
         self._file: h5py.File | None = None
 
     def __enter__(self) -> Self:
-        with refusals_named(self.path):
+        with explain_disk_errors(self.path):
             self._sink = _Sink(self._temporary)
             self._file = h5py.File(self._sink, "w", libver=("earliest", "v110"))
             self._file.attrs["schema"] = SCHEMA
@@ -288,7 +288,7 @@ class ShardWriter:
             raise RuntimeError("ShardWriter.append outside of its with block")
         if self.ids and image.id <= self.ids[-1]:
             raise ValueError(f"image {image.id!r} after {self.ids[-1]!r}: ids of a shard ascend and do not repeat")
-        with refusals_named(self.path):
+        with explain_disk_errors(self.path):
             for name, array in image.arrays.items():
                 with _named(image.id, name):
                     self._columns[name].add(array)
@@ -315,7 +315,7 @@ class ShardWriter:
         assert self._sink is not None
         if not self.ids:
             raise ValueError(f"no image was added to {self.path.name}")
-        with refusals_named(self.path):
+        with explain_disk_errors(self.path):
             for column in self._columns.values():
                 column.finish()
             # fixed length: variable-length strings live in a heap whose bytes are not ours to determine

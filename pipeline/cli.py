@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from split_matching.cache.disk_errors import REFUSALS, refusal
+from split_matching.cache.disk_errors import explain_disk_error
 from split_matching.environment import command, explain_missing_package
 from split_matching.errors import ConfigError, UserError, one_line
 from split_matching.pipeline import stages as stages_module
@@ -109,9 +109,8 @@ def describe_error(error: Exception, debug: bool = False) -> tuple[str, int]:
     """Return the line that tells the user of an error, and the exit code."""
     if isinstance(error, UserError):
         return str(error), error.exit_code
-    if (number := refusal(error)) is not None:  # e.g. the folder of the cache may not be read
-        name = getattr(error, "filename", None) or "the cache"
-        return f"cannot use {name}: {os.strerror(number).lower()}; {REFUSALS[number]}", 1
+    if explained := explain_disk_error(error, action="use"):  # e.g. the folder of the cache may not be read
+        return str(explained), explained.exit_code
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("split_matching"):
         return explain_missing_package(error), 2
     line = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.entry import Recipe
-from split_matching.cache.keys import changed
+from split_matching.cache.keys import changed_names
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.text import describe_change, flatten
 
@@ -31,10 +31,11 @@ def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:
     """Return how a recipe differs from what an artifact of another key was made of."""
     manifest = artifact.manifest
     before, after = flatten(manifest["config"]), flatten(recipe.config)
-    lines = [f"config {name} {describe_change(before.get(name), after.get(name))}" for name in changed(before, after)]
+    names = changed_names(before, after)
+    lines = [f"config {name} {describe_change(before.get(name), after.get(name))}" for name in names]
     if manifest["version"] != recipe.version:
         lines.append(f"version {manifest['version']} -> {recipe.version}")
     # inputs that are not there yet are waited for, which is said by other means
     known = {name: content for name, content in recipe.inputs.items() if content}
-    lines += [f"input {name} changed" for name in changed(manifest["inputs"], known) if name in known]
+    lines += [f"input {name} changed" for name in changed_names(manifest["inputs"], known) if name in known]
     return lines or ["config upstream changed"] if all(recipe.inputs.values()) else lines

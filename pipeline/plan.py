@@ -17,8 +17,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from split_matching.cache.artifact import Artifact
+from split_matching.cache.code import ROOMS, module_closure
 from split_matching.cache.entry import Entry, Recipe, State
-from split_matching.cache.keys import ROOMS, digest, file_sha256, module_closure
+from split_matching.cache.keys import digest, file_sha256
 from split_matching.configs.schema import Config
 from split_matching.configs.slices import Slice, build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError, UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from split_matching.cache.artifact import Artifact
-from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import State
 from split_matching.cache.files import rename_damaged
 from split_matching.cache.folders import folders
@@ -82,7 +82,7 @@ def _rename_in(name: str, artifact: Artifact) -> list[str]:
 
 
 def _rename(path: Path) -> Path:
-    with refusals_named(path):
+    with explain_disk_errors(path):
         return rename_damaged(path)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from split_matching.cache.keys import ROOMS
+from split_matching.cache.code import ROOMS
 from split_matching.configs.clusterings import Clustering, find_clustering
 from split_matching.configs.schema import Config, evaluates_images
 from split_matching.pipeline.plan import Files, Plan, Stage

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from types import MappingProxyType
 
-from split_matching.cache.keys import module_closure
+from split_matching.cache.code import module_closure
 from split_matching.pipeline import plan as plan_module
 from split_matching.pipeline import stages
 from split_matching.pipeline.plan import Stage

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from split_matching.cache.disk_errors import refusals_named
+from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.files import atomic_write
 from split_matching.configs.schema import Config
 from split_matching.configs.slices import build_slice
@@ -163,7 +163,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    with refusals_named(folder):
+    with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             with atomic_write(folder / name) as temporary:

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from split_matching.cache.accept import accept_input
 from split_matching.cache.entry import State
-from split_matching.cache.folders import accept_input
 from split_matching.errors import CorruptError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage

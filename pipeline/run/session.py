@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from split_matching.cache.disk_errors import REFUSALS, refusal
+from split_matching.cache.disk_errors import explain_disk_error
 from split_matching.configs.schema import Config
 from split_matching.errors import UserError
 from split_matching.pipeline.plan import Plan
@@ -86,11 +86,8 @@ def record_failures(stage: str) -> Iterator[None]:
     except SkippedError:
         raise
     except Exception as error:
-        shown: Exception = error
-        if not isinstance(error, UserError) and (number := refusal(error)) is not None:
-            name = getattr(error, "filename", None) or "the cache"
-            shown = UserError(f"cannot write {name}: {os.strerror(number).lower()}; {REFUSALS[number]}")
-        record(stage, shown, traceback.format_exc())
+        explained = None if isinstance(error, UserError) else explain_disk_error(error)
+        record(stage, explained or error, traceback.format_exc())
         raise
 
 

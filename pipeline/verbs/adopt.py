@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from split_matching.cache.folders import accept_code
+from split_matching.cache.accept import accept_code
 from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan, parse_stage
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.text import describe_state

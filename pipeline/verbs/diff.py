@@ -9,7 +9,7 @@ from typing import Any
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.entry import KEY_LENGTH
 from split_matching.cache.folders import find_key
-from split_matching.cache.keys import changed
+from split_matching.cache.keys import changed_names
 from split_matching.pipeline.arguments import add_config_options, load_plan
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.text import describe_change, flatten
@@ -80,4 +80,4 @@ def _changed_values(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 
 def _changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     sides = {name: "+" if name in after else "-" for name in before.keys() ^ after.keys()}
-    return [f"{name} (only in {sides[name]})" if name in sides else name for name in changed(before, after)]
+    return [f"{name} (only in {sides[name]})" if name in sides else name for name in changed_names(before, after)]

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from split_matching.cache.accept import accept_code
 from split_matching.cache.artifact import load_artifact, shard_name
 from split_matching.cache.build import open_build
 from split_matching.cache.entry import Entry, Recipe, State
-from split_matching.cache.folders import Folder, accept_code, remove_folder
+from split_matching.cache.folders import Folder, remove_folder
 from split_matching.cache.keys import digest
 from split_matching.configs.load import load_config
 from split_matching.errors import CorruptError

@@ -414,7 +414,7 @@ def test_edits_that_change_no_meaning_rerun_nothing(checkout: Checkout) -> None:
 def test_code_that_makes_no_results_reruns_nothing(checkout: Checkout) -> None:
     """Of cache, configs and pipeline; what they may change is covered by schema numbers and by keys."""
     checkout.edit("pipeline/run/progress.py", "LOG_SECONDS = 10.0", "LOG_SECONDS = 5.0")
-    checkout.edit("cache/disk_errors.py", "def refusal(", "UNUSED = 1\n\n\ndef refusal(")
+    checkout.edit("cache/disk_errors.py", "def explain_disk_error(", "UNUSED = 1\n\n\ndef explain_disk_error(")
     assert checkout.stale() == {}
 
 

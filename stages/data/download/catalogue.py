@@ -9,7 +9,7 @@ from split_matching.configs.schema import DataConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.stages.data.download import coco_stuff as coco_archives
 from split_matching.stages.data.download import voc as voc_archives
-from split_matching.stages.data.download.fetch import Phase, refusals_explained
+from split_matching.stages.data.download.fetch import Phase, explain_write_errors
 
 ACQUIRE: Mapping[str, Callable[[DataConfig, Path, Phase], None]] = {
     "voc": voc_archives.acquire,
@@ -34,5 +34,5 @@ def acquire(data: DataConfig, phase: Phase) -> None:
         )
     if data.root is None:
         raise DataError("data.root is not set; expected the folder that the data set goes to: --set data.root=PATH")
-    with refusals_explained(data.root):
+    with explain_write_errors(data.root):
         ACQUIRE[data.layout](data, data.root, phase)

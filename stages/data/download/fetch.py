@@ -16,15 +16,16 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.files import replace_file
 from split_matching.cache.locks import try_lock
-from split_matching.errors import DataError, UserError
+from split_matching.errors import DataError
 from split_matching.stages.ground.context import Progress
 
 Phase = Callable[[str, str], AbstractContextManager[Progress]]
@@ -73,7 +74,7 @@ def fetch(archive: Archive, folder: Path, phase: Phase) -> Path:
     if path.exists():
         _check(path, archive, "remove it and run again, or put the right file there")
         return path
-    with refusals_explained(path):
+    with explain_write_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{archive.name}.part"
         with part.open("ab") as file:
@@ -211,15 +212,6 @@ def _by_hand(part: Path) -> str:
     return f"get the file by other means, put it at {part.with_suffix('')} and run again"
 
 
-@contextlib.contextmanager
-def refusals_explained(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write below a path into one line; what was written so far is kept."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise UserError(
-            f"cannot write {error.filename or path}: {os.strerror(error.errno).lower()}; make room or choose another "
-            "place: --set data.root=PATH. What is there is kept: the same command goes on"
-        ) from error
+def explain_write_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Turn an error of the file system below a path into one line for the user."""
+    return explain_disk_errors(path, option="--set data.root=PATH; what is there is kept, and the same command resumes")

@@ -140,10 +140,11 @@ def test_force_is_obeyed_after_a_comparison(photographs: Photographs) -> None:
 
 
 def test_a_manifest_remembers_a_few_copies_only(photographs: Photographs) -> None:
-    from split_matching.cache import folders as upkeep
+    from split_matching.cache.accept import INPUTS_KEPT, accept_input
+    from split_matching.cache.artifact import load_artifact
 
     (folder,) = photographs.cache.glob("voc/dataset/*")
-    for number in range(upkeep.EQUALS_KEPT + 3):
-        upkeep.accept_input(upkeep.load_artifact(folder), "times of raw files", str(number))
+    for number in range(INPUTS_KEPT + 3):
+        accept_input(load_artifact(folder), "times of raw files", str(number))
     known = json.loads((folder / "manifest.json").read_text())["equal_inputs"]["times of raw files"]
-    assert len(known) == upkeep.EQUALS_KEPT and known[-1] == str(upkeep.EQUALS_KEPT + 2)
+    assert len(known) == INPUTS_KEPT and known[-1] == str(INPUTS_KEPT + 2)

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from split_matching.cache.keys import ROOMS, module_closure
+from split_matching.cache.code import ROOMS, module_closure
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import DataConfig
 from split_matching.pipeline.stages import make_plan

@@ -1,0 +1,128 @@
+"""Fingerprints of code: which code made a result, blind to comments, docstrings and whitespace.
+
+A stage's fingerprint covers its module and all modules of ours that it imports, its closure. It is taken from the
+syntax tree, so that it is the same in every version of Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "split_matching"
+ROOMS = Path(__file__).resolve().parent.parent
+"""The folder that holds `cache`, `model` and the others: the checkout, or the installed package."""
+
+RESULT_PACKAGES = ("model", "stages")
+"""Packages whose code makes results. The others (cache, configs, pipeline) store and order them without a change."""
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+COSMETIC = ("type_comment", "kind", "type_ignores")
+
+
+def code_fingerprint(module_file: Path) -> str:
+    """Return a digest of a Python file that stays when only comments, docstrings or whitespace change.
+
+    Args:
+        module_file: a file of valid Python.
+    """
+    return _parse(module_file).fingerprint
+
+
+def module_closure(module: str, packages: Sequence[str] = RESULT_PACKAGES, root: Path = ROOMS) -> dict[str, str]:
+    """Return the fingerprints of a module and of all local modules that it imports, directly or not.
+
+    Imports inside functions count too: they run as well. A package's `__init__.py` counts, for importing a module in it
+    runs it; but what it imports counts only if somebody imports the package itself.
+
+    Args:
+        module: dotted name, e.g. "split_matching.stages.candidates.features".
+        packages: top-level packages to follow.
+        root: the folder that holds them.
+
+    Returns:
+        Paths from `root` with forward slashes -> fingerprint, e.g. {"stages/training/text.py": "9f86..."}, sorted.
+    """
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop().removeprefix(f"{PACKAGE}.")
+        path = _module_file(name, root)
+        # no path: `from stages.a import run` names `stages.a.run`, which is no module
+        if name in seen or name.partition(".")[0] not in packages or path is None:
+            continue
+        seen.add(name)
+        found[path.relative_to(root).as_posix()] = code_fingerprint(path)
+        parts = name.split(".")
+        for init in (root.joinpath(*parts[:n], "__init__.py") for n in range(1, len(parts))):
+            if init.is_file():
+                found[init.relative_to(root).as_posix()] = code_fingerprint(init)
+        waiting.extend(_absolute(target, name, path.name == "__init__.py") for target in _parse(path).imports)
+    return dict(sorted(found.items()))
+
+
+class _ModuleSource:
+    """What is kept of a Python file: its fingerprint and the names it imports (relative ones with their dots)."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.imports = tuple(sorted(set(_imports_of(tree))))
+        self.fingerprint = hashlib.sha256(repr(_as_tuples(tree)).encode()).hexdigest()
+
+
+def _parse(path: Path) -> _ModuleSource:
+    stat = path.stat()
+    return _parse_version(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=512)
+def _parse_version(path: Path, mtime_ns: int, size: int) -> _ModuleSource:
+    return _ModuleSource(ast.parse(path.read_bytes(), filename=str(path)))
+
+
+def _module_file(name: str, root: Path) -> Path | None:
+    base = root.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _imports_of(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield base
+            joint = "" if base.endswith(".") else "."
+            yield from (f"{base}{joint}{alias.name}" for alias in node.names)
+
+
+def _absolute(target: str, importer: str, is_package: bool) -> str:
+    level = len(target) - len(target.lstrip("."))
+    if not level:
+        return target
+    parts = importer.split(".")
+    kept = parts[: len(parts) - level + is_package]
+    return ".".join([*kept, target[level:]]).rstrip(".")
+
+
+def _as_tuples(node: Any) -> Any:
+    """Return a syntax tree as nested tuples, without positions, docstrings and empty fields.
+
+    Not `ast.dump`: its text differs between Python versions, and a cache outlives an upgrade.
+    """
+    if isinstance(node, ast.AST):
+        fields = dict(ast.iter_fields(node))
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            fields["body"] = node.body[1:] or [ast.Pass()]
+        kept = ((name, value) for name, value in fields.items() if name not in COSMETIC and value not in (None, []))
+        return (type(node).__name__, *((name, _as_tuples(value)) for name, value in kept))
+    if isinstance(node, list):
+        return [_as_tuples(child) for child in node]
+    return f"{type(node).__name__}:{node!r}"
