@@ -7,7 +7,6 @@ look at the true unseen classes (choice; the practice of zero-shot recognition s
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from split_matching.configs.schema import DataConfig
 from split_matching.configs.section import Section
 from split_matching.configs.strict_yaml import read_mapping
-from split_matching.errors import ConfigError, DataError
+from split_matching.errors import ConfigError, DataError, did_you_mean
 
 FOLDER = Path(__file__).parent / "classes"
 FILE_ENDINGS = (".yaml", ".yml", ".txt")
@@ -225,9 +224,8 @@ def _id_of(name: str, classes: Sequence[Any], label: str) -> Any:
     """The id of an unseen class that is given by its name."""
     ids = {entry.get("name"): entry.get("id") for entry in classes if isinstance(entry, dict)}
     if name not in ids:
-        names = {other.lower(): other for other in ids if isinstance(other, str)}
-        close = difflib.get_close_matches(name.lower(), names, 1)
-        meant = f"did you mean {names[close[0]]}?" if close else f"expected one of: {', '.join(names.values())}"
+        names = [other for other in ids if isinstance(other, str)]
+        meant = did_you_mean(name, names) or f"expected one of: {', '.join(names)}"
         raise ConfigError(f"{label}: unseen class {name!r} is not in the list; {meant}")
     return ids[name]
 

@@ -6,7 +6,6 @@ as text, the schema makes it a float. Every complaint is one line that names whe
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_runtime
 from split_matching.configs.strict_yaml import parse_value, read_mapping, shortened
 from split_matching.environment import default_artifacts
-from split_matching.errors import ConfigError
+from split_matching.errors import ConfigError, did_you_mean
 
 FOLDER = Path(__file__).resolve().parent
 YAML_ENDINGS = (".yaml", ".yml")
@@ -72,11 +71,9 @@ def _locate(dataset: str) -> tuple[str, Path, str]:
     known = known_datasets()
     if not dataset.endswith(YAML_ENDINGS):
         if dataset not in known:
-            close = difflib.get_close_matches(dataset, known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(
-                f"unknown data set {dataset!r}; expected one of: {', '.join(known)}, or a YAML file of your own{hint}"
-            )
+            hint = did_you_mean(dataset, known)
+            expected = f"expected one of: {', '.join(known)}, or a YAML file of your own"
+            raise ConfigError(f"unknown data set {dataset!r}; {expected}{hint and f'; {hint}'}")
         return dataset, FOLDER / f"{dataset}.yaml", f"configs/{dataset}.yaml"
     file, name = Path(dataset).expanduser(), dataset_name(dataset)
     if not _NAME.fullmatch(name):
@@ -265,19 +262,18 @@ def _known_paths() -> list[str]:
 
 
 def _suggestion(path: str) -> str:
-    """What an unknown key was probably meant to be."""
+    """What an unknown key was probably meant to be: a neighbour, the same name elsewhere, or any path that is alike."""
     parent, _, name = path.rpartition(".")
     known = _known_paths()
-    parts = [(candidate.rpartition("."), candidate) for candidate in known]
-    siblings = {last: candidate for (before, _, last), candidate in parts if before == parent}
-    near = difflib.get_close_matches(name, siblings, 1)
-    namesakes = [candidate for (_, _, last), candidate in parts if last == name]
-    far = difflib.get_close_matches(path, known, 1)
-    alike = difflib.get_close_matches(path, namesakes, 1)
-    for found in ([siblings[match] for match in near], alike, namesakes, far):
-        if found:
-            return f"did you mean {' or '.join(found)}?"
-    return f"expected one of: {', '.join(sorted(siblings or Config.model_fields))}"
+    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
+    namesakes = [key for key in known if key.rpartition(".")[2] == name]
+    return (
+        did_you_mean(name, siblings)
+        or did_you_mean(path, namesakes)
+        or (f"did you mean {' or '.join(namesakes)}?" if namesakes else "")
+        or did_you_mean(path, known)
+        or f"expected one of: {', '.join(sorted(siblings or Config.model_fields))}"
+    )
 
 
 def _expected(detail: ErrorDetails) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import NoReturn
 
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
-from split_matching.errors import ConfigError
+from split_matching.errors import ConfigError, did_you_mean
 from split_matching.pipeline import stages
 from split_matching.pipeline.plan import Plan
 
@@ -162,7 +161,6 @@ def check_name(word: str, known: Iterable[str]) -> None:
     known = list(known)
     if word in known:
         return
-    by_lower = {"help": "--help", **{name.lower(): name for name in known}}
-    close = difflib.get_close_matches(word.lower(), by_lower, 1, 0.5)
-    meant = f"did you mean {by_lower[close[0]]}?" if close else f"expected one of {', '.join(known)}"
+    meant = did_you_mean(word, {"help": "--help", **{name: name for name in known}})
+    meant = meant or f"expected one of {', '.join(known)}"
     raise ConfigError(f"unknown stage {word!r}: {meant}")

@@ -1,8 +1,14 @@
-"""The errors a user may see, each with the exit code that the command line ends with.
+"""The errors that a user may see, each with the exit code of the command line, and words that their messages share.
 
-Every message is one line: what is wrong, where, what was expected, what to do. Anything that is not one of these is a
-bug in this project and keeps its traceback.
+Every message is one line: what is wrong, where, what was expected, what to do. Any other exception is a bug in this
+project and keeps its traceback.
 """
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+SIMILAR = 0.5
+"""Share of equal letters from which a name may have been meant, see `difflib.SequenceMatcher.ratio` (choice)."""
 
 
 def one_line(text: str) -> str:
@@ -15,8 +21,22 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
+def did_you_mean(word: str, known: Iterable[str] | Mapping[str, str], count: int = 1) -> str:
+    """Return "did you mean steps?" for the known name that is most like a word; "" if none is. Case does not matter.
+
+    Args:
+        word: what was typed.
+        known: names; or what to show for each name.
+        count: how many names to show at most.
+    """
+    shown = known if isinstance(known, Mapping) else {name: name for name in known}
+    by_lower = {name.lower(): text for name, text in shown.items()}
+    close = difflib.get_close_matches(word.lower(), by_lower, count, SIMILAR)
+    return f"did you mean {' or '.join(by_lower[name] for name in close)}?" if close else ""
+
+
 class UserError(Exception):
-    """A stage failed for a reason the user can mend."""
+    """A stage failed for a reason that the user can fix."""
 
     exit_code = 1
 

@@ -22,7 +22,9 @@ from split_matching.errors import DataError
 from split_matching.stages.candidates.clustering import cluster, field_to_cluster
 from split_matching.stages.candidates.features import training_features
 from split_matching.stages.candidates.regions import RegionItem, embed_regions
+from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import read_image, read_seen_labels
+from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip
@@ -74,14 +76,12 @@ def best_overlap(labels: Bytes, wanted: Masks) -> tuple[int, float]:
 
     Args:
         labels: regions 1..R, 0 is none. Shape: (H', W').
-        wanted: the mask. Shape: (H, W); regions are compared at its resolution, each pixel in its nearest cell.
+        wanted: the mask. Shape: (H, W); regions are compared at its resolution, each pixel in the cell of its centre.
 
     Returns:
         The region's number and the IoU; (0, 0.0) without a region.
     """
-    rows = (np.arange(wanted.shape[0]) * labels.shape[0] // wanted.shape[0])[:, None]
-    cols = np.arange(wanted.shape[1]) * labels.shape[1] // wanted.shape[1]
-    fine = labels[rows, cols]
+    fine = resize_labels(labels, (wanted.shape[0], wanted.shape[1]))
     count = int(labels.max(initial=0)) + 1
     inside = np.bincount(fine[wanted], minlength=count).astype(np.float64)
     union = np.bincount(fine.ravel(), minlength=count) + wanted.sum() - inside
@@ -89,12 +89,6 @@ def best_overlap(labels: Bytes, wanted: Masks) -> tuple[int, float]:
     iou[0] = 0.0
     best = int(iou.argmax())
     return best, float(iou[best])
-
-
-def spread(ids: tuple[str, ...], count: int) -> list[str]:
-    """Return at most `count` ids, evenly spread over the sorted ones."""
-    chosen = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
-    return [sorted(ids)[index] for index in chosen]
 
 
 class _Naming:
@@ -137,7 +131,7 @@ def measure(ctx: StageContext, count: int) -> Quality:
     features = training_features(ctx)
     field = field_to_cluster(features.fields, ctx.config.pseudo_masks)
     source, naming = open_source(ctx.config.data, ctx.data_root), _Naming(ctx)
-    ids = spread(tuple(features.ids), count)
+    ids = choose_evenly(sorted(features.ids), count)
     overlaps: list[float] = []
     regions: list[int] = []
     for done, image_id in enumerate(ids, 1):

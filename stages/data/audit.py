@@ -19,6 +19,7 @@ from PIL import Image
 from split_matching.configs.class_list import ClassList
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
+from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import decode_image, decode_values, read_bytes
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Progress
@@ -171,7 +172,8 @@ def check_data(
             errors.append(error)
     if not ids:
         raise errors[0]
-    jobs = [(split, image_id) for split, members in ids.items() for image_id in _spread(members, limit)]
+    chosen = {split: members if limit is None else choose_evenly(members, limit) for split, members in ids.items()}
+    jobs = [(split, image_id) for split, members in chosen.items() for image_id in members]
     looks = []
     for done, look in enumerate(ordered_map(lambda job: look_at(source, *job, classes), jobs, threads), start=1):
         looks.append(look)
@@ -180,12 +182,6 @@ def check_data(
     findings += [finding for find in FINDERS for finding in find(classes, ids, looks)]
     findings += [*_about_counts(data, ids), *_about_strays(source)]
     return Check(classes, ids, looks, sorted(findings, key=lambda finding: not finding.problem))
-
-
-def _spread(ids: Sequence[str], limit: int | None) -> list[str]:
-    if limit is None or len(ids) <= limit:
-        return list(ids)
-    return [ids[place * len(ids) // limit] for place in range(limit)]
 
 
 def look_at(source: Source, split: str, image_id: str, classes: ClassList) -> Look:

@@ -10,15 +10,15 @@ RandomFlip, PhotoMetricDistortion), as recalled. Unlike there, nothing is padded
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-CROP_TRIES = 10  # mmsegmentation's RandomCrop gives up after as many, and takes the last
+from split_matching.stages.data.resize import LabelMap, nearest_cells
 
-LabelMap = TypeVar("LabelMap", bound=NDArray[Any])
+CROP_TRIES = 10  # mmsegmentation's RandomCrop gives up after as many, and takes the last
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ def take_labels(labels: LabelMap, view: View) -> LabelMap:
     Returns:
         Shape: (rows, cols), the same type.
     """
-    y = (np.arange(view.top, view.top + view.rows) + 0.5) * labels.shape[0] / view.height
-    x = (np.arange(view.left, view.left + view.cols) + 0.5) * labels.shape[1] / view.width
-    taken = labels[y.astype(np.int64)[:, None], x.astype(np.int64)]
+    rows = nearest_cells(labels.shape[0], view.height, view.top, view.top + view.rows)
+    cols = nearest_cells(labels.shape[1], view.width, view.left, view.left + view.cols)
+    taken = labels[rows[:, None], cols]
     return np.ascontiguousarray(taken[:, ::-1] if view.mirrored else taken)  # type: ignore[return-value]
 
 

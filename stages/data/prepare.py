@@ -24,7 +24,7 @@ import numpy as np
 
 from split_matching.configs.slices import ClassIds
 from split_matching.errors import DataError
-from split_matching.stages.data.image_ids import refuse_unknown
+from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Progress, StageContext, no_progress
@@ -156,7 +156,7 @@ def chosen_ids(ids: dict[str, list[str]], images: Sequence[str]) -> dict[str, li
     """
     if not images:
         return ids
-    refuse_unknown(images, {image_id for members in ids.values() for image_id in members}, "images")
+    check_ids_exist(images, {image_id for members in ids.values() for image_id in members}, "images")
     wanted = set(images)
     cut = {split: [image_id for image_id in members if image_id in wanted] for split, members in ids.items()}
     if not cut["train"]:

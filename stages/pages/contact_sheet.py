@@ -16,10 +16,11 @@ from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.audit import SPLITS, Check, Look
 from split_matching.stages.data.images import decode_values, read_bytes, read_image
+from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.pages.colours import palette
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, draw_swatch, load_font
-from split_matching.stages.pages.overlays import NO_LABEL, overlay, resize_image, resize_labels
+from split_matching.stages.pages.overlays import NO_LABEL, overlay, resize_image
 
 PAIRS = 12
 COLUMNS = 3

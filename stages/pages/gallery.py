@@ -19,6 +19,7 @@ import numpy as np
 from split_matching.cache.files import atomic_write
 from split_matching.stages.candidates.clustering import field_to_cluster
 from split_matching.stages.candidates.features import training_features
+from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
@@ -120,12 +121,6 @@ def render_gallery(cards: Sequence[Card], page: dict[str, Any]) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def choose_evenly(ids: Sequence[str], limit: int) -> list[str]:
-    """Return at most `limit` ids, evenly spread."""
-    count = min(limit, len(ids))
-    return [ids[index * len(ids) // count] for index in range(count)]
 
 
 def _summarise(cards: Sequence[Card], total: int) -> list[str]:

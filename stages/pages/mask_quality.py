@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import read_all_labels
+from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import Source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages.class_scores import ClassScores
-from split_matching.stages.pages.overlays import resize_labels
 
 FOUND = 0.5
 """A region finds an object if their IoU is at least this."""
@@ -60,7 +61,7 @@ def summarise_mask_quality(ctx: StageContext, rows: Sequence[ClassScores], sourc
     names = {index: row.name for index, row in enumerate(rows) if row.group == "unseen"}
     if not count or not names or "pseudo_masks" not in ctx.inputs:
         return None
-    chosen = [ids[index * len(ids) // count] for index in range(count)]
+    chosen = choose_evenly(ids, count)
     shards = ctx.inputs["pseudo_masks"].shards("train")
 
     def read(image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:

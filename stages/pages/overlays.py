@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from split_matching.stages.data.resize import resize_labels
+
 NO_LABEL = -1
 """Label of pixels that belong to no class and no region."""
 
@@ -34,23 +36,6 @@ def resize_image(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-
-
-def resize_labels(labels: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """Stretch a label map over `shape` (height, width); each output pixel takes the cell that its centre lies in.
-
-    Args:
-        labels: (H, W) integers of any type.
-        shape: (height, width) wanted.
-
-    Returns:
-        (height, width) of the same dtype; no value that was not there before.
-    """
-    rows, columns = (
-        np.minimum(((np.arange(wanted) + 0.5) * have / wanted).astype(np.intp), have - 1)
-        for wanted, have in zip(shape, labels.shape, strict=True)
-    )
-    return np.asarray(labels[rows[:, None], columns[None, :]])
 
 
 def borders(labels: NDArray[Any]) -> NDArray[np.bool_]:

@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.stages.candidates.features import training_features
-from split_matching.stages.data.image_ids import refuse_unknown
+from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
+from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.pages.colours import palette
-from split_matching.stages.pages.overlays import overlay, resize_image, resize_labels
+from split_matching.stages.pages.overlays import overlay, resize_image
 from split_matching.stages.pages.sheets.regions import SeenNames, normalise
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow
 from split_matching.stages.pages.sheets.sources import States, describe_sources
@@ -53,7 +54,7 @@ def _find_features(ctx: StageContext, image_id: str) -> tuple[str, Features]:
     splits: dict[str, Features] = {"train": training_features(ctx)}
     if "val" in ctx.inputs["features"].manifest["content"]:  # a trial may have no validation image
         splits["val"] = ctx.inputs["features"].shards("val")
-    refuse_unknown([image_id], [known for features in splits.values() for known in features.ids], "images")
+    check_ids_exist([image_id], [known for features in splits.values() for known in features.ids], "images")
     return next((split, features) for split, features in splits.items() if image_id in features.ids)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from split_matching.errors import DataError
 from split_matching.model.criterion import Matching, SplitCriterion
 from split_matching.stages.candidates.features import training_features
-from split_matching.stages.data.image_ids import refuse_unknown
+from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
@@ -79,7 +79,7 @@ class Matches:
 
 def build_match_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet:
     """Which query of each group took which target, with the trained weights and the costs of training."""
-    refuse_unknown([image_id], ctx.inputs["pseudo_masks"].shards("train").ids, "training images")
+    check_ids_exist([image_id], ctx.inputs["pseudo_masks"].shards("train").ids, "training images")
     matches = match_image(ctx, image_id, SeenNames(ctx.inputs["text"]).names)
     targets = matches.targets
     image = resize_image(read_image(open_source(ctx.config.data, ctx.data_root).image_path(image_id)), PANEL_SIDE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from split_matching.stages.data.image_ids import refuse_unknown
+from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
@@ -22,7 +22,7 @@ from split_matching.stages.pages.sheets.sources import States, describe_sources
 def build_prediction_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet:
     """Truth and prediction of a validation image, with the IoU of every class in it."""
     predictions = ctx.inputs["evaluate"].shards("val")
-    refuse_unknown([image_id], predictions.ids, "validation images")
+    check_ids_exist([image_id], predictions.ids, "validation images")
     classes = read_class_scores(ctx.inputs["evaluate"].file("per_class.csv"))
     source = open_source(ctx.config.data, ctx.data_root)
     truth = read_truth(source, image_id, classes)

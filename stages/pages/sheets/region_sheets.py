@@ -11,7 +11,7 @@ from split_matching.errors import DataError
 from split_matching.stages.candidates.clustering import field_to_cluster
 from split_matching.stages.candidates.features import training_features
 from split_matching.stages.candidates.regions import region_crops
-from split_matching.stages.data.image_ids import refuse_unknown
+from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
@@ -89,7 +89,7 @@ def build_region_sheet(ctx: StageContext, image_id: str, states: States) -> Shee
 def _read(ctx: StageContext, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return a training image (H, W, 3) and its pseudo masks (H', W'), 0 is no region."""
     masks = ctx.inputs["pseudo_masks"].shards("train")
-    refuse_unknown([image_id], masks.ids, "training images")
+    check_ids_exist([image_id], masks.ids, "training images")
     source = open_source(ctx.config.data, ctx.data_root)
     return read_image(source.image_path(image_id)), masks.read(image_id, "labels")
 

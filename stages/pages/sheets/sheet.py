@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
 from split_matching.cache.files import atomic_write
+from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, SWATCH, draw_swatch, load_font
-from split_matching.stages.pages.overlays import resize_image, resize_labels
+from split_matching.stages.pages.overlays import resize_image
 
 PANEL_SIDE = 420
 """Longer side of a picture on a sheet, pixels (choice)."""

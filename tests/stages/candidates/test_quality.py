@@ -14,7 +14,7 @@ from split_matching.configs.class_list import load_classes
 from split_matching.errors import DataError
 from split_matching.pipeline.cli import main
 from split_matching.stages.candidates import features
-from split_matching.stages.candidates.quality import best_overlap, measure, spread
+from split_matching.stages.candidates.quality import best_overlap, measure
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.training import text
@@ -50,12 +50,6 @@ def test_best_overlap_equals_a_loop(seed: int) -> None:
 
 def test_no_region_overlaps_nothing() -> None:
     assert best_overlap(np.zeros((4, 4), np.uint8), np.ones((8, 8), bool)) == (0, 0.0)
-
-
-def test_spread_is_sorted_even_and_bounded() -> None:
-    ids = tuple(f"{n:03d}" for n in range(100))
-    assert spread(ids, 3) == ["000", "050", "099"]
-    assert spread(ids, 200) == list(ids)
 
 
 def test_unseen_labels_change_no_number(chain: Chain, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from split_matching.stages.pages.overlays import (
     jpeg_data_uri,
     overlay,
     resize_image,
-    resize_labels,
 )
 
 COLOURS = np.array([[255, 0, 0], [0, 0, 255]], dtype=np.uint8)
@@ -27,19 +26,6 @@ GREY = np.full((4, 4, 3), 100, dtype=np.uint8)
 def test_resize_image_sets_the_longer_side(shape: tuple[int, int], expected: tuple[int, int]) -> None:
     image = np.zeros((*shape, 3), np.uint8)
     assert resize_image(image, 100).shape[:2] == expected
-
-
-def test_resize_labels_repeats_cells_exactly() -> None:
-    labels = np.array([[0, 7], [3, 255]], np.uint8)
-    np.testing.assert_array_equal(resize_labels(labels, (6, 4)), np.kron(labels, np.ones((3, 2), np.uint8)))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (7, 9), (64, 2)])
-def test_resize_labels_invents_no_value(shape: tuple[int, int]) -> None:
-    labels = np.random.default_rng(0).choice([0, 9, 200], (6, 5))
-    resized = resize_labels(labels, shape)
-    assert resized.shape == shape
-    assert set(np.unique(resized)) <= {0, 9, 200}
 
 
 def test_borders_equal_a_loop() -> None:
