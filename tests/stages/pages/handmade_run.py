@@ -48,8 +48,8 @@ class FakeShards:
 class FakeArtifact:
     """The face of `cache.artifact.Artifact` that the report uses."""
 
-    def __init__(self, slug: str, path: Path, manifest: dict[str, Any], shards: FakeShards | None = None) -> None:
-        self.stage, self.path, self.manifest, self._shards = slug, path, manifest, shards
+    def __init__(self, stage: str, path: Path, manifest: dict[str, Any], shards: FakeShards | None = None) -> None:
+        self.stage, self.path, self.manifest, self._shards = stage, path, manifest, shards
         self.key = manifest["key"]
         path.mkdir(parents=True, exist_ok=True)
 

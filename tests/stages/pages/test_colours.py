@@ -34,7 +34,7 @@ def test_palette_is_endless_and_a_copy() -> None:
     assert palette(3).any()
 
 
-def test_palette_refuses_negative_counts() -> None:
+def test_palette_rejects_negative_counts() -> None:
     with pytest.raises(ValueError, match="-1"):
         palette(-1)
 

@@ -93,7 +93,7 @@ def test_overlay_leaves_its_inputs_alone() -> None:
 
 
 @pytest.mark.parametrize("value", [2, -2])
-def test_labels_without_a_colour_are_refused(value: int) -> None:
+def test_labels_without_a_colour_are_errors(value: int) -> None:
     with pytest.raises(ValueError, match=f"label {value} has no colour"):
         overlay(GREY, np.full((4, 4), value, np.int16), COLOURS)
 

@@ -40,7 +40,7 @@ def pages(tiny_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def check(browser: Browser, name: str, page: Path, width: int) -> None:
     seen, _ = browser.view(page, width)
-    if folder := os.environ.get("SPLIT_MATCHING_PICTURES"):  # to look at them oneself
+    if folder := os.environ.get("SPLIT_MATCHING_PICTURES"):  # to look at the pictures oneself
         (Path(folder) / f"{name}-{width}.png").write_bytes(seen.picture)
     assert seen.complaints == []
     assert seen.requests == []
@@ -119,7 +119,7 @@ def test_gallery_of_1000_images_filters_at_once(chromium: Browser, tmp_path: Pat
             lambda card: 0 in card.seen and len(card.areas) > 4 and max(card.areas) >= 40,
         ),
     ]
-    asked = json.dumps([values for values, _ in filters])
+    choices = json.dumps([values for values, _ in filters])
     _, found = chromium.view(
         tmp_path / "many.html",
         1280,
@@ -130,7 +130,7 @@ def test_gallery_of_1000_images_filters_at_once(chromium: Browser, tmp_path: Pat
         form.elements[name].dispatchEvent(new Event("input", {{ bubbles: true }}));
       }};
       const names = ["seen", "near", "few", "many", "small", "large"];
-      const timed = {asked}.map((values) => {{
+      const timed = {choices}.map((values) => {{
         for (const name of names) choose(name, "");
         const start = performance.now();
         for (const name in values) choose(name, values[name]);
