@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from split_matching.stages.candidates.clustering.steps import to_unit_length
 from split_matching.stages.candidates.features import training_features
 from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
@@ -13,7 +14,7 @@ from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.pages.colours import palette
 from split_matching.stages.pages.overlays import overlay, resize_image
-from split_matching.stages.pages.sheets.regions import SeenNames, normalise
+from split_matching.stages.pages.sheets.regions import SeenNames
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow
 from split_matching.stages.pages.sheets.sources import States, describe_sources
 
@@ -80,5 +81,5 @@ def principal_colours(dense: NDArray[np.floating]) -> tuple[NDArray[np.uint8], f
 
 
 def _mean_cosine(dense: NDArray[np.float32]) -> float:
-    points = normalise(dense.reshape(-1, dense.shape[-1]))
+    points = to_unit_length(dense.reshape(-1, dense.shape[-1]))
     return float((points.mean(0) ** 2).sum())

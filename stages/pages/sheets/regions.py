@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.shard_reader import ShardSet
+from split_matching.stages.candidates.clustering.steps import to_unit_length
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.ground.region_map import masks_of
 from split_matching.stages.pages.colours import palette
@@ -96,14 +97,9 @@ def measure_separation(dense: NDArray[Any], labels: NDArray[np.uint8]) -> NDArra
     present = np.array([region for region in range(len(shares)) if (owner == region).any()], np.intp)
     if len(present) < 2:
         return result
-    points = normalise(dense.reshape(-1, dense.shape[-1]).astype(np.float32))
-    cosines = points @ normalise(np.stack([points[owner == region].mean(0) for region in present])).T
+    points = to_unit_length(dense.reshape(-1, dense.shape[-1]).astype(np.float32))
+    cosines = points @ to_unit_length(np.stack([points[owner == region].mean(0) for region in present])).T
     for column, region in enumerate(present):
         own = cosines[owner == region]
         result[region] = (own[:, column] - np.delete(own, column, 1).max(1)).mean()
     return result
-
-
-def normalise(rows: NDArray[Any]) -> NDArray[Any]:
-    """Return rows of unit length. (..., D) -> (..., D)."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
