@@ -80,7 +80,7 @@ class Chain:
         other.inputs = dict(self.inputs)
         return other
 
-    def splits(self, module: Any, slug: str, splits: tuple[str, ...] = ("train",)) -> None:
+    def sharded(self, module: Any, slug: str, splits: tuple[str, ...] = ("train",)) -> None:
         ctx = StageContext(self.slice, self.inputs, self.folder(slug), self.config.runtime, self.root)
         source = open_source(self.config.data, self.root)
         for split in splits:

@@ -41,7 +41,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 def online(base: Chain, folder: Path, *overrides: str, root: Path | None = None) -> Chain:
     chain = base.branch(folder, "train.features=online", *overrides, root=root)
-    chain.slice = make_plan(chain.config).slice("train")  # what the stage declares must be enough
+    chain.slice = make_plan(chain.config)["train"].slice  # what the stage declares must be enough
     return chain
 
 
@@ -51,7 +51,7 @@ def trained(chain: Chain, name: str = "train") -> dict[str, bytes]:
 
 
 def evaluated(chain: Chain) -> Path:
-    chain.slice = make_plan(chain.config).slice("evaluate")
+    chain.slice = make_plan(chain.config)["evaluate"].slice
     return chain.whole(evaluate, "evaluate")
 
 
