@@ -45,8 +45,11 @@ class Verb(Protocol):
     DESCRIPTION: str
     """A paragraph for the verb's own help."""
     EXIT_CODES: str
-    EXAMPLES: tuple[str, ...]
-    """Arguments as a user types them, the verb first."""
+    """What its exit codes mean."""
+
+    @property
+    def EXAMPLES(self) -> Sequence[str]:
+        """Arguments as a user types them, the verb first."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the verb's arguments to its parser."""

@@ -45,7 +45,7 @@ def build_table(
         configs: of every run.
         outcomes: of every run.
         gammas: the gamma of each variant that folds of the seen classes chose.
-        notes: remarks to show beside the table.
+        notes: to show beside the table.
     """
     from split_matching.stages.pages.ablation.statistics import read_sweep
     from split_matching.stages.pages.ablation.tables import Run, Table, build_sections

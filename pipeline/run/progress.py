@@ -41,7 +41,7 @@ class ProgressDisplay:
         self._memory = {name: memoryview(mmap.mmap(-1, 8 * (HEADER + SLOTS))).cast("q") for name in names}
 
     def start(self, name: str, total: int = 0, before: int = 0, slots: int = 1) -> None:
-        """Begin a stage; a stage that has begun is left as it is.
+        """Start a stage; a stage that has started is left as it is.
 
         Args:
             name: the stage.
@@ -59,7 +59,7 @@ class ProgressDisplay:
         self._print(f"{name}: {total} {self._units[name]}{done}" if total else f"{name}: started", lasting=True)
 
     def started(self, name: str) -> bool:
-        """Return whether a stage has begun, in whichever process."""
+        """Return whether a stage has started, in this or another process."""
         memory = self._memory.get(name)
         return memory is None or memory[STARTED] != 0
 
