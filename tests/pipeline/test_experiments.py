@@ -1,258 +1,32 @@
-"""Ablation: the statistics against slow loops, what is run, what is written, and what is never looked at on folds."""
+"""The verb `ablate`: what is run, what is written, and how failures and interruptions end."""
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import json
-import math
-import shutil
-import statistics
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError
 from split_matching.pipeline import plan as plan_module
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.experiments import runs as experiments
 from split_matching.pipeline.experiments.gammas import GammaRecord, format_gammas, read_gammas
 from split_matching.pipeline.experiments.machine import describe_machine
-from split_matching.pipeline.experiments.runs import Outcome
-from split_matching.pipeline.experiments.variants import Repeat, Request, opening_comment, settings_key
+from split_matching.pipeline.experiments.variants import opening_comment, settings_key
 from split_matching.pipeline.plan import code_of
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.verbs import ablate as ablation
-from split_matching.stages.pages.ablation.page import render_page
-from split_matching.stages.pages.ablation.statistics import (
-    METRICS,
-    choose_gamma,
-    metrics_at,
-    paired_difference,
-    read_sweep,
-    spread,
-)
-from split_matching.stages.pages.ablation.table_text import (
-    format_difference,
-    format_spread,
-    to_csv,
-    to_json,
-    to_markdown,
-)
-from split_matching.stages.pages.ablation.tables import DEFAULT, Run, Table, Variant, build_sections
-from split_matching.stages.pages.plots import draw_intervals
 from tests.handmade import TINY
+from tests.pipeline import scored_runs
+from tests.pipeline.scored_runs import by_matching, request, variant
 
+ran, variants, forget_code = scored_runs.ran, scored_runs.variants, scored_runs.forget_code
 ROOT = Path(__file__).parents[2]
-NAN = math.nan
-
-
-def values(rng: np.random.Generator, count: int, missing: float = 0.3) -> list[float]:
-    return [NAN if rng.random() < missing else float(rng.normal(50, 10)) for _ in range(count)]
-
-
-@pytest.fixture(autouse=True)
-def _no_held_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs hold the code for the life of a process; other tests are not to inherit that."""
-    code_of.cache_clear()
-
-
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_spread_equals_a_loop(seed: int) -> None:
-    given = values(np.random.default_rng(seed), 9)
-    known = [value for value in given if value == value]
-    found = spread(given)
-    assert found.count == len(known)
-    assert found.mean == pytest.approx(statistics.mean(known))
-    assert found.deviation == pytest.approx(statistics.stdev(known))
-    assert len(found.values) == 9
-
-
-@pytest.mark.parametrize(("given", "mean", "count"), [([], NAN, 0), ([NAN, NAN], NAN, 0), ([3.0, NAN], 3.0, 1)])
-def test_spread_of_too_little_has_no_deviation(given: list[float], mean: float, count: int) -> None:
-    found = spread(given)
-    assert (found.mean == mean or math.isnan(mean)) and found.count == count
-    assert math.isnan(found.deviation)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_paired_difference_equals_a_loop(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    mine, base = values(rng, 12), values(rng, 12)
-    pairs = [a - b for a, b in zip(mine, base, strict=True) if a == a and b == b]
-    mean = statistics.mean(pairs)
-    found = paired_difference(mine, base)
-    assert found.mean == pytest.approx(mean)
-    assert found.deviation == pytest.approx(statistics.stdev(pairs))
-    assert (found.count, found.agree) == (len(pairs), sum(1 for pair in pairs if pair * mean > 0))
-
-
-def test_pairing_takes_out_what_seeds_share() -> None:
-    base = [10.0, 50.0, 90.0]
-    found = paired_difference([11.0, 51.0, 91.5], base)
-    assert found.deviation < 1 < spread(base).deviation
-    assert format_difference(found) == "+1.2 ± 0.3 (3/3)"
-
-
-def test_paired_difference_refuses_other_seeds() -> None:
-    with pytest.raises(ValueError, match="1 values cannot be paired with 3"):
-        paired_difference([1.0], [1.0, 2.0, 3.0])
-
-
-def test_text_of_undefined_numbers() -> None:
-    assert (
-        format_spread(spread([NAN])) == format_difference(None) == format_difference(paired_difference([], [])) == "–"
-    )
-    assert format_spread(spread([50.04])) == "50.0"
-
-
-def sweep_of(by_gamma: dict[float, float]) -> dict[float, dict[str, float]]:
-    return {gamma: dict.fromkeys(METRICS, value) for gamma, value in by_gamma.items()}
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_gamma_is_the_best_of_the_mean_sweep(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    gammas = [0.0, 0.05, 0.1, 0.2]
-    table = rng.normal(size=(3, 4)).tolist()
-    best = max(range(4), key=lambda column: sum(row[column] for row in table))
-    assert choose_gamma([sweep_of(dict(zip(gammas, row, strict=True))) for row in table]) == gammas[best]
-
-
-@pytest.mark.parametrize(
-    ("sweeps", "gamma"),
-    [
-        ([], None),
-        ([{0.0: NAN}], None),
-        ([{0.0: 1.0, 0.1: 1.0}], 0.0),  # among equals the smallest
-        ([{0.0: 1.0, 0.1: 9.0}, {0.0: 2.0}], 0.0),  # 0.1 was not tried by all
-        ([{0.0: 1.0, 0.1: 9.0}, {0.0: 2.0, 0.1: NAN}], 0.0),  # means over different runs do not compare
-    ],
-)
-def test_gamma_with_gaps(sweeps: list[dict[float, float]], gamma: float | None) -> None:
-    assert choose_gamma([sweep_of(sweep) for sweep in sweeps]) == gamma
-
-
-def metrics_of(hiou: float | None, gamma: float = 0.0, others: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
-    point = {"pAcc": 90.0, "mIoU_seen": 80.0, "mIoU_unseen": 60.0}
-    sweep = [{**point, "gamma": g, "hIoU": h} for g, h in [*others, (gamma, hiou)]]
-    return {**point, "hIoU": hiou, "extra": {"gamma": gamma, "gamma_sweep": sweep}}
-
-
-def test_a_sweep_is_read_with_the_configured_gamma_and_null_as_nan() -> None:
-    metrics = metrics_of(None, gamma=0.07, others=[(0.2, 5.0), (0.0, 6.0)])
-    metrics["extra"]["gamma_sweep"].pop()
-    sweep = read_sweep(metrics)
-    assert list(sweep) == [0.0, 0.07, 0.2]
-    assert math.isnan(sweep[0.07]["hIoU"]) and sweep[0.2]["hIoU"] == 5.0
-    assert metrics_at([sweep, None], 0.2)["hIoU"].count == 1
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-REPEATS = ("seed 0", "seed 1", "seed 2")
-
-
-def some_runs(gamma: float = 0.0) -> list[Run]:
-    runs = [
-        Run(
-            DEFAULT,
-            f"seed {seed}",
-            gamma,
-            {0.0: dict.fromkeys(METRICS, 70.0 + seed), 0.1: dict.fromkeys(METRICS, 80.0)},
-        )
-        for seed in range(3)
-    ]
-    single = [Run("single", f"seed {seed}", 0.0, {0.0: dict.fromkeys(METRICS, 50.0 - seed)}) for seed in (0, 2)]
-    return [*runs, *single]
-
-
-def test_rows_pair_the_runs_that_both_have() -> None:
-    (section,) = build_sections([DEFAULT, "single", "gone"], REPEATS, some_runs(), {})
-    assert [row.variant for row in section.rows] == [DEFAULT, "single"]
-    assert section.rows[0].differences == {}
-    single = section.rows[1]
-    assert math.isnan(single.metrics["hIoU"].values[1])
-    assert (single.differences["hIoU"].mean, single.differences["hIoU"].count) == (-22.0, 2)
-
-
-@pytest.mark.parametrize(
-    ("configured", "tuned", "names"),
-    [
-        (0.0, {}, ["uncalibrated"]),
-        (0.0, {DEFAULT: 0.1}, ["uncalibrated", "tuned"]),
-        (0.1, {}, ["uncalibrated", "configured"]),
-        (0.1, {DEFAULT: 0.0}, ["uncalibrated", "configured", "tuned"]),
-        (0.1, {DEFAULT: 0.1, "single": 0.0}, ["uncalibrated", "tuned"]),
-    ],
-)
-def test_which_tables_there_are(configured: float, tuned: dict[str, float], names: list[str]) -> None:
-    sections = build_sections([DEFAULT, "single"], REPEATS, some_runs(configured), tuned)
-    assert [section.name for section in sections] == names
-    assert sections[0].rows[0].metrics["hIoU"].mean == 71.0
-    assert {row.variant: row.gamma for row in sections[-1].rows} == (tuned or {DEFAULT: configured, "single": 0.0})
-
-
-def a_table() -> Table:
-    sections = build_sections([DEFAULT, "single"], REPEATS, some_runs(), {DEFAULT: 0.1, "single": 0.1})
-    variants = (Variant(DEFAULT), Variant("single", "a.yaml", "a <b>| c", {"train.matching": ("1", "2")}, DEFAULT))
-    facts = {"command": "run <it>", "machine": "M", "some of it made on": "", "seconds": 7300.0}
-    failures = (("single", "seed 1", "<script>x"),)
-    return Table("shapes", REPEATS, "3 seeds", variants, sections, failures, ("a note",), facts)
-
-
-def test_markdown_has_every_row_and_fact() -> None:
-    text = to_markdown(a_table())
-    assert "| single | 49.0 ± 1.4 |" in text
-    assert "-22.0 ± 2.8 (2/2) |" in text
-    for part in ("`single`: a <b>| c", "same settings as `default`", "seed 1: <script>x", "a note", "`run <it>`"):
-        assert part in text
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows} == {9, 10}  # without and with the column gamma
-
-
-def test_csv_and_json_hold_the_numbers_and_no_nan() -> None:
-    table = a_table()
-    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
-    assert [(row["table"], row["variant"]) for row in rows[:2]] == [
-        ("uncalibrated", DEFAULT),
-        ("uncalibrated", "single"),
-    ]
-    assert float(rows[1]["hIoU_difference_mean"]) == -22.0
-    assert rows[0]["hIoU_difference_mean"] == ""
-    assert "nan" not in to_csv(table).lower()
-    plain = json.loads(json.dumps(to_json(table), allow_nan=False))
-    assert plain["sections"][0]["rows"][1]["metrics"]["hIoU"]["values"] == [50.0, None, 48.0]
-
-
-def test_page_is_self_contained_escaped_and_deterministic() -> None:
-    page = render_page(a_table())
-    assert page == render_page(a_table())
-    assert "<script" not in page and "&lt;script&gt;x" in page and "run &lt;it&gt;" in page
-    links = [part.split('"')[0] for name in ("src", "href") for part in page.split(f'{name}="')[1:]]
-    assert all(link.startswith(("data:", "#")) for link in links)
-    assert sum(link.startswith("data:image/svg+xml") for link in links) == 2
-    assert "2 h 01 min" in page
-
-
-def test_intervals_are_drawn_with_gaps_and_without_values() -> None:
-    for groups in ({"a": [1.0, NAN, 3.0], "b": [2.0], "c": [NAN]}, {"a": []}):
-        uri = draw_intervals(groups, title="t", xlabel="x")
-        assert uri == draw_intervals(groups, title="t", xlabel="x")
-        assert b"<svg" in base64.b64decode(uri.split(",")[1])
+REAL = [*TINY, "runtime.threads=1", "train.steps=2"]
 
 
 def test_machine_is_one_line() -> None:
@@ -283,57 +57,6 @@ def test_every_ablation_says_what_it_shows_and_changes_something() -> None:
 
 
 # --- running, with the evaluation replaced ----------------------------------------------------------------------------
-
-Score = Callable[[Config], float | str]
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> Callable[[Score], list[Config]]:
-    """`ran(score)` replaces the evaluation: hIoU is `score(config)` less the distance of gamma from 0.1; text fails.
-
-    The list that is returned receives every config that runs.
-    """
-
-    def replace(score: Score) -> list[Config]:
-        configs: list[Config] = []
-
-        def evaluate(config: Config, debug: bool = False) -> Outcome:
-            configs.append(config)
-            found = score(config)
-            if isinstance(found, str):
-                return Outcome(130 if found == "interrupt" else 1, found)
-            own, gammas = config.evaluate.gamma, config.evaluate.gamma_sweep
-            others = [(gamma, found - abs(gamma - 0.1)) for gamma in gammas]
-            return Outcome(metrics=metrics_of(found - abs(own - 0.1), own, others), seconds={"a": 1.5})
-
-        monkeypatch.setattr(experiments, "evaluate", evaluate)
-        return configs
-
-    return replace
-
-
-def request(tmp_path: Path, **more: Any) -> Request:
-    overrides = ("clip.weights=random", f"runtime.artifacts={json.dumps(str(tmp_path))}")
-    return Request("shapes", **{"overrides": overrides, **more})
-
-
-def variant(tmp_path: Path, name: str, text: str) -> Path:
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(f"# Shows {name}.\n{text}\n")
-    return path
-
-
-@pytest.fixture
-def variants(tmp_path: Path) -> tuple[Path, ...]:
-    return (
-        variant(tmp_path, "no_mfe", "decoder: {mfe: false}"),
-        variant(tmp_path, "single", "train: {matching: single}"),
-        variant(tmp_path, "twin", "train: {matching: split}"),
-    )
-
-
-def by_matching(config: Config) -> float:
-    return 60.0 + config.train.seed if config.train.matching == "single" else 80.0 + config.train.seed
 
 
 def table_of(tmp_path: Path, name: str = "main") -> dict[str, Any]:
@@ -495,105 +218,6 @@ def test_code_that_is_edited_during_a_run_does_not_count(monkeypatch: pytest.Mon
     code_of.cache_clear()
 
 
-# --- folds of the seen classes ----------------------------------------------------------------------------------------
-
-
-def by_fold(config: Config) -> float:
-    """Single matching is worse, and folds and seeds differ."""
-    assert config.data.fold is not None
-    return by_matching(config) + 10 * config.data.fold
-
-
-def test_folds_give_the_table_of_variants_and_their_gammas(tmp_path, variants, ran, capsys) -> None:
-    configs = ran(by_fold)
-    asked = request(tmp_path, variants=variants[:2], seeds=2, on_folds=True, folds=3)
-    assert ablation.ablate(asked) == 0
-    assert {(config.data.folds, config.data.fold, config.train.seed) for config in configs} == {
-        (3, fold, seed) for fold in range(3) for seed in (0, 1)
-    }
-    assert len(configs) == 3 * 3 * 2
-    folder = tmp_path / "shapes" / "folds" / "main"
-    table = json.loads((folder / "table.json").read_text())
-    assert table["repeats"][:3] == ["fold 0, seed 0", "fold 0, seed 1", "fold 1, seed 0"]
-    assert table["over"] == "3 folds of the seen classes, 2 seeds each"
-    uncalibrated, tuned = table["sections"]
-    assert [row["gamma"] for row in tuned["rows"]] == [0.1] * 3
-    assert tuned["rows"][0]["metrics"]["hIoU"]["mean"] == pytest.approx(90.5)  # of 80, 81, 90, 91, 100, 101
-    assert tuned["rows"][2]["differences"]["hIoU"] == pytest.approx(
-        {"mean": -20.0, "deviation": 0.0, "count": 6, "agree": 6}
-    )
-    assert len(uncalibrated["rows"]) == 3
-    assert any("no unseen class is scored" in note for note in table["notes"])
-    assert {(run["fold"], run["seed"]) for run in table["runs"]} == {(f, s) for f in range(3) for s in (0, 1)}
-    gammas = read_gammas(folder / "gammas.yaml")
-    assert {name: record.gamma for name, record in gammas.items()} == {"default": 0.1, "no_mfe": 0.1, "single": 0.1}
-    assert "no unseen class was looked at" in opening_comment(folder / "gammas.yaml")
-    captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1] == str(folder / "ablation.html")
-    assert "mean ± sample deviation over 3 folds of the seen classes, 2 seeds each" in captured.out
-    assert captured.err.startswith("[1/18] default, fold 0, seed 0: hIoU 79.9")
-    assert '<th class="n">fold 2, seed 1</th>' in (folder / "ablation.html").read_text()
-
-
-def test_without_a_number_the_folds_are_those_of_the_config(tmp_path, ran) -> None:
-    configs = ran(by_fold)
-    arguments = ["ablate", "--artifacts", str(tmp_path), "--set", "clip.weights=random"]
-    assert main([*arguments, "--folds"]) == 0
-    folds = load_config("shapes").data.folds
-    assert [(config.data.fold, config.train.seed) for config in configs] == [(fold, 0) for fold in range(folds)]
-
-
-def test_a_variant_with_a_failed_fold_gets_no_gamma(tmp_path, variants, ran) -> None:
-    ran(lambda config: "no memory" if not config.decoder.mfe and config.data.fold == 1 else 50.0)
-    assert ablation.ablate(request(tmp_path, variants=variants, on_folds=True, folds=2)) == 1
-    folder = tmp_path / "shapes" / "folds" / "main"
-    assert list(read_gammas(folder / "gammas.yaml")) == ["default", "single", "twin"]
-    table = json.loads((folder / "table.json").read_text())
-    assert table["failures"] == [["no_mfe", "fold 1, seed 0", "no memory"]]
-    assert table["sections"][0]["rows"][1]["metrics"]["hIoU"]["count"] == 1
-
-
-def test_all_folds_failing_gives_no_gamma_and_a_table(tmp_path, ran) -> None:
-    ran(lambda config: "no memory")
-    assert ablation.ablate(request(tmp_path, on_folds=True, folds=2)) == 1
-    folder = tmp_path / "shapes" / "folds" / "main"
-    assert read_gammas(folder / "gammas.yaml") == {}
-    assert (folder / "table.md").is_file()
-
-
-def test_interrupted_folds_write_nothing(tmp_path, ran) -> None:
-    ran(lambda config: "interrupt")
-    assert ablation.ablate(request(tmp_path, on_folds=True)) == 130
-    assert not (tmp_path / "shapes").exists()
-
-
-def test_folds_run_no_config_that_sees_the_unseen_classes(tmp_path, variants, ran) -> None:
-    configs = ran(lambda config: 50.0)
-    ablation.ablate(request(tmp_path, variants=variants, on_folds=True))
-    assert configs and all(config.data.fold is not None for config in configs)
-    with pytest.raises(ValueError, match="chosen on folds alone"):
-        ablation.choose_gammas({("default", Repeat(0)): Outcome(metrics=metrics_of(50.0))})
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--folds", "1"], "data.folds"),
-        (["--folds", "99"], "lower it"),
-        (["--folds", "-1"], "argument --folds: -1 is not at least 1"),
-        (["--folds", "--set", "train.seed=1"], "--set train.seed: it is set for every run here"),
-        (["--folds", "--set", "data.fold=0"], "--set data.fold: it is set for every run here"),
-        (["--folds", "--gammas", "g.yaml"], "argument --gammas: not allowed with argument --folds"),
-    ],
-)
-def test_wrong_use_of_folds_runs_nothing(tmp_path, ran, capsys, arguments: list[str], message: str) -> None:
-    configs = ran(by_fold)
-    assert main(["ablate", "--artifacts", str(tmp_path / "a"), "--set", "clip.weights=random", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err and captured.err.count("\n") == 1
-    assert configs == []
-
-
 def test_several_at_once_give_every_outcome(tmp_path: Path) -> None:
     """In processes of their own; without data they fail fast, and that too comes back."""
     overrides = ["clip.weights=random", f"runtime.artifacts={tmp_path}"]
@@ -605,8 +229,6 @@ def test_several_at_once_give_every_outcome(tmp_path: Path) -> None:
 
 
 # --- real runs --------------------------------------------------------------------------------------------------------
-
-REAL = [*TINY, "runtime.threads=1", "train.steps=2"]
 
 
 def count(artifacts: Path, slug: str) -> int:
@@ -637,53 +259,3 @@ def test_nothing_that_does_not_differ_runs_twice(tmp_path, variants, capsys) -> 
         *(True, True, True, True),
         False,  # the same settings as default: drawn once
     ]
-
-
-def relabel(source: Path, target: Path, ids: Sequence[int]) -> Path:
-    """Copy a data set and give every pixel of an unseen class another unseen label, or none."""
-    shutil.copytree(source, target)
-    names = dict(zip(ids, [*ids[1:], 0], strict=True))
-    for path in target.rglob("*.png"):
-        with Image.open(path) as image:
-            palette, mask = image.getpalette(), np.asarray(image)
-        changed = mask.copy()
-        for old, new in names.items():
-            changed[mask == old] = new
-        written = Image.fromarray(changed)
-        written.putpalette(palette)
-        written.save(path)
-    return target
-
-
-def test_folds_are_blind_to_unseen_classes(tmp_path: Path) -> None:
-    unseen = sorted(load_classes("shapes").unseen_ids)
-    assert main(["RenderShapes", "--artifacts", str(tmp_path / "data"), "--quiet", "--set", *REAL]) == 0
-    tree = next((tmp_path / "data" / "shapes" / "shapes").iterdir())
-    lighter = variant(tmp_path, "lighter", "evaluate: {candidate_weight: 0.3}")
-    base = variant(tmp_path, "heavy", "evaluate: {candidate_weight: 1.0}")
-    tables, gammas, contents, weights = [], [], [], []
-    for name, root in (("a", tree), ("b", relabel(tree, tmp_path / "changed", unseen))):
-        place = ["--artifacts", str(tmp_path / name), "--set", *REAL, "data.layout=voc", f"data.root={root}"]
-        assert main(["ablate", *place, "--base", str(base), "--set-file", str(lighter), "--folds", "2"]) == 0
-        folder = tmp_path / name / "shapes"
-        table = json.loads((folder / "folds" / "main" / "table.json").read_text())
-        tables.append([table["sections"], [run["metrics"] for run in table["runs"]]])
-        gammas.append(read_gammas(folder / "folds" / "main" / "gammas.yaml"))
-        manifests = [json.loads(path.read_text()) for path in (folder / "evaluate").rglob("manifest.json")]
-        assert len(manifests) == 4
-        assert all(manifest["config"]["data"]["fold"] is not None for manifest in manifests)
-        contents.append({m["key"]: m["content"] for m in manifests})
-        weights.append(
-            {json.loads(p.read_text())["content"]["weights.safetensors"] for p in folder.glob("train/*/*.json")}
-        )
-        scored = [path.read_text() for path in (folder / "evaluate").rglob("per_class.csv")]
-        assert all(int(line.split(",")[0]) not in unseen for text in scored for line in text.splitlines()[1:])
-    changed = [
-        path
-        for path in tree.rglob("*.png")
-        if path.read_bytes() != (tmp_path / "changed" / path.relative_to(tree)).read_bytes()
-    ]
-    assert {path.name.partition("_")[0] for path in changed} == {"train", "val"}  # there was something to see
-    assert tables[0] == tables[1]
-    assert gammas[0] == gammas[1] and len(gammas[0]) == 2
-    assert contents[0] == contents[1] and weights[0] == weights[1] and len(weights[0]) == 2
