@@ -260,8 +260,8 @@ class Report(Stage):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The templates of the pages."""
-        return tuple(sorted((ROOMS / "stages/pages/templates").iterdir()))
+        """The template of the page, and what it includes."""
+        return tuple(ROOMS / "stages/pages/templates" / name for name in ("page.css", "report.html.j2"))
 
     @property
     def builds_on(self) -> Mapping[str, Files]:

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jinja2 import Environment, meta
 
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.schema import Config
 from split_matching.errors import CorruptError
+from split_matching.pipeline.stages import make_plan
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.inference.metrics import ConfusionMatrix, write_metrics
 from split_matching.stages.pages.class_scores import read_class_scores
-from split_matching.stages.pages.formats import UNDEFINED
+from split_matching.stages.pages.formats import UNDEFINED, read_template
 from split_matching.stages.pages.report import list_banners, run
 from tests.stages.pages.handmade_run import (
     FULL,
@@ -228,3 +230,16 @@ def test_slice_reads_are_enough_and_needed(tmp_path: Path, monkeypatch: pytest.M
     )
     with pytest.raises(AttributeError):
         run(short)
+
+
+def test_the_report_is_stale_when_a_template_of_it_changes() -> None:
+    """Its code fingerprint holds the template and all that it includes, and no other page."""
+    names, waiting = set(), ["report.html.j2"]
+    while waiting:
+        name = waiting.pop()
+        names.add(name)
+        included = meta.find_referenced_templates(Environment().parse(read_template(name)))
+        waiting += [str(other) for other in included if other not in names]
+    report = make_plan(Config.model_validate({"dataset": "shapes"})).stages["report"]
+    assert {path.name for path in report.files} == names == {"report.html.j2", "page.css"}
+    assert {f"stages/pages/templates/{name}" for name in names} <= report.code.keys()
