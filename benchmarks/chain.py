@@ -17,7 +17,9 @@ from typing import Any
 
 from benchmarks.measure import Check, Options, Report, Side, Workspace, main, synchronise, workspace
 from benchmarks.render import SHARD
-from split_matching.cache.shard_reader import Field, ShardReader, ShardWriter
+from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_reader import ShardReader
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.schema import Config
 from split_matching.stages.candidates import features, fused, pseudo_masks, regions
 

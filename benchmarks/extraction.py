@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Check, Options, Report, main, paired, ratio, workspace
-from split_matching.cache.shard_reader import ShardWriter
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.stages.candidates import features
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Check, Options, Report, main, paired, ratio
-from split_matching.cache.shard_reader import Field, ShardSet, ShardWriter
+from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_reader import ShardSet
+from split_matching.cache.shard_writer import ShardWriter
 
 
 def run(options: Options) -> Report:

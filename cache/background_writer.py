@@ -1,6 +1,6 @@
-"""Writing that does not hold up what makes the arrays: checks and checksums in threads, the file in one of its own.
+"""Writing of a shard in the background: images are checked in threads, and written in another.
 
-An image of 7 MB takes 4 ms to sum and 7 ms to write (2 cores of an AMD EPYC); a GPU makes it in less.
+An image of 7 MB takes 4 ms to check and sum, and 7 ms to write (2 cores of an AMD EPYC); a GPU makes it in less.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from split_matching.cache.shard_reader import CheckedImage, ShardWriter
+from split_matching.cache.shard_writer import PreparedImage, ShardWriter
 
-SUMMING = 2  # threads that check and sum: together as fast as the one that writes
+PREPARING_THREADS = 2  # together as fast as the one that writes
 
 
-class WriteBehind:
-    """Adds images to a shard, in the order given, while the caller goes on; use it as a context manager.
+class BackgroundWriter:
+    """Adds images to a shard, in the order given, while the caller continues; use it as a context manager.
 
-    The block ends when everything was added; closing the file stays with the writer. Once something went wrong, nothing
-    more is added, and the next `add` or the end of the block raises what it was.
+    The block ends when everything was added; the writer closes the file. After an error nothing more is added, and the
+    next `add` or the end of the block raises it.
 
     Args:
         writer: of the shard, entered.
-        ahead: most images that wait, so that memory is bounded.
+        ahead: how many images may wait, which bounds the memory.
     """
 
     def __init__(self, writer: ShardWriter, ahead: int = 16) -> None:
         self._writer = writer
-        self._waiting: Queue[Future[CheckedImage] | None] = Queue(ahead)
-        self._pool = ThreadPoolExecutor(SUMMING)
+        self._waiting: Queue[Future[PreparedImage] | None] = Queue(ahead)
+        self._pool = ThreadPoolExecutor(PREPARING_THREADS)
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._error: BaseException | None = None
         self._stopped = False
@@ -45,7 +45,7 @@ class WriteBehind:
         """Hand over one image, see `ShardWriter.add`; the arrays must not change any more."""
         if self._error is not None:
             raise self._error
-        self._waiting.put(self._pool.submit(self._writer.checked, image_id, arrays))
+        self._waiting.put(self._pool.submit(self._writer.prepare, image_id, arrays))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -58,7 +58,7 @@ class WriteBehind:
             raise self._error
 
     def _write(self) -> None:
-        while (image := self._waiting.get()) is not None:  # after an error too, or `add` would wait for ever
+        while (image := self._waiting.get()) is not None:  # also after an error, or `add` would wait for ever
             if self._stopped or self._error is not None:
                 continue
             try:

@@ -280,7 +280,7 @@ def _contents(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
 
 def _split_content(paths: Sequence[Path]) -> str:
-    from split_matching.cache.shard_reader import SCHEMA as SHARD_SCHEMA
+    from split_matching.cache.shard_format import SCHEMA as SHARD_SCHEMA
     from split_matching.cache.shard_reader import ShardReader
 
     content = hashlib.sha256()

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from split_matching.cache.shard_reader import ShardSet, ShardWriter
+from split_matching.cache.shard_reader import ShardSet
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config

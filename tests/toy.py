@@ -62,7 +62,7 @@ import time
 
 import numpy as np
 
-from split_matching.cache.shard_reader import Field
+from split_matching.cache.shard_format import Field
 from split_matching.errors import DataError
 from toy_stages.log import log, trouble
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from split_matching.cache.build import Build, open_build, recover
-from split_matching.cache.shard_reader import ShardWriter
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.schema import RuntimeConfig
 from split_matching.errors import UserError
 from split_matching.pipeline.plan import Stage

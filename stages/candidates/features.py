@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from split_matching.cache.background_writer import WriteBehind
-from split_matching.cache.shard_reader import Field, ShardWriter
+from split_matching.cache.background_writer import BackgroundWriter
+from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.errors import ConfigError
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
@@ -212,8 +213,8 @@ def extracted(extractor: Extractor, ids: Sequence[str]) -> Iterator[tuple[str, A
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
-    """Extract and write one shard, in id order; reading, CLIP, checksums and writing go on at the same time."""
-    with WriteBehind(writer) as behind:
+    """Extract and write one shard, in id order; reading, CLIP, checksums and writing overlap."""
+    with BackgroundWriter(writer) as output:
         for done, (image_id, arrays) in enumerate(extracted(Extractor(ctx), shard.ids), 1):
-            behind.add(image_id, **arrays)
+            output.add(image_id, **arrays)
             ctx.progress(done, len(shard.ids))

@@ -11,7 +11,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from split_matching.cache.shard_reader import Field, ShardWriter
+from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.stages.candidates import features, pseudo_masks, regions
 from split_matching.stages.candidates.clustering import field_to_cluster
 from split_matching.stages.ground.context import Shard, StageContext

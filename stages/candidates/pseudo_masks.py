@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from split_matching.cache.shard_reader import Field, ShardWriter
+from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.schema import PseudoMasksConfig
 from split_matching.errors import DataError
 from split_matching.stages.candidates.batches import equal_batches

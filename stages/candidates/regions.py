@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from split_matching.cache.shard_reader import Field, ShardWriter
+from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.schema import RegionsConfig
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.resize import resize_share

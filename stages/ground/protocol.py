@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from split_matching.stages.ground.context import Shard, StageContext
 
 if TYPE_CHECKING:  # `status` and `plan` do without HDF5
-    from split_matching.cache.shard_reader import Field, ShardWriter
+    from split_matching.cache.shard_format import Field
+    from split_matching.cache.shard_writer import ShardWriter
 
 Summary = Mapping[str, float | int | str]
 """A few numbers about a result, kept in its manifest; `images` counts what was worked on."""

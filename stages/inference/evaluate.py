@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from split_matching.cache.shard_reader import Field, ShardWriter
+from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.class_list import ClassEntry
 from split_matching.configs.schema import evaluates_images
 from split_matching.errors import ConfigError

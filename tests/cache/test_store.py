@@ -22,7 +22,8 @@ from split_matching.cache.build import Build, open_build, recover
 from split_matching.cache.entry import Entry, Recipe
 from split_matching.cache.files import rename_damaged
 from split_matching.cache.keys import digest
-from split_matching.cache.shard_reader import Field, ShardWriter
+from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_writer import ShardWriter
 from split_matching.errors import CorruptError, UserError
 
 KEY = digest("key")

@@ -1,7 +1,7 @@
 """Rows of an uncompressed HDF5 dataset straight from the file: a read then costs one copy in memory.
 
-HDF5 checks every chunk's Fletcher-32 sum on every read, which takes longer than the copy. So `shard_reader`
-reads an image through HDF5 once a process, and from here whenever it is read again and the file is still the same one.
+HDF5 checks every chunk's Fletcher-32 checksum on every read, which takes longer than the copy. So `shard_reader` reads
+an image through HDF5 once in a process, and from here when it is read again and the file is still the same one.
 Source: choice.
 """
 
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the rows of one dataset lie in its file.
+class ChunkTable:
+    """Where the chunks of one dataset lie in its file.
 
     Args:
         offsets: of every chunk, in bytes from the start of the file, in the order of the rows.
-        rows: of a chunk.
+        rows: number of rows in a chunk.
         trail: shape of a row.
         dtype: of the elements.
     """
@@ -42,7 +42,7 @@ class Layout:
 
 
 class MappedFile:
-    """A file in memory, as it is now; the file descriptor is not kept.
+    """A file mapped into memory, as it is now; the file descriptor is not kept.
 
     Args:
         path: a file that is not empty.
@@ -57,22 +57,25 @@ class MappedFile:
             self._stamp = _stamp(os.fstat(stream.fileno()))
             self._bytes = np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
-    def current(self) -> bool:
-        """Whether the path still leads to the same file, unchanged: what was cut off could not even be read."""
+    def is_current(self) -> bool:
+        """Whether the path still leads to the same file, unchanged.
+
+        Do not read otherwise: where the file was cut off, that would kill the process.
+        """
         try:
             return _stamp(self._path.stat()) == self._stamp
         except OSError:
             return False
 
-    def read(self, layout: Layout, start: int, stop: int) -> NDArray[Any]:
+    def read(self, chunks: ChunkTable, start: int, stop: int) -> NDArray[Any]:
         """Copy the rows start : stop of a dataset. Shape: (stop - start, *trail)."""
-        out = np.empty((stop - start, *layout.trail), layout.dtype)
-        filled, size = out.reshape(-1).view(np.uint8), layout.row_bytes
+        out = np.empty((stop - start, *chunks.trail), chunks.dtype)
+        filled, size = out.reshape(-1).view(np.uint8), chunks.row_bytes
         row = start
         while row < stop:
-            chunk, skipped = divmod(row, layout.rows)
-            end = min(stop, row + layout.rows - skipped)
-            place = layout.offsets[chunk] + skipped * size
+            chunk, skipped = divmod(row, chunks.rows)
+            end = min(stop, row + chunks.rows - skipped)
+            place = chunks.offsets[chunk] + skipped * size
             filled[(row - start) * size : (end - start) * size] = self._bytes[place : place + (end - row) * size]
             row = end
         return out
