@@ -19,7 +19,7 @@ from split_matching.environment import command, explain_missing_package
 from split_matching.errors import ConfigError, UserError, one_line
 from split_matching.pipeline import stages as stages_module
 from split_matching.pipeline.arguments import Parser, check_name
-from split_matching.pipeline.run.torchrun import together
+from split_matching.pipeline.run.torchrun import run_together
 from split_matching.pipeline.verbs import (
     ablate,
     adopt,
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = together(lambda: _run(arguments))
+        code = run_together(lambda: _run(arguments))
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `status | head`: the reader has ended

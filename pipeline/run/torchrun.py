@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from split_matching.cache.keys import digest
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, UserError
-from split_matching.pipeline.plan import Plan, Stage
+from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.ground.context import StageContext
 
@@ -35,7 +35,7 @@ CAUSE_SECONDS = 30.0  # for the first process to notice a failure, before anothe
 Run = Callable[[StageContext], Any]
 
 
-def together(work: Callable[[], int]) -> int:
+def run_together(work: Callable[[], int]) -> int:
     """Do the work of a command if this process is alone or the first; else help the first one until it ends.
 
     Args:
@@ -47,7 +47,7 @@ def together(work: Callable[[], int]) -> int:
     Raises:
         UserError: as the command, in the first process; elsewhere, the first process was lost.
     """
-    if _count() < 2:
+    if _world_size() < 2:
         return work()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost process is a page of C++ frames
     from split_matching.stages.training.processes import Job
@@ -56,14 +56,14 @@ def together(work: Callable[[], int]) -> int:
     return _lead(job, work) if job.rank == 0 else _follow(job)
 
 
-def shared(run: Run, plan: Plan, stage: Stage) -> Run:
+def share_training(run: Run, stage: Stage) -> Run:
     """Return the function of a stage; of several processes' training, one in which all of them take part."""
-    if _count() < 2 or stage.name != TRAINING:
+    if _world_size() < 2 or stage.name != TRAINING:
         return run
-    return lambda ctx: _train_first(run, ctx, plan)
+    return lambda ctx: _train_first(run, ctx, stage)
 
 
-def _count() -> int:
+def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
@@ -85,18 +85,17 @@ def _lead(job: Job, work: Callable[[], int]) -> int:
         job.end(code)
 
 
-def _train_first(run: Run, ctx: StageContext, plan: Plan) -> Any:
+def _train_first(run: Run, ctx: StageContext, stage: Stage) -> Any:
     """Order the others to train, and train with them. luigi may have forked this process from the first."""
     from split_matching.stages.training.processes import Job
 
-    job, config = Job(first=False), plan.config
-    updates = {"runtime": config.runtime.model_copy(update={"artifacts": config.runtime.artifacts.absolute()})}
-    if config.data.root:
-        updates["data"] = config.data.model_copy(update={"root": config.data.root.absolute()})
+    job, config = Job(first=False), stage.config
+    runtime = config.runtime.model_copy(update={"artifacts": config.runtime.artifacts.absolute()})
+    data = config.data.model_copy(update={"root": config.data.root and config.data.root.absolute()})
     number = job.give_order(
         {
-            "config": config.model_copy(update=updates).model_dump_json(),
-            "recipe": _fingerprint(plan),
+            "config": config.model_copy(update={"runtime": runtime, "data": data}).model_dump_json(),
+            "recipe": _fingerprint(stage),
             "out": str(ctx.out.absolute()),
         }
     )
@@ -143,13 +142,11 @@ def _obey(job: Job) -> int:
 def _take_part(job: Job, order: dict[str, Any], number: int) -> Exception | None:
     """Take part in one training, and write nothing; tells the first process of a failure, and returns it."""
     try:
-        plan = make_plan(Config.model_validate_json(order["config"]))
-        if _fingerprint(plan) != order["recipe"]:
+        stage = make_plan(Config.model_validate_json(order["config"]))[TRAINING]
+        if _fingerprint(stage) != order["recipe"]:
             raise ConfigError("code or cache differ from those of the first process: use the same checkout and disk")
-        inputs, root = plan[TRAINING].inputs(), plan[TRAINING].data_root
-        module = plan[TRAINING].import_module()
-        ctx = StageContext(plan[TRAINING].slice, inputs, Path(order["out"]), plan.config.runtime, root)
-        job.train(number, module.run, ctx)
+        ctx = StageContext(stage.slice, stage.inputs(), Path(order["out"]), stage.config.runtime, stage.data_root)
+        job.train(number, stage.import_module().run, ctx)
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exception(error)
@@ -158,7 +155,6 @@ def _take_part(job: Job, order: dict[str, Any], number: int) -> Exception | None
     return None
 
 
-def _fingerprint(plan: Plan) -> str:
+def _fingerprint(stage: Stage) -> str:
     """What is trained, of which inputs and with which code, as one digest."""
-    recipe = plan[TRAINING].recipe
-    return digest([recipe.key, dict(recipe.code), dict(recipe.inputs)])
+    return digest([stage.key, dict(stage.recipe.code), dict(stage.recipe.inputs)])

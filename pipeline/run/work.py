@@ -116,7 +116,7 @@ def _run_whole(stage: Stage, build: Build) -> None:
     display = session.current().display
     started = time.monotonic()
     display.start(stage.command)
-    run = torchrun.shared(module.run, stage.plan, stage)
+    run = torchrun.share_training(module.run, stage)
     summary = run(_context(stage, build, display.counter(stage.command))) or {}
     images = summary.get("images", 0)
     build.commit(time.monotonic() - started, summary, images if isinstance(images, int) else 0)

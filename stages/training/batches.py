@@ -68,8 +68,9 @@ class Item:
 class TrainingImages(Protocol):
     """Where training items come from: the cache (`CachedImages`) or augmented images (`augmented.AugmentedImages`)."""
 
-    ids: Sequence[str]
-    """Of all training images, sorted."""
+    @property
+    def ids(self) -> Sequence[str]:
+        """Of all training images, sorted."""
 
     def load(self, ids: Sequence[str], step: int, positions: Sequence[int]) -> list[Item]:
         """Return the items of one step, in the order of `ids`; `positions` are their places in the whole batch."""

@@ -130,7 +130,9 @@ class Job:
 
     def _failure(self, number: int, seconds: float) -> UserError | None:
         told = self._wait_for(f"failure/{number}", seconds)
-        return told and ERRORS.get(told["code"], UserError)(f"in process {told['rank']}: {told['text']}")
+        if told is None:
+            return None
+        return ERRORS.get(told["code"], UserError)(f"in process {told['rank']}: {told['text']}")
 
     def _wait_for(self, key: str, seconds: float) -> dict[str, Any] | None:
         end = time.monotonic() + seconds

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from split_matching.pipeline.run import gpus as placement
+from split_matching.pipeline.run import gpus as gpus_module
 
 
 def machine(gpus: int) -> tuple[Any, list[int]]:
@@ -19,7 +19,7 @@ def machine(gpus: int) -> tuple[Any, list[int]]:
 
 def _worker(folder: Path, gpus: int, found: Any, end: Any) -> None:
     torch, chosen = machine(gpus)
-    found.put((placement.take_gpu(torch, "auto", folder), chosen))
+    found.put((gpus_module.take_gpu(torch, "auto", folder), chosen))
     end.wait(30)
 
 
@@ -39,11 +39,11 @@ def test_every_worker_has_a_gpu_of_its_own_while_there_are_enough(tmp_path: Path
     assert len(set(taken)) == min(workers, gpus) and set(taken) <= set(range(gpus))
     # the locks ended with their processes
     torch, chosen = machine(gpus)
-    assert placement.take_gpu(torch, "cuda", tmp_path) == 0 and chosen == [0]
-    placement._held.pop().close()
+    assert gpus_module.take_gpu(torch, "cuda", tmp_path) == 0 and chosen == [0]
+    gpus_module._held.pop().close()
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 4), ("auto", 0), ("auto", 1), ("cuda", 1)])
 def test_there_is_nothing_to_choose(tmp_path: Path, device: str, gpus: int) -> None:
     torch, chosen = machine(gpus)
-    assert placement.take_gpu(torch, device, tmp_path) is None and chosen == [] and list(tmp_path.iterdir()) == []
+    assert gpus_module.take_gpu(torch, device, tmp_path) is None and chosen == [] and list(tmp_path.iterdir()) == []

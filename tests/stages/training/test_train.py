@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from split_matching.cache.code import module_closure
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.schema import TrainConfig
 from split_matching.errors import UserError
@@ -234,3 +235,14 @@ def test_evaluate_covers_all_classes_or_the_fold(chain: Chain, tmp_path: Path) -
     entries, seen = evaluate.evaluated_classes(folded.slice)
     unseen = {entry.id for entry in load_classes("shapes").unseen_entries}
     assert len(entries) == 18 and seen.sum() == 12 and not unseen & {entry.id for entry in entries}
+
+
+def test_code_of_training_holds_no_clip_and_no_clustering() -> None:
+    """What is in it retrains the decoder when it is edited."""
+    cached = set(module_closure("split_matching.stages.training.train"))
+    online = set(module_closure("split_matching.stages.training.train_online"))
+    assert {"stages/training/train.py", "model/criterion.py", "model/matcher.py", "model/query_decoder.py"} <= cached
+    assert not [path for path in cached if path.startswith(("model/clip", "model/token", "stages/data/augment"))]
+    assert {"model/clip.py", "stages/data/augment.py"} <= online and cached < online
+    elsewhere = ("stages/candidates/", "stages/inference/", "stages/pages/", "stages/data/layouts/")
+    assert not [path for path in online if path.startswith(elsewhere)]
