@@ -56,7 +56,10 @@ class PixelScores:
         grid = clip.grid_for(image.shape[0], image.shape[1], *sides)
         size = (grid[0] * clip.patch, grid[1] * clip.patch)
         patch = clip.patch
-        side = patch * max(1, round(config.window / patch)) if config.mode == "slide" else max(size)
+        side = stride = max(size)  # one window, and no more is declared of the settings: see the stage
+        if config.mode == "slide":
+            side = patch * max(1, round(config.window / patch))
+            stride = min(config.stride, side)  # a window that was rounded down to whole patches must not leave gaps
         window = (min(side, size[0]), min(side, size[1]))
         pixels = take_image(image, View.whole(*size))
 
@@ -67,8 +70,7 @@ class PixelScores:
             maps = self.encoder(patches.to(clip.device).float(), valid, self.prompts)
             return self.score(maps, [partial(np.asarray, part) for part in parts])
 
-        # a window that was rounded down to whole patches must not leave gaps
-        return slide_scores(size, window, min(config.stride, side), self.batch, score)
+        return slide_scores(size, window, stride, self.batch, score)
 
 
 class ImageScores:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from split_matching.model.token_tower import TokenTower, split_patches
+from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
@@ -44,7 +44,7 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
                      "evaluate.short_side=80", f"runtime.batch={batch}")  # fmt: skip
     chain.slice = make_plan(chain.config)["evaluate"].slice
     ctx = chain.context("x")
-    clip, tower = frozen_clip(ctx), TokenTower(frozen_clip(ctx), (2, 4))
+    clip, encoder = frozen_clip(ctx), TokenEncoder(frozen_clip(ctx), (2, 4))
     calls: list[int] = []
 
     def score(maps: list[torch.Tensor], pixels: object) -> torch.Tensor:
@@ -61,7 +61,7 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
     for y in (0, 32, 48):  # a window of 36 pixels is rounded to 4 patches, and the stride leaves no gap
         for x in (0, 32, 48):
             patches = torch.from_numpy(split_patches(big[y : y + 32, x : x + 32], clip.patch))[None].float()
-            one = tower(patches, torch.ones(1, 4, 4, dtype=torch.bool))[1][..., :3].permute(0, 3, 1, 2)
+            one = encoder(patches, torch.ones(1, 4, 4, dtype=torch.bool))[1][..., :3].permute(0, 3, 1, 2)
             up = torch.nn.functional.interpolate(one, (32, 32), mode="bilinear", align_corners=False)[0]
             total[:, y : y + 32, x : x + 32] += up
             count[y : y + 32, x : x + 32] += 1
