@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from split_matching.cache.code import module_closure
+from split_matching.configs.schema import Config
 from split_matching.pipeline import plan as plan_module
 from split_matching.pipeline import stages
 from split_matching.pipeline.plan import Stage
@@ -121,6 +122,11 @@ class Numbers(Stage):
     makes = "numbers"
     module = "toy_stages.numbers"
     reads = ("shapes",)
+
+    @classmethod
+    def exists(cls, config: Config) -> bool:
+        """As RenderShapes: other data sets have raw files instead."""
+        return config.data.layout == "shapes"
 
 
 class Listing(Stage):

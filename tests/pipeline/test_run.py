@@ -6,98 +6,15 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from split_matching.pipeline import plan as plan_module
-from split_matching.pipeline import stages
-from split_matching.pipeline.cli import main
-from tests import toy
+from tests.pipeline.toy_project import Toy
 
 ROOT = Path(__file__).parents[2]
 ALL = ["Numbers", "Listing", "Squares", "Total", "Page"]
-
-
-class Toy:
-    """A toy project in a temporary folder."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder = folder
-        self.capsys = capsys
-        self.out: list[str] = []
-        self.err: list[str] = []
-
-    @property
-    def arguments(self) -> list[str]:
-        return [
-            *("--dataset", "shapes", "--artifacts", str(self.folder / "artifacts")),
-            *("--set", "shapes.train_scenes=10", "runtime.shard_size=4"),
-        ]
-
-    def run(self, verb: str, *more: str) -> int:
-        """Run the command line in this process."""
-        toy.install(self.folder)
-        self.capsys.readouterr()
-        code = main([*verb.split(), *self.arguments, *more])
-        captured = self.capsys.readouterr()
-        self.out, self.err = captured.out.splitlines(), captured.err.splitlines()
-        return code
-
-    def start(self, verb: str, *more: str) -> subprocess.Popen[str]:
-        """Start the command line in a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.toy", str(self.folder), verb, *self.arguments, *more],
-            cwd=ROOT,
-            env=os.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def log(self) -> list[str]:
-        """Return what ran since the last call."""
-        path = self.folder / "log.txt"
-        lines = path.read_text().splitlines() if path.exists() else []
-        path.unlink(missing_ok=True)
-        return lines
-
-    def trouble(self, text: str) -> None:
-        (self.folder / "trouble.txt").write_text(text)
-
-    def edit(self, module: str, old: str, new: str) -> None:
-        path = self.folder / "toy_stages" / f"{module}.py"
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new))
-
-    def ran(self) -> list[str]:
-        """Return which stages the last run says that it ran."""
-        return [line.split()[0] for line in self.out if " ran in " in line]
-
-    def stands(self, stage: str) -> str:
-        """Return what the last `status` said of a stage."""
-        return next(line.partition(f"{stage} ")[2].strip() for line in self.out if f"{stage} " in line)
-
-    def total(self) -> str:
-        return next((self.folder / "artifacts/shapes/total").glob("*/total.txt")).read_text()
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Toy]:
-    monkeypatch.setenv("TOY_FOLDER", str(tmp_path))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(stages, "STAGES", stages.STAGES)
-    monkeypatch.setattr(plan_module, "module_closure", plan_module.module_closure)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    toy.write_modules(tmp_path)
-    yield Toy(tmp_path, capsys)
-    plan_module.code_of.cache_clear()
 
 
 def test_runs_everything_and_prints_the_result_last(project: Toy) -> None:
@@ -170,8 +87,8 @@ def test_changed_constant_is_named_and_reruns_everything_below(project: Toy) -> 
     before = project.total()
     project.edit("numbers", "FIRST = 0", "FIRST = 1")
     project.run("status")
-    assert project.stands("Numbers").startswith("stale (code toy_stages/numbers.py)")
-    assert project.stands("Squares").startswith("stale (waits for Listing)")
+    assert project.state_of("Numbers").startswith("stale (code toy_stages/numbers.py)")
+    assert project.state_of("Squares").startswith("stale (waits for Listing)")
     project.run("Page")
     assert project.ran() == ALL
     assert project.total() != before
@@ -237,7 +154,7 @@ def test_finished_shards_are_not_made_again(project: Toy) -> None:
     project.trouble("data 0005")
     project.run("Page")
     project.run("status")
-    assert project.stands("Squares").startswith("partial 1/4")
+    assert project.state_of("Squares").startswith("partial 1/4")
     project.trouble("")
     project.log()
     project.run("Page")

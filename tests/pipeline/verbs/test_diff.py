@@ -1,0 +1,45 @@
+"""The verb `diff`."""
+
+from __future__ import annotations
+
+from tests.pipeline.toy_project import Toy
+
+
+def test_diff_names_config_code_environment_and_results(project: Toy) -> None:
+    project.run("Squares")
+    first = project.newest("squares").name
+    project.edit("squares", "* ctx.config.pseudo_masks.k", "* ctx.config.pseudo_masks.k * 2")
+    project.run("Squares", "--set", "pseudo_masks.k=12")
+    second = project.newest("squares").name
+    assert project.run(f"diff {first[:8]} {second}") == 0
+    assert project.out[0].startswith(f"- Squares {first} (shapes), made ")
+    assert "  pseudo_masks.k: 8 -> 12" in project.out
+    assert "  toy_stages/squares.py" in project.out
+    assert "inputs: the same" in project.out and "environment: the same" in project.out
+    assert project.out[-1] == "contents: different"
+    assert project.run(f"diff {first} {first}") == 0
+    assert project.out[-1] == "the same artifact"
+
+
+def test_diff_refuses_unknown_and_impossible_keys_in_one_line(project: Toy) -> None:
+    project.run("Numbers")
+    key = project.newest("shapes").name
+    for words, code, message in ((f"{key} {'0' * 16}", 3, "no artifact in "), (f"{key} xyz", 2, "'xyz' is no key")):
+        assert project.run(f"diff {words}") == code
+        assert len(project.err) == 1 and message in project.err[0]
+
+
+def test_diff_refuses_the_beginning_of_several_keys(project: Toy) -> None:
+    for scenes in range(17):  # two of 17 keys begin alike
+        assert project.run("Numbers", "--set", f"shapes.train_scenes={scenes + 1}") == 0
+    first = [path.name[0] for path in (project.folder / "artifacts/shapes/shapes").iterdir()]
+    start = next(digit for digit in first if first.count(digit) > 1)
+    assert project.run(f"diff {start} {start}") == 2
+    assert len(project.err) == 1 and f"{first.count(start)} keys begin with {start} (shapes/" in project.err[0]
+
+
+def test_a_prefix_may_name_the_stage(project: Toy) -> None:
+    project.run("Page")
+    key = project.newest("total").name
+    assert project.run(f"diff total/{key[:2]} squares/{project.newest('squares').name[:2]}") == 0
+    assert project.run(f"diff squares/{key} {key}") == 3

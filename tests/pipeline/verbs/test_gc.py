@@ -1,0 +1,147 @@
+"""The verb `gc`: what is removed, and what is kept."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from split_matching.cache.folders import Folder, remove_folder
+from tests.pipeline.toy_project import Toy
+
+
+def cached(project: Toy) -> set[str]:
+    root = project.folder / "artifacts"
+    return {path.relative_to(root).as_posix() for path in root.glob("*/*/*")}
+
+
+def three_more_totals(project: Toy) -> list[str]:
+    """Artifacts of configs that nobody knows, oldest first."""
+    made = []
+    for steps in (1, 2, 3):
+        project.run("Total", "--set", f"train.steps={steps}")
+        made.append(f"shapes/total/{project.newest('total').name}")
+    return made
+
+
+def test_gc_keeps_what_the_config_reaches_and_the_newest_others(project: Toy) -> None:
+    project.run("Page")
+    reached = cached(project)
+    made = three_more_totals(project)
+    assert project.run("gc", "--yes") == 0
+    assert cached(project) == reached | {made[2]}
+    assert project.out[-1].startswith("removes 2 folders, ")
+    assert project.run("status") == 0 and not any("corrupt" in line for line in project.out)
+    assert project.run("gc", "--yes", "--keep", "0") == 0
+    assert cached(project) == reached
+
+
+def test_gc_keeps_what_each_set_file_reaches(project: Toy) -> None:
+    project.run("Page")
+    reached = cached(project)
+    made = three_more_totals(project)
+    files = []
+    for steps in (1, 2):
+        files.append(project.folder / f"steps{steps}.yaml")
+        files[-1].write_text(f"train: {{steps: {steps}}}\n")
+    project.run("gc", "--yes", "--keep", "0", "--set-file", *map(str, files))
+    assert cached(project) == reached | set(made[:2])
+
+
+def test_gc_shows_sizes_and_removes_nothing_when_dry_or_not_asked(
+    project: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.run("Page")
+    three_more_totals(project)
+    before = cached(project)
+    assert project.run("gc", "--dry-run", "--keep", "0") == 0
+    gone = [line for line in project.out if line.startswith("remove ")]
+    assert len(gone) == 3 and all("shapes/total/" in line and " kB " in line for line in gone)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert project.run("gc", "--keep", "0") == 2
+    assert "--yes" in project.err[0]
+    monkeypatch.setattr("split_matching.pipeline.verbs.gc._ask", lambda: False)
+    assert project.run("gc", "--keep", "0") == 0
+    assert cached(project) == before
+
+
+def leftover(project: Toy, name: str, days: float, slug: str = "total") -> Path:
+    path = project.folder / "artifacts/shapes" / slug / name
+    path.mkdir(parents=True)
+    (path / "build.json").write_text("{}")
+    (path / "build.lock").touch()
+    for each in (path / "build.json", path / "build.lock", path):
+        os.utime(each, (time.time() - days * 86400,) * 2)
+    return path
+
+
+def test_gc_removes_leftovers_and_builds_that_nobody_wrote_to_for_a_day(project: Toy) -> None:
+    project.run("Numbers")
+    key = "0" * 16
+    gone = [leftover(project, name, days) for name, days in ((f"{key}.01234567.old", 0), (f"{key}.partial", 1.1))]
+    gone.append(leftover(project, f"{key}.partial.01234567.new", 2))
+    kept = [leftover(project, f"{'1' * 16}.partial", 0.9), leftover(project, "notes", 9)]
+    kept.append(leftover(project, f"{'2' * 16}.partial.01234567.new", 0.1))
+    assert project.run("gc", "--yes") == 0
+    assert [path.exists() for path in gone] == [False] * 3
+    assert [path.exists() for path in kept] == [True] * 3
+
+
+def test_gc_keeps_a_build_that_the_next_run_goes_on_from(project: Toy, status: Callable[..., Any]) -> None:
+    project.trouble("data 0009")
+    project.run("Squares")
+    (partial,) = (project.folder / "artifacts/shapes/squares").glob("*.partial")
+    for path in [*partial.iterdir(), partial]:
+        os.utime(path, (time.time() - 9 * 86400,) * 2)
+    project.run("gc", "--yes")
+    assert status()["Squares"]["shards_done"] == 2
+    project.edit("squares", "a bug", "a fault")  # now the next run would begin anew
+    project.run("gc", "--yes")
+    assert not partial.exists()
+
+
+def test_gc_leaves_a_build_alone_that_a_process_holds(project: Toy) -> None:
+    project.run("Numbers")
+    partial = leftover(project, f"{'0' * 16}.partial", 5)
+    (partial / "train-00000.h5.lock").touch()
+    os.utime(partial / "train-00000.h5.lock", (0, 0))
+    code = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(partial / "train-00000.h5.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline()
+        project.run("gc", "--yes")
+        assert any("in use" in line for line in project.out) and partial.exists()
+        assert not remove_folder(Folder(partial, "partial")) and partial.exists()
+        holder.communicate()
+    os.utime(partial, (0, 0))
+    project.run("gc", "--yes")
+    assert not partial.exists()
+
+
+def test_gc_keeps_what_a_build_in_progress_reads(project: Toy) -> None:
+    project.run("Squares", "--set", "pseudo_masks.k=3")
+    squares = project.newest("squares")
+    project.trouble("total")
+    project.run("Total", "--set", "pseudo_masks.k=3")
+    project.trouble("")
+    project.run("Page")
+    project.run("gc", "--yes", "--keep", "0")
+    assert squares.exists()
+    assert any("read by an unfinished build" in line for line in project.out)
+
+
+def test_gc_keeps_everything_of_a_stage_whose_key_cannot_be_told(project: Toy) -> None:
+    """The raw files of voc are not there, so nobody knows what its config reaches."""
+    project.run("Numbers")
+    (project.folder / "artifacts/voc").mkdir()
+    shutil.copytree(project.newest("shapes"), project.folder / "artifacts/voc/dataset" / ("0" * 16))
+    project.run("gc", "--yes", "--keep", "0")
+    assert (project.folder / "artifacts/voc/dataset" / ("0" * 16)).exists()
