@@ -36,7 +36,7 @@ class DenseOutput:
     Args:
         cls: image embedding in CLIP space, not normalised. Shape: (B, D).
         dense: dense features in CLIP space, L2-normalised. Shape: (B, h, w, D).
-        tokens: output tokens of the asked-for blocks. Shapes: (B, h, w, width).
+        tokens: output tokens of the chosen blocks. Shapes: (B, h, w, width).
         prefixes: the tokens before those of the patches, of the same blocks: CLS, or none. Shapes: (B, p, width).
     """
 
@@ -188,10 +188,10 @@ class FrozenClip(nn.Module):
 
     @_tower_pass
     def encode_regions(self, images: Tensor, regions: Sequence[Tensor], blocks: int) -> list[Tensor]:
-        """Embedding of each region by masked attention: one image forward, then a look at each region alone.
+        """Embedding of each region by masked attention: one forward pass of the image for all of its regions.
 
-        The patches go on as in the plain forward pass; what looks at them, and from which block on, is the tower's
-        (see `Tower.regions`).
+        The patches are computed as in the plain forward pass; what attends to them, and from which block on, is the
+        tower's choice (see `Tower.regions`).
 
         Args:
             images: Shape: (B, 3, H, W).

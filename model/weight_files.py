@@ -151,8 +151,8 @@ class _ArchiveReader:
         elif name == "BINPERSID":
             stack.append(self._storage(*stack.pop()))
         elif name == "NEWOBJ":
-            _, made = stack.pop(), stack.pop()
-            self._check(isinstance(made, _Name) and made.text.startswith("__torch__"), name)
+            _, kind = stack.pop(), stack.pop()
+            self._check(isinstance(kind, _Name) and kind.text.startswith("__torch__"), name)
             stack.append({})
         elif name == "BUILD":
             state = stack.pop()

@@ -177,7 +177,7 @@ def test_errors_name_the_culprit(clip: ClipConfig, error: type[Exception], words
         FrozenClip(clip)
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path) -> None:
+def test_weights_of_another_architecture_are_rejected(tmp_path) -> None:
     from safetensors.torch import save_file
 
     path = tmp_path / "other.safetensors"
@@ -239,7 +239,7 @@ def test_activation_is_the_one_the_weights_were_trained_with(
     assert activations == ({"QuickGELU"} if quick else {"GELU"})
 
 
-def test_more_region_blocks_than_the_tower_has_are_refused(clip: FrozenClip) -> None:
+def test_more_region_blocks_than_the_tower_has_are_rejected(clip: FrozenClip) -> None:
     with pytest.raises(ConfigError, match=r"regions.blocks 5 .* 1 to 4"):
         clip.encode_regions(images(), [torch.ones(1, 64, dtype=torch.bool)] * 2, 5)
 

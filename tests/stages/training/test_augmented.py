@@ -230,7 +230,7 @@ def test_unseen_labels_change_no_bit(base: Chain, tmp_path: Path) -> None:
         (["evaluate.mode=slid"], "evaluate.mode"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(overrides: list[str], message: str) -> None:
+def test_settings_that_cannot_be_are_rejected(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_config("shapes", overrides=overrides)
     assert "\n" not in str(caught.value)
@@ -251,9 +251,9 @@ ONLINE_TRAIN, PROMPTED = ["train.features=online"], ["train.features=online", "d
 def test_stages_read_images_only_if_asked_to(overrides, train_online, evaluate_online) -> None:
     config = load_config("shapes", overrides=["clip.weights=random", "evaluate.fusion=0", *overrides])
     plan = make_plan(config)
-    for slug, is_online in (("train", train_online), ("evaluate", evaluate_online)):
-        assert ("images.json" in plan[slug].upstream["dataset"]) is is_online
-        values = plan[slug].slice.key_values()
+    for name, is_online in (("train", train_online), ("evaluate", evaluate_online)):
+        assert ("images.json" in plan[name].upstream["dataset"]) is is_online
+        values = plan[name].slice.key_values()
         assert ("resize" in values["features"]) is is_online
     # beyond its inputs, training on cached features does not depend on the weights of CLIP
     assert ("clip" in plan["train"].slice.key_values()) is train_online

@@ -32,8 +32,8 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 base, stop = Path(sys.argv[2]), int(sys.argv[3])
 chain = Chain(base, *sys.argv[4:], root=base / "shapes")
-for slug in ("features", "pseudo_masks", "regions", "text"):
-    chain.inputs[slug] = Folder(base / slug)
+for name in ("features", "pseudo_masks", "regions", "text"):
+    chain.inputs[name] = Folder(base / name)
 def progress(done, total):
     if done == stop:
         dist.destroy_process_group()
@@ -82,7 +82,7 @@ def test_two_processes_give_the_weights_of_one(chain: Chain) -> None:
         assert json.loads(other) == pytest.approx(line, rel=1e-3, abs=1e-4)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(chain: Chain) -> None:
+def test_a_batch_that_cannot_be_shared_is_rejected(chain: Chain) -> None:
     with pytest.raises(AssertionError, match=r"train\.batch 4 cannot be shared evenly by 3 processes"):
         train_shared(chain, 3, stop=0)
 

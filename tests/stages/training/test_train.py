@@ -122,9 +122,9 @@ def test_unseen_labels_change_no_byte(chain: Chain, tmp_path: Path, blank: str) 
         blanked.save(path)
     assert changed > 0  # otherwise this test would prove nothing
     other = Chain(tmp_path / "other", root=root).to_regions()
-    for slug in ("pseudo_masks", "regions", "text"):
-        for path in chain.inputs[slug].path.iterdir():
-            assert path.read_bytes() == (other.inputs[slug].path / path.name).read_bytes(), path.name
+    for name in ("pseudo_masks", "regions", "text"):
+        for path in chain.inputs[name].path.iterdir():
+            assert path.read_bytes() == (other.inputs[name].path / path.name).read_bytes(), path.name
     assert trained(other, "train") == trained(chain, "whole")
 
 
