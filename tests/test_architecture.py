@@ -236,7 +236,7 @@ def test_no_path_of_one_machine_in_any_file():
 
 
 def test_command_line_starts_without_heavy_libraries():
-    heavy = {"torch", "torchvision", "h5py", "open_clip", "faiss", "scipy", "matplotlib"}
+    heavy = {"torch", "torchvision", "numpy", "luigi", "h5py", "open_clip", "faiss", "scipy", "matplotlib"}
     code = f"import sys, split_matching.pipeline.cli; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

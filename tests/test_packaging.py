@@ -87,6 +87,8 @@ def test_installed_package_runs_beside_modules_of_the_same_names(installed: Path
     done = run_python(["-m", PACKAGE, "status", "--dataset", "shapes"], users_folder, installed)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("RenderShapes ")
+    done = run_python(["-m", PACKAGE, "--help"], users_folder, installed)
+    assert done.stdout.startswith("usage: split-matching ") and "run_pipeline.py" not in done.stdout
     code = "import split_matching; from split_matching.cache.keys import digest; print(split_matching.__file__)"
     done = run_python(["-c", code], users_folder, installed)
     assert done.stdout.strip() == str(installed / PACKAGE / "__init__.py"), done.stderr

@@ -109,7 +109,7 @@ def test_asking_is_quick_and_imports_nothing_heavy(arguments: str, tmp_path: Pat
         "import sys; from split_matching.pipeline.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'h5py', 'open_clip', 'faiss', 'luigi', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'h5py', 'open_clip', 'faiss', 'luigi', 'matplotlib', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
