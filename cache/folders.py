@@ -19,9 +19,8 @@ from split_matching.cache.files import remove
 from split_matching.cache.locks import LOCK, lock_all
 from split_matching.errors import ConfigError, CorruptError, DataError
 
-DAY = 86400.0
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
-_LEFT = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}(\.partial)?\.[0-9a-f]{{8}}\.(old|new)")
+_LEFTOVER = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}(\.partial)?\.[0-9a-f]{{8}}\.(old|new)")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Folder:
 
     Args:
         path: where it is.
-        kind: "artifact", "damaged" (no readable manifest), "partial" (a build in progress) or "leftover".
+        kind: "artifact", "damaged" (no readable manifest), "partial" (a build in progress) or "leftover" (of a process
+            that was killed while it renamed or removed a folder).
         artifact: for kind "artifact".
     """
 
@@ -49,8 +49,8 @@ class Folder:
         return self.path.parts[-3], self.path.parts[-2]
 
 
-def folders(root: Path) -> Iterator[Folder]:
-    """Walk over all folders that belong to the cache, in order; others are left out."""
+def walk_folders(root: Path) -> Iterator[Folder]:
+    """Yield all folders that belong to the cache, in order of their names; others are left out."""
     for path in sorted(root.glob("*/*/*")):
         if path.is_symlink() or not path.is_dir():
             continue
@@ -61,23 +61,27 @@ def folders(root: Path) -> Iterator[Folder]:
                 yield Folder(path, "damaged")
         elif path.name.endswith(".partial") and _KEY.fullmatch(path.name.removesuffix(".partial")):
             yield Folder(path, "partial")
-        elif _LEFT.fullmatch(path.name):
+        elif _LEFTOVER.fullmatch(path.name):
             yield Folder(path, "leftover")
 
 
-def find_key(root: Path, prefix: str) -> Artifact:
-    """Return the artifact whose key begins so; `stage/prefix` looks among those of one stage.
+def find_artifact(root: Path, prefix: str) -> Artifact:
+    """Return the artifact with a key.
+
+    Args:
+        root: folder of the cache.
+        prefix: first digits of the key; `stage/digits` looks among the artifacts of one stage.
 
     Raises:
-        ConfigError: several begin so, or this is no key.
-        DataError: none does.
+        ConfigError: several keys begin so, or this is no key.
+        DataError: no key does.
     """
     stage, _, start = prefix.rpartition("/")
     if not re.fullmatch(r"[0-9a-f]{1,64}", start):
         raise ConfigError(f"{prefix!r} is no key: expected hex digits, as `status` shows in the names of folders")
     found = [
         folder.artifact
-        for folder in folders(root)
+        for folder in walk_folders(root)
         if folder.artifact and folder.artifact.key.startswith(start) and stage in ("", folder.place[1])
     ]
     if not found:
@@ -89,7 +93,7 @@ def find_key(root: Path, prefix: str) -> Artifact:
 
 
 def idle_seconds(path: Path) -> float:
-    """Return how long nothing was written in a folder; negative after the clock was turned back."""
+    """Return for how many seconds nothing was written in a folder; negative after the clock was turned back."""
     times = [path.stat().st_mtime]
     for inner in path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -97,13 +101,13 @@ def idle_seconds(path: Path) -> float:
     return time.time() - max(times)
 
 
-def inputs_of_build(partial: Path) -> dict[str, str]:
+def read_inputs(partial: Path) -> dict[str, str]:
     """Return the content digests that a build in progress reads, by input; empty if it is damaged."""
     order = read_order(partial)
     return dict(order.get("inputs", {})) if isinstance(order, dict) else {}
 
 
-def in_use(partial: Path) -> bool:
+def is_in_use(partial: Path) -> bool:
     """Whether a running process holds a lock of a build in progress."""
     with lock_all(_locks(partial)) as held:
         return not held

@@ -8,7 +8,7 @@ from split_matching.cache.artifact import Artifact
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import State
 from split_matching.cache.files import rename_damaged
-from split_matching.cache.folders import folders
+from split_matching.cache.folders import walk_folders
 from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.text import format_count
 
@@ -43,7 +43,7 @@ def _verify_others(plan: Plan) -> tuple[list[str], bool]:
     lines = []
     intact = True
     reached = {plan[name].entry.folder for name, state in plan.states().items() if state.name != "missing"}
-    for folder in folders(plan.root):
+    for folder in walk_folders(plan.root):
         if folder.path in reached or folder.kind not in ("artifact", "damaged"):
             continue
         if folder.artifact is None:

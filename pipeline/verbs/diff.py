@@ -8,7 +8,7 @@ from typing import Any
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.entry import KEY_LENGTH
-from split_matching.cache.folders import find_key
+from split_matching.cache.folders import find_artifact
 from split_matching.cache.keys import changed_names
 from split_matching.pipeline.arguments import add_config_options, load_plan
 from split_matching.pipeline.plan import Plan
@@ -46,7 +46,7 @@ def compare(plan: Plan, first: str, second: str) -> list[str]:
     Raises:
         UserError: a key names no artifact, or several.
     """
-    before, after = find_key(plan.root, first), find_key(plan.root, second)
+    before, after = find_artifact(plan.root, first), find_artifact(plan.root, second)
     lines = [f"- {_title(before)}", f"+ {_title(after)}"]
     if before.path == after.path:
         return [*lines, "", "the same artifact"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from split_matching.cache.files import folder_size
-from split_matching.cache.folders import DAY, Folder, folders, idle_seconds, in_use, inputs_of_build, remove_folder
+from split_matching.cache.folders import Folder, idle_seconds, is_in_use, read_inputs, remove_folder, walk_folders
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, CorruptError, UserError
@@ -18,6 +18,8 @@ from split_matching.pipeline.arguments import add_config_options, load_plan, ove
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import format_count, format_size
+
+DAY = 86400.0  # seconds
 
 HELP = "remove what no known config reaches; shows sizes, and asks"
 DESCRIPTION = """
@@ -125,14 +127,14 @@ def decide(plan: Plan, configs: Sequence[Config], keep: int) -> Decision:
     reached, resumed, unknown = _find_reached([make_plan(config) for config in configs])
     found = Decision()
     others: dict[Place, list[Folder]] = {}
-    for folder in folders(plan.root):
+    for folder in walk_folders(plan.root):
         if folder.kind == "artifact" and folder.path not in reached and folder.place not in unknown:
             others.setdefault(folder.place, []).append(folder)
         else:
             why = _why_kept(folder, reached, resumed, unknown)
             target, reason = (found.kept, why) if why else (found.removed, _why_removed(folder))
             target.append((folder, reason))
-    needed = [inputs_of_build(folder.path) for folder, _ in found.kept if folder.kind == "partial"]
+    needed = [read_inputs(folder.path) for folder, _ in found.kept if folder.kind == "partial"]
     for members in others.values():
         members.sort(key=_created, reverse=True)
         for rank, folder in enumerate(members):
@@ -167,7 +169,7 @@ def _why_kept(folder: Folder, reached: Mapping[Path, str], resumed: set[Path], u
         return reached[folder.path]
     if folder.kind == "artifact":
         return "the raw files of its config are not there, so its key is unknown"
-    if folder.kind == "partial" and in_use(folder.path):
+    if folder.kind == "partial" and is_in_use(folder.path):
         return "in use"
     if folder.path.name.endswith(".old"):
         return ""

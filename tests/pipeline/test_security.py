@@ -21,7 +21,7 @@ import pytest
 import torch
 import yaml
 
-from split_matching.cache.folders import folders
+from split_matching.cache.folders import walk_folders
 from split_matching.configs import class_list as classes_module
 from split_matching.configs.strict_yaml import _StrictLoader
 from split_matching.pipeline.cli import main
@@ -209,7 +209,7 @@ def test_hostile_class_names_survive_json_and_csv(hostile: SimpleNamespace, caps
     assert {row["name"] for row in rows} >= set(HOSTILE.values()) and len(rows) == 20
     manifests = [json.loads(path.read_text()) for path in hostile.cache.rglob("manifest.json")]
     assert any(HOSTILE["aeroplane"] in json.dumps(manifest) for manifest in manifests)
-    assert len(list(folders(SimpleNamespace(root=hostile.cache)))) == len(manifests)
+    assert len(list(walk_folders(hostile.cache))) == len(manifests)
 
 
 @pytest.mark.parametrize("image_id", ["../../../escaped", "/etc/passwd", "<script>alert(1)</script>", "t0\x1b[31m", ""])

@@ -1,0 +1,86 @@
+"""Artifacts: what the manifest says, digests of contents, and damage that is noticed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from split_matching.cache.artifact import shard_name
+from split_matching.cache.build import open_build
+from split_matching.cache.entry import Entry
+from split_matching.cache.files import rename_damaged
+from split_matching.cache.keys import digest
+from split_matching.errors import CorruptError
+from tests.cache.example_builds import (
+    RECIPE,
+    make_plain,
+    make_shard,
+    make_sharded,
+    plan_of,
+    shards_of,
+)
+
+
+def test_manifest_says_what_made_it(entry: Entry) -> None:
+    manifest = json.loads((make_sharded(entry).path / "manifest.json").read_bytes())
+    assert manifest["code"] == {"stages/a.py": "1"}
+    assert manifest["inputs"] == {"numbers/train": "0"}
+    assert manifest["config"] == {"k": {"n": 1}}
+    assert manifest["summary"] == {"images": 10}
+    assert manifest["files"]["train-00000.h5"].keys() == {"bytes", "sha256", "seconds"}
+    assert "numpy" in manifest["versions"]
+
+
+def test_content_does_not_depend_on_the_size_of_shards(entry: Entry) -> None:
+    contents = [make_sharded(replace(entry, key=digest(size)), size).content for size in (1, 3, 10)]
+    assert len(set(contents)) == 1
+    assert make_sharded(replace(entry, key=digest("x")), 3, scale=2).content not in contents
+
+
+def test_content_is_known_by_file_and_split(entry: Entry) -> None:
+    build = open_build(entry, RECIPE, plan_of(5))
+    for index, ids in enumerate(shards_of(5)):
+        make_shard(build, index, ids)
+    (build.path / "a.json").write_text("1")
+    with build.lock():
+        artifact = build.commit(1.0)
+    assert artifact.content_of(["train"]) != artifact.content_of(["a.json"])
+    assert artifact.content_of(["train", "a.json"]) == artifact.content
+    with pytest.raises(CorruptError, match="'val'"):
+        artifact.content_of(["val"])
+
+
+def test_undeclared_file_is_an_error(entry: Entry) -> None:
+    artifact = make_sharded(entry).restrict(["val"])
+    with pytest.raises(LookupError, match="did not declare squares/train"):
+        artifact.shards("train")
+
+
+def test_altered_byte_is_found_and_the_file_renamed(entry: Entry) -> None:
+    artifact = make_sharded(entry)
+    path = artifact.path / shard_name("train", 2)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert entry.state(RECIPE).fresh
+    assert artifact.damaged_files() == [path.name]
+    rename_damaged(path)
+    assert str(entry.state(RECIPE)) == "corrupt (train-00002.h5 is missing)"
+    assert make_sharded(entry).damaged_files() == []
+
+
+@pytest.mark.parametrize(
+    "alter", [lambda text: text.replace('"seconds": 1.0', '"seconds": 2.0'), lambda text: text[:99]]
+)
+def test_altered_manifest_is_corrupt(entry: Entry, alter: Any) -> None:
+    path = make_plain(entry).path / "manifest.json"
+    assert alter(path.read_text()) != path.read_text()
+    path.write_text(alter(path.read_text()))
+    state = entry.state(RECIPE)
+    assert state.name == "corrupt"
+    assert "manifest.json is altered" in str(state)
+    make_plain(entry)
+    assert entry.state(RECIPE).fresh
