@@ -13,7 +13,7 @@ from split_matching.pipeline.run.progress import ProgressDisplay
 
 HELP = "what a data set holds, and problems in it; needs only the data"
 DESCRIPTION = """
-Looks at the lists, and at every image and mask: pixels and images of each class, masks of the wrong kind or size, ids
+Reads the lists, and every image and mask: pixels and images of each class, masks of the wrong kind or size, ids
 outside the class list and shifted ids, missing files, images that are in both splits. Draws images beside their masks
 on a contact sheet, and prints its path last. Needs only the data, and makes nothing in the cache.
 """
@@ -43,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at the data, and print what was found."""
-    lines, intact = inspect_data(load_plan(options), options.out, options.limit)
+    """Read the data, and print what was found."""
+    lines, passed = check_data(load_plan(options), options.out, options.limit)
     print(*lines, sep="\n")
-    return 0 if intact else DataError.exit_code
+    return 0 if passed else DataError.exit_code
 
 
-def inspect_data(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[str], bool]:
-    """Look at the data set of a plan and draw its contact sheet.
+def check_data(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[str], bool]:
+    """Read the data set of a plan and draw its contact sheet.
 
     Args:
         plan: the plan of the config.
@@ -61,9 +61,9 @@ def inspect_data(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[
         What to print, the path of the sheet last; and whether there is no problem.
 
     Raises:
-        DataError: there is no data set to look at.
+        DataError: there is no data set to read.
     """
-    from split_matching.stages.data.audit import check_data
+    from split_matching.stages.data.audit import audit_data
     from split_matching.stages.pages.contact_sheet import write_contact_sheet
 
     config = plan.config
@@ -73,8 +73,8 @@ def inspect_data(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[
     display = ProgressDisplay([NAME], ["images"])
     display.start(NAME)
     count = display.counter(NAME)
-    found = check_data(config.data, classes_of(config.data), root, count, limit, config.runtime.threads)
+    audit = audit_data(config.data, classes_of(config.data), root, count, limit, config.runtime.threads)
     display.end(NAME)
     path = out or plan.root / config.dataset / NAME / "sheet.png"
-    write_contact_sheet(found, config.data, root, path)
-    return [*found.lines(), str(path)], found.fine
+    write_contact_sheet(audit, config.data, root, path)
+    return [*audit.lines(), str(path)], audit.passed

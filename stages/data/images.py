@@ -24,9 +24,9 @@ IGNORE = 255
 """Validation label of every pixel that is of no class (65535 in uint16 labels)."""
 
 MAX_PIXELS = 2**27
-"""An image of more is refused before it is decoded: a small file may claim sizes that fill any memory (choice)."""
+"""An image of more is an error, before it is decoded: a small file may claim sizes that fill any memory (choice)."""
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns on stderr first; `_decode` refuses
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, on stderr; `_decode` has the limit
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -111,16 +111,17 @@ def decode_mask(
     if allowed_ids is not None:
         allowed = set(allowed_ids)
         there = [int(value) for value in np.unique(mask)]
-        unknown = [value for value in there if _translated(value, table) not in allowed]
+        unknown = [value for value in there if class_id(value, table) not in allowed]
         if unknown:
             raise DataError(
                 f"{path}: id {unknown[0]} ({int((mask == unknown[0]).sum())} pixels) is not in the class list; "
-                "mend the mask, or add the id to `classes` or `ignore` of the class list"
+                "correct the mask, or add the id to `classes` or `ignore` of the class list"
             )
     return mask if table is None else translate(mask, table)
 
 
-def _translated(value: int, table: Sequence[int] | None) -> int:
+def class_id(value: int, table: Sequence[int] | None) -> int:
+    """Return the class list's id of a value of a mask file, see `Source.mask_table`; -1 if it may not occur."""
     if table is None:
         return value
     return table[value] if value < len(table) else -1
@@ -176,7 +177,7 @@ def seen_labels(mask: Labels, seen_ids: Sequence[int]) -> Labels:
         (H, W) index into `seen_ids`, or `UNANNOTATED` for everything else alike: background, void, unseen. uint8, or
         uint16 with 65535 for more than 255 classes.
     """
-    return _indices(mask, seen_ids)
+    return _index(mask, seen_ids)
 
 
 def read_seen_labels(source: Source, image_id: str, seen_ids: Sequence[int]) -> tuple[Labels, NDArray[np.bool_]]:
@@ -193,7 +194,7 @@ def read_seen_labels(source: Source, image_id: str, seen_ids: Sequence[int]) -> 
     Raises:
         DataError: the mask went missing or was damaged since.
     """
-    labels = seen_labels(_checked_mask(source, image_id), seen_ids)
+    labels = seen_labels(_read_checked_mask(source, image_id), seen_ids)
     return labels, labels != np.iinfo(labels.dtype).max
 
 
@@ -211,10 +212,10 @@ def read_all_labels(source: Source, image_id: str, ids: Sequence[int]) -> Labels
     Raises:
         DataError: the mask went missing or was damaged since.
     """
-    return all_labels(_checked_mask(source, image_id), ids)
+    return all_labels(_read_checked_mask(source, image_id), ids)
 
 
-def _checked_mask(source: Source, image_id: str) -> Labels:
+def _read_checked_mask(source: Source, image_id: str) -> Labels:
     """A mask that PrepareDataset has checked, (H, W) ids of the class list."""
     path = source.mask_path(image_id)
     return read_mask(path, table=source.mask_table(path))
@@ -230,10 +231,10 @@ def all_labels(mask: Labels, ids: Sequence[int]) -> Labels:
     Returns:
         (H, W) index into `ids`, or `IGNORE`. uint8, or uint16 with 65535 for more than 255 classes.
     """
-    return _indices(mask, ids)
+    return _index(mask, ids)
 
 
-def _indices(mask: Labels, ids: Sequence[int]) -> Labels:
+def _index(mask: Labels, ids: Sequence[int]) -> Labels:
     """Replace each raw id by its place in `ids`, every other value by the largest one."""
     wide = len(ids) > UNANNOTATED
     table = np.full(np.iinfo(mask.dtype).max + 1, 65535 if wide else 255, dtype=np.uint16)
@@ -254,7 +255,7 @@ def _decode(data: bytes, path: Path, what: str) -> Image.Image:
                 raise ValueError(f"it claims {image.width}x{image.height} pixels; expected {MAX_PIXELS:,} at most")
             image.load()
             return image
-    except Exception as error:  # Pillow's decoders answer damaged bytes with almost any exception
+    except Exception as error:  # Pillow's decoders raise almost any exception for damaged bytes
         reason = " ".join(str(error).split())
         if "cannot identify" in reason:
             reason = "not an image"

@@ -14,8 +14,10 @@ from split_matching.cache.files import atomic_write
 from split_matching.configs.class_list import ClassList
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
-from split_matching.stages.data.audit import SPLITS, Check, Look
-from split_matching.stages.data.images import decode_values, read_bytes, read_image
+from split_matching.stages.data.audit import Audit
+from split_matching.stages.data.findings import SPLITS
+from split_matching.stages.data.image_audit import ImageAudit
+from split_matching.stages.data.images import class_id, decode_values, read_bytes, read_image
 from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.pages.colours import palette
@@ -33,49 +35,49 @@ _PAIR = 2 * CELL + _BETWEEN
 _WIDTH = 2 * _MARGIN + COLUMNS * _PAIR + (COLUMNS - 1) * _GAP
 
 
-def choose_looks(looks: Sequence[Look], count: int = PAIRS) -> list[Look]:
+def choose_images(images: Sequence[ImageAudit], count: int = PAIRS) -> list[ImageAudit]:
     """Choose images that show as many classes as possible: each adds the most that is not shown yet (choice).
 
     Args:
-        looks: candidates; those without a usable mask are left out.
+        images: candidates; those without a usable mask are left out.
         count: most images.
 
     Returns:
         Training images first, then validation images, about half each where there are enough.
     """
-    chosen: list[Look] = []
+    chosen: list[ImageAudit] = []
     for split in reversed(SPLITS):
-        rest = [look for look in looks if look.split == split and (look.counts or look.unknown)]
+        rest = [image for image in images if image.split == split and image.usable]
         shown: set[object] = set()
         room = count - len(chosen) if split == SPLITS[0] else count // 2
         while rest and room:
-            best = max(rest, key=lambda look: len(_things(look) - shown))  # the first of equals
-            shown |= _things(best)
+            best = max(rest, key=lambda image: len(_ids_in(image) - shown))  # the first of equals
+            shown |= _ids_in(best)
             chosen.append(best)
             rest.remove(best)
             room -= 1
-    return sorted(chosen, key=lambda look: (SPLITS.index(look.split), look.image_id))
+    return sorted(chosen, key=lambda image: (SPLITS.index(image.split), image.image_id))
 
 
-def _things(look: Look) -> set[object]:
+def _ids_in(image: ImageAudit) -> set[object]:
     """Return the classes of an image, and its ids that are no class."""
-    return {*look.counts, *(("unknown", value) for value in look.unknown)}
+    return {*image.counts, *(("unknown", value) for value in image.unknown)}
 
 
-def write_contact_sheet(check: Check, data: DataConfig, root: Path | None, path: Path) -> None:
+def write_contact_sheet(audit: Audit, data: DataConfig, root: Path | None, path: Path) -> None:
     """Draw the sheet into a PNG file, atomically; its folder is made.
 
     Args:
-        check: what was found; decides which images are shown.
+        audit: what was found; decides which images are shown.
         data: the `data` section.
         root: folder of the raw files.
         path: the file.
     """
     source = open_source(data, root)
-    pairs = [_read_pair(source, look, check.classes) for look in choose_looks(check.looks)]
+    pairs = [_read_pair(source, image, audit.classes) for image in choose_images(audit.images)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        _draw(pairs, check.classes).save(temporary, "PNG")
+        _draw(pairs, audit.classes).save(temporary, "PNG")
 
 
 @dataclass(frozen=True)
@@ -93,18 +95,18 @@ class Pair:
     labels: NDArray[np.int32]
 
 
-def _read_pair(source: Source, look: Look, classes: ClassList) -> Pair:
-    caption = look.image_id if look.image_id.startswith(look.split) else f"{look.split}  {look.image_id}"
+def _read_pair(source: Source, audit: ImageAudit, classes: ClassList) -> Pair:
+    caption = audit.image_id if audit.image_id.startswith(audit.split) else f"{audit.split}  {audit.image_id}"
     try:
-        image = resize_image(read_image(source.image_path(look.image_id)), CELL)
-        path = source.mask_path(look.image_id)
+        image = resize_image(read_image(source.image_path(audit.image_id)), CELL)
+        path = source.mask_path(audit.image_id)
         values = resize_labels(decode_values(read_bytes(path), path), (image.shape[0], image.shape[1]))
     except DataError:  # it went away since
         return Pair(caption, np.full((CELL, CELL, 3), 238, np.uint8), np.full((CELL, CELL), NO_LABEL, np.int32))
     table = source.mask_table(path)
     labels = np.full(values.shape, len(classes.entries), np.int32)
     for value in np.unique(values):
-        raw = int(value) if table is None else table[int(value)] if int(value) < len(table) else -1
+        raw = class_id(int(value), table)
         if raw in classes.ignore:
             labels[values == value] = NO_LABEL
         elif raw in classes.ids:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from split_matching.cache.keys import module_closure
+from split_matching.cache.code import module_closure
 from split_matching.configs import clusterings
 from split_matching.configs.clusterings import CLUSTERINGS, Clustering, clustering_module
 from split_matching.configs.load import load_config

@@ -14,28 +14,28 @@ from PIL import Image
 from split_matching.configs.class_list import classes_of
 from split_matching.configs.load import load_config
 from split_matching.pipeline.cli import main
-from split_matching.stages.data.audit import Check, check_data
+from split_matching.stages.data.audit import Audit, audit_data
 from split_matching.stages.data.download.voc import palette
 from split_matching.stages.ground.context import no_progress
-from split_matching.stages.pages.contact_sheet import choose_looks
+from split_matching.stages.pages.contact_sheet import choose_images
 from tests import folder_data
 from tests.folder_data import settings, write
 
 ROOT = Path(__file__).parents[3]
 
 
-def checked(root: Path, *more: str, limit: int | None = None) -> Check:
+def audit(root: Path, *more: str, limit: int | None = None) -> Audit:
     data = load_config("folder", overrides=settings(root, *more)).data
-    return check_data(data, classes_of(data), data.root, no_progress, limit, threads=2)
+    return audit_data(data, classes_of(data), data.root, no_progress, limit, threads=2)
 
 
-def problems(check: Check) -> list[str]:
-    assert all("\n" not in finding.text for finding in check.findings)
-    return [finding.text for finding in check.findings if finding.problem]
+def problems(found: Audit) -> list[str]:
+    assert all("\n" not in finding.text for finding in found.findings)
+    return [finding.text for finding in found.findings if finding.problem]
 
 
-def notes(check: Check) -> str:
-    return "\n".join(finding.text for finding in check.findings if not finding.problem)
+def notes(found: Audit) -> str:
+    return "\n".join(finding.text for finding in found.findings if not finding.problem)
 
 
 def put_mask(root: Path, name: str, mask: np.ndarray, mode: str = "") -> Path:
@@ -72,7 +72,7 @@ def test_the_sheet_goes_beside_the_cache_unless_told(tmp_path: Path, capsys: pyt
 def test_coloured_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write(tmp_path)
     path = put_mask(root, "train/a.png", folder_data.stripes((0, 1)), "RGB")
-    (found,) = problems(checked(root))
+    (found,) = problems(audit(root))
     assert found.startswith("1 masks are coloured (RGB)") and str(path) in found and "palette or grey PNG" in found
     command = ["check-data", "--dataset", "folder", "--artifacts", str(tmp_path / "cache"), "--set", *settings(root)]
     assert main(command) == 3
@@ -84,43 +84,43 @@ def test_palette_masks_that_were_converted_to_grey(tmp_path: Path) -> None:
     image = Image.fromarray(folder_data.stripes((1, 2, 3, 4)))
     image.putpalette(palette())
     image.convert("L").save(root / "masks/train/a.png")
-    (found,) = problems(checked(root))
+    (found,) = problems(audit(root))
     assert "ids outside the class list" in found and "converted to grey" in found
 
 
 def test_photographs_as_masks(tmp_path: Path) -> None:
     root = write(tmp_path)
     put_mask(root, "train/a.png", np.arange(24 * 32, dtype=np.uint8).reshape(24, 32))
-    (found,) = problems(checked(root))
+    (found,) = problems(audit(root))
     assert "and 245 more" in found and "no class ids" in found
 
 
 def test_ids_one_too_high(tmp_path: Path) -> None:
     """ADE20K and others: 0 is background, and the list begins with class 1."""
     root = write(tmp_path, {"train": {"a": (0, 1, 2), "b": (3, 4, 5)}, "val": {"c": (1, 2, 3, 4, 5)}})
-    (found,) = problems(checked(root))
+    (found,) = problems(audit(root))
     assert "5 (" in found and "data.first_id=1 'data.ignore=[0,255]'" in found
-    assert checked(root, "data.first_id=1", "data.ignore=[0,255]").fine
-    (found,) = problems(checked(root, "data.first_id=1"))
+    assert audit(root, "data.first_id=1", "data.ignore=[0,255]").passed
+    (found,) = problems(audit(root, "data.first_id=1"))
     assert "0 (" in found and "if it is background: --set 'data.ignore=[0,255]'" in found
 
 
 def test_ids_one_too_low(tmp_path: Path) -> None:
     root = write(tmp_path)
-    (found,) = problems(checked(root, "data.first_id=1"))
+    (found,) = problems(audit(root, "data.first_id=1"))
     assert "0 (" in found and "as 5 never occurs" in found and "data.first_id=0" in found
 
 
 def test_background_that_counts_as_a_class(tmp_path: Path) -> None:
     many = (0, 0, 0, 0, 1, 2)
     root = write(tmp_path, {"train": {"a": many, "b": many}, "val": {"c": (0, 0, 0, 0, 3, 4)}})
-    check = checked(root)
-    assert check.fine and "id 0 (wall) covers" in notes(check) and "data.first_id" in notes(check)
+    result = audit(root)
+    assert result.passed and "id 0 (wall) covers" in notes(result) and "data.first_id" in notes(result)
 
 
 def test_masks_of_two_values(tmp_path: Path) -> None:
     root = write(tmp_path, {"train": {"a": (255,)}, "val": {"b": (255,)}})
-    assert "no mask has a pixel of any class, only of ignored ids (255)" in problems(checked(root))
+    assert "no mask has a pixel of any class, only of ignored ids (255)" in problems(audit(root))
 
 
 def test_absent_damaged_and_other_sizes(tmp_path: Path) -> None:
@@ -128,42 +128,42 @@ def test_absent_damaged_and_other_sizes(tmp_path: Path) -> None:
     (root / "masks/train/a.png").unlink()
     (root / "images/train/b.jpg").write_bytes(b"\xff\xd8nonsense")
     put_mask(root, "val/d.png", folder_data.stripes((1,), (12, 16)))
-    found = "\n".join(problems(checked(root)))
+    found = "\n".join(problems(audit(root)))
     assert "1 masks are absent" in found and "masks/train/a.png" in found
     assert "1 images cannot be decoded" in found and "b.jpg" in found
     assert "1 masks have another size than their images" in found and "16x12" in found
 
 
-def test_a_missing_list_is_named_and_the_other_split_checked(tmp_path: Path) -> None:
+def test_a_missing_list_is_named_and_the_other_split_audit(tmp_path: Path) -> None:
     root = write(tmp_path)
-    check = checked(root, "data.val_split=val.txt")
-    (found,) = problems(check)
-    assert "val.txt: no such list" in found and len(check.looks) == 3
+    result = audit(root, "data.val_split=val.txt")
+    (found,) = problems(result)
+    assert "val.txt: no such list" in found and len(result.images) == 3
 
 
 def test_masks_without_images(tmp_path: Path) -> None:
     root = write(tmp_path)
     (root / "images/val/d.jpg").unlink()
-    check = checked(root)
-    assert check.fine and "1 masks belong to no image" in notes(check) and "d.png" in notes(check)
+    result = audit(root)
+    assert result.passed and "1 masks belong to no image" in notes(result) and "d.png" in notes(result)
 
 
 def test_images_in_both_splits(tmp_path: Path) -> None:
     root = write(tmp_path)
     (root / "images/val/d.jpg").write_bytes((root / "images/train/a.jpg").read_bytes())
     (root / "images/train/c.jpg").write_bytes((root / "images/train/b.jpg").read_bytes())
-    check = checked(root)
-    (found,) = problems(check)
+    result = audit(root)
+    (found,) = problems(result)
     assert found.startswith("1 training images are validation images too: train.a = val.d")
-    assert "1 images are several times in one split: train.b = train.c" in notes(check)
+    assert "1 images are several times in one split: train.b = train.c" in notes(result)
     (root / "one.txt").write_text("train.a\ntrain.b\n")
     more = ("data.train_split=one.txt", "data.val_split=one.txt")
-    assert "2 images are in both lists" in problems(checked(root, *more))[0]
+    assert "2 images are in both lists" in problems(audit(root, *more))[0]
 
 
 def test_classes_that_never_occur(tmp_path: Path) -> None:
     root = write(tmp_path, {"train": {"a": (0, 1)}, "val": {"b": (0, 1, 2)}})
-    text = notes(checked(root))
+    text = notes(audit(root))
     assert "1 classes never occur in train and cannot be learnt: cat" in text
     assert "2 classes never occur in val and have no score: dog, kite" in text
 
@@ -173,22 +173,22 @@ def test_orientation_and_subsets(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 6
     Image.open(root / "images/val/d.jpg").save(root / "images/val/d.jpg", exif=exif)
-    text = notes(checked(root, "data.expected_train=100", "data.expected_val=2"))
+    text = notes(audit(root, "data.expected_train=100", "data.expected_val=2"))
     assert "1 images have an EXIF orientation, which is not applied: val.d" in text
     assert "train has 3 images, the published split 100" in text and "val has" not in text
 
 
 def test_a_quick_look_takes_some_of_each_split(tmp_path: Path) -> None:
     root = write(tmp_path, {"train": {f"t{n:02d}": (0, 1, 2) for n in range(20)}, "val": {"v": (3, 4)}})
-    check = checked(root, limit=4)
-    assert [look.image_id for look in check.looks] == ["train.t00", "train.t05", "train.t10", "train.t15", "val.v"]
-    assert "train: 20 images, 4 looked at" in check.lines()
+    result = audit(root, limit=4)
+    assert [image.image_id for image in result.images] == ["train.t00", "train.t05", "train.t10", "train.t15", "val.v"]
+    assert "train: 20 images, 4 read" in result.lines()
 
 
 def test_the_sheet_shows_as_many_classes_as_it_can(tmp_path: Path) -> None:
     splits = {"train": {**{f"t{n}": (0,) for n in range(9)}, "z": (1, 2, 3)}, "val": {"v": (4,)}}
-    chosen = choose_looks(checked(write(tmp_path, splits)).looks, count=3)
-    assert {look.image_id for look in chosen} >= {"train.z", "val.v"} and len(chosen) == 3
+    chosen = choose_images(audit(write(tmp_path, splits)).images, count=3)
+    assert {image.image_id for image in chosen} >= {"train.z", "val.v"} and len(chosen) == 3
 
 
 def test_rendered_scenes_are_looked_at_once_there_are_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

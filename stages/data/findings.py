@@ -1,0 +1,216 @@
+"""Problems and oddities of a data set, each told in one line: what, where, what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from split_matching.configs.class_list import ClassList
+from split_matching.configs.schema import DataConfig
+from split_matching.errors import DataError
+from split_matching.stages.data.image_audit import ImageAudit
+from split_matching.stages.data.source import Source
+
+SPLITS = ("train", "val")
+SHOWN = 5  # examples of one kind of finding
+BACKGROUND_SHARE, BACKGROUND_IMAGES = 0.5, 0.9  # of pixels and images: then a class may be background (choice)
+
+# Grey values that the colours of VOC's ids 1 to 20 get when a palette PNG is converted to grey (as Pillow does it).
+_BITS = np.arange(1, 21)
+_COLOURS = np.stack([((_BITS >> c & 1) << 7) | ((_BITS >> (3 + c) & 1) << 6) for c in range(3)], 1)
+VOC_GREYS = frozenset(int(v) for v in (_COLOURS @ [19595, 38470, 7471] + 0x8000) >> 16)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something odd.
+
+    Args:
+        text: one line: what, where, what to do.
+        problem: the pipeline will reject the data or give wrong numbers; else it is a note.
+    """
+
+    text: str
+    problem: bool
+
+
+Ids = Mapping[str, Sequence[str]]
+Audits = Sequence[ImageAudit]
+
+
+def find_all(source: Source, data: DataConfig, classes: ClassList, ids: Ids, audits: Audits) -> list[Finding]:
+    """Return all that is odd.
+
+    Args:
+        source: the raw files.
+        data: the `data` section.
+        classes: the class list.
+        ids: the ids of each split that has a usable list.
+        audits: of the images that were read.
+    """
+    return [
+        *_find_bad_files(audits),
+        *_find_unknown_ids(classes, audits),
+        *_find_odd_classes(classes, ids, audits),
+        *_find_duplicates(ids, audits),
+        *_find_rotated(audits),
+        *_find_subsets(data, ids),
+        *_find_stray_masks(source),
+    ]
+
+
+def count_totals(audits: Iterable[ImageAudit]) -> tuple[dict[str, Counter[int]], dict[str, Counter[int]]]:
+    """Return the pixels and the images of each id, by split."""
+    pixels: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}
+    images: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}
+    for audit in audits:
+        pixels[audit.split].update(audit.counts)
+        images[audit.split].update(audit.counts.keys())
+    return pixels, images
+
+
+def _find_bad_files(audits: Audits) -> Iterator[Finding]:
+    """Files that are absent or unusable, by kind."""
+    kinds: dict[str, list[str]] = {}
+    for audit in audits:
+        if audit.error:
+            kinds.setdefault(audit.error[0], []).append(audit.error[1])
+    for kind, messages in kinds.items():
+        text = f"{len(messages)} {kind}, first: {messages[0]}"
+        if kind.startswith("masks are coloured"):
+            text += "; expected class ids: a palette or grey PNG. Replace each colour by the id of its class"
+        yield Finding(text, True)
+
+
+def _find_unknown_ids(classes: ClassList, audits: Audits) -> Iterator[Finding]:
+    """Ids outside the class list, and what they look like."""
+    pixels: Counter[int] = Counter()
+    masks: dict[int, list[ImageAudit]] = {}
+    for audit in audits:
+        pixels.update(audit.unknown)
+        for value in audit.unknown:
+            masks.setdefault(value, []).append(audit)
+    if not pixels:
+        return
+    whole = sum(pixels.values()) + sum(sum(audit.counts.values()) for audit in audits)
+    shown = [
+        f"{value} ({100 * number / whole:.2f} %, {len(masks[value])} masks, e.g. that of {masks[value][0].image_id})"
+        for value, number in pixels.most_common(SHOWN)
+    ]
+    more = f" and {len(pixels) - SHOWN} more" if len(pixels) > SHOWN else ""
+    yield Finding(
+        f"ids outside the class list: {', '.join(shown)}{more}; {_explain(classes, audits, set(pixels))}", True
+    )
+
+
+def _explain(classes: ClassList, audits: Audits, unknown: set[int]) -> str:
+    """What ids outside the list probably are, and what to do about them."""
+    first, last = min(classes.ids), max(classes.ids)
+    occurring = {raw for audit in audits for raw in audit.counts}
+    if unknown == {last + 1}:
+        return (
+            f"the list ends at {last}, so ids are probably one higher, with 0 for background: --set "
+            f"data.first_id={first + 1} 'data.ignore=[0,255]', or correct the ids of the list"
+        )
+    if unknown == {0}:
+        shifted = f"; or, as {last} never occurs, ids are one lower: data.first_id=0" if last not in occurring else ""
+        return f"if it is background: --set 'data.ignore=[0,255]'{shifted}"
+    if len(unknown) > 2 and unknown <= VOC_GREYS:
+        return (
+            "these are the grey values of VOC's colours: a palette PNG was converted to grey. Use the original masks, "
+            "whose palette indices are the ids"
+        )
+    if len(unknown) > 30:
+        return "so many values are no class ids; are these colours, a depth map or a compressed (JPEG) mask?"
+    return "add them to the class list or to data.ignore, or correct the masks"
+
+
+def _find_odd_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[Finding]:
+    """Classes that never occur, masks without any class, and a class that may be background."""
+    usable = [audit for audit in audits if audit.counts]
+    if not usable:
+        return
+    empty = [audit for audit in usable if not set(audit.counts) & set(classes.ids)]
+    if len(empty) == len(usable):
+        values = sorted({raw for audit in usable for raw in audit.counts})[:SHOWN]
+        yield Finding(f"no mask has a pixel of any class, only of ignored ids ({', '.join(map(str, values))})", True)
+        return
+    if empty:
+        yield Finding(f"{len(empty)} masks have no pixel of any class, e.g. of {empty[0].image_id}", False)
+    pixels, images = count_totals(usable)
+    for split in SPLITS:
+        wanted = classes.entries if split == "val" else classes.seen()
+        never = [entry.name for entry in wanted if not pixels[split].get(entry.id)]
+        if split in ids and never:
+            result = "cannot be learnt" if split == "train" else "have no score"
+            yield Finding(f"{len(never)} classes never occur in {split} and {result}: {_list(never)}", False)
+    first = classes.entries[0]
+    share = sum(pixels[split][first.id] for split in SPLITS) / sum(pixels[split].total() for split in SPLITS)
+    often = sum(images[split][first.id] for split in SPLITS) / len(usable)
+    if share >= BACKGROUND_SHARE and often >= BACKGROUND_IMAGES and len(classes.entries) > 2:
+        yield Finding(
+            f"id {first.id} ({first.name}) covers {100 * share:.0f} % of all pixels and is in {100 * often:.0f} % of "
+            "the images; if it is really background, ids are shifted: see data.first_id and data.ignore",
+            False,
+        )
+
+
+def _find_duplicates(ids: Ids, audits: Audits) -> Iterator[Finding]:
+    """Images that are in both lists, or whose files are equal byte by byte."""
+    both = sorted(set(ids.get("train", ())) & set(ids.get("val", ())))
+    if both:
+        yield Finding(f"{len(both)} images are in both lists: {_list(both)}; remove them from one", True)
+    by_file: dict[str, dict[str, str]] = {}
+    for audit in audits:
+        if audit.sha256:
+            by_file.setdefault(audit.sha256, {}).setdefault(audit.image_id, audit.split)
+    groups = [group for group in by_file.values() if len(group) > 1]
+    across = [_name_equals(group) for group in groups if len(set(group.values())) > 1]
+    within = [_name_equals(group) for group in groups if len(set(group.values())) == 1]
+    if across:
+        yield Finding(f"{len(across)} training images are validation images too: {_list(across)}; remove one", True)
+    if within:
+        yield Finding(f"{len(within)} images are several times in one split: {_list(within)}", False)
+
+
+def _name_equals(group: Mapping[str, str]) -> str:
+    """Images of one content, one of each split first."""
+    first = {split: image_id for image_id, split in reversed(list(group.items()))}
+    names = list(dict.fromkeys([*(first[split] for split in SPLITS if split in first), *group]))
+    return " = ".join(names[:3]) + (f" = {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _find_rotated(audits: Audits) -> Iterator[Finding]:
+    """Images that other programs show rotated."""
+    rotated = [audit.image_id for audit in audits if audit.rotated]
+    if rotated:
+        yield Finding(f"{len(rotated)} images have an EXIF orientation, which is not applied: {_list(rotated)}", False)
+
+
+def _find_subsets(data: DataConfig, ids: Ids) -> Iterator[Finding]:
+    """Splits that are not the whole data set."""
+    for split, expected in (("train", data.expected_train), ("val", data.expected_val)):
+        if expected is not None and split in ids and len(ids[split]) != expected:
+            yield Finding(
+                f"{split} has {len(ids[split]):,} images, the published split {expected:,}: results do not compare "
+                "with published ones",
+                False,
+            )
+
+
+def _find_stray_masks(source: Source) -> Iterator[Finding]:
+    """Masks that no image belongs to."""
+    try:
+        strays = source.stray_masks()
+    except (DataError, OSError):
+        return  # a folder is missing: that is another finding
+    if strays:
+        yield Finding(f"{len(strays)} masks belong to no image, e.g. {strays[0]}", False)
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"

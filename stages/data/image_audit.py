@@ -1,0 +1,89 @@
+"""One image of a data set and its mask, read without trust: what is in them, and what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from split_matching.configs.class_list import ClassList
+from split_matching.errors import DataError
+from split_matching.stages.data.images import class_id, decode_image, decode_values, read_bytes
+from split_matching.stages.data.source import Source
+
+ORIENTATION = 274  # EXIF tag
+COLOURED = ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "1")
+"""Pillow's modes of masks that cannot be ids."""
+
+
+@dataclass(frozen=True)
+class ImageAudit:
+    """What was found in one image and its mask.
+
+    Args:
+        split: "train" or "val".
+        image_id: which image.
+        counts: pixels of each id of the class list, ignored ids too; empty where the mask cannot be used.
+        unknown: pixels of each value that is not in the class list.
+        sha256: of the image file; "" where there is none.
+        rotated: the image has an EXIF orientation.
+        error: kind and message of what is wrong with the files; None if nothing is.
+    """
+
+    split: str
+    image_id: str
+    counts: Mapping[int, int] = field(default_factory=dict)
+    unknown: Mapping[int, int] = field(default_factory=dict)
+    sha256: str = ""
+    rotated: bool = False
+    error: tuple[str, str] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the mask could be read."""
+        return bool(self.counts or self.unknown)
+
+
+def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -> ImageAudit:
+    """Read one image and its mask; nothing that is wrong with them raises."""
+    kind, sha256, rotated = "images are absent", "", False
+    try:
+        image_path = source.image_path(image_id)
+        data = read_bytes(image_path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        kind = "images cannot be decoded"
+        shape = decode_image(data, image_path).shape[:2]
+        rotated = Image.open(io.BytesIO(data)).getexif().get(ORIENTATION, 1) != 1
+        kind = "masks are absent"
+        mask_path = source.mask_path(image_id)
+        content = read_bytes(mask_path)
+        kind = "masks cannot be used"
+        if (mode := _mode(content)) in COLOURED:
+            kind = f"masks are coloured ({mode})"
+            raise DataError(str(mask_path))
+        values = decode_values(content, mask_path)
+        kind = "masks have another size than their images"
+        values = decode_values(content, mask_path, (shape[0], shape[1]))
+    except DataError as error:
+        return ImageAudit(split, image_id, {}, {}, sha256, rotated, (kind, str(error)))
+    table, known = source.mask_table(mask_path), {*classes.ids, *classes.ignore}
+    counts, unknown = Counter[int](), Counter[int]()
+    for value, pixels in zip(*np.unique(values, return_counts=True), strict=True):
+        raw = class_id(int(value), table)
+        if raw in known:
+            counts[raw] += int(pixels)
+        else:
+            unknown[int(value)] += int(pixels)
+    return ImageAudit(split, image_id, counts, unknown, sha256, rotated)
+
+
+def _mode(content: bytes) -> str:
+    try:
+        return Image.open(io.BytesIO(content)).mode
+    except Exception:  # Pillow's decoders raise almost any exception for damaged bytes; decoding will say what it is
+        return ""
