@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import Check, Options, Report, main, paired, ratio, workspace
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.stages.candidates import features
+from split_matching.stages.candidates.extractor import Arrays, Extractor
 
 
 def run(options: Options) -> Report:
@@ -32,7 +33,7 @@ def run(options: Options) -> Report:
         space.make("PrepareDataset")
         ctx, everything = space.context("features", Path(folder)), space.shard("features")
         shard = replace(everything, ids=everything.ids[:count])
-        extractor = features.Extractor(ctx)
+        extractor = Extractor(ctx)
         images = [extractor.load(image_id) for image_id in shard.ids]
         path = Path(folder) / "shard.h5"
 
@@ -51,14 +52,14 @@ def run(options: Options) -> Report:
 
         def without_clip() -> None:
             with (
-                patch.object(features.Extractor, "features", at_hand),
+                patch.object(Extractor, "extract", at_hand),
                 ShardWriter(path, features.KIND, features.fields(ctx.config)) as writer,
             ):
                 features.run_shard(ctx, everything, writer)
 
-        ready = {tuple(image.shape): extractor.features([image])[0] for image in images}
+        ready = {tuple(image.shape): extractor.extract([image])[0] for image in images}
 
-        def at_hand(self: features.Extractor, given: Sequence[Tensor]) -> list[features.Arrays]:
+        def at_hand(self: Extractor, given: Sequence[Tensor]) -> list[Arrays]:
             some = next(iter(ready.values()))
             return [ready.get(tuple(image.shape), some) for image in given]
 

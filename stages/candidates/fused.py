@@ -15,6 +15,8 @@ from split_matching.cache.shard_format import Field
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.stages.candidates import features, pseudo_masks, regions
 from split_matching.stages.candidates.clustering import field_to_cluster
+from split_matching.stages.candidates.extractor import Extractor
+from split_matching.stages.candidates.region_embedding import embed_regions
 from split_matching.stages.ground.context import Shard, StageContext
 
 KIND = pseudo_masks.KIND
@@ -28,18 +30,17 @@ def fields(config: Any) -> dict[str, Field]:
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     """Make and write one shard, in id order.
 
-    This thread runs CLIP; threads read the next images, and others cluster those that CLIP is through with.
+    This thread runs CLIP; threads read the next images, and others cluster those that CLIP is done with.
     """
-    extractor = features.Extractor(ctx)
-    names = features.fields(ctx.config)
+    extractor, names = Extractor(ctx), features.fields(ctx.config)
     field = field_to_cluster(names, ctx.config.pseudo_masks)
-    maker = regions.ItemMaker(ctx, extractor.clip, names)
-    extracted = ((image_id, arrays[field], arrays) for image_id, arrays in features.extracted(extractor, shard.ids))
-    images, done = pseudo_masks.make_pseudo_masks(ctx, extracted), 0
-    while batch := list(islice(images, extractor.batch)):
-        items = [maker.item(image_id, labels, arrays.__getitem__) for image_id, labels, arrays in batch]
-        embedded = regions.embed_regions(extractor.clip, items, ctx.config.regions)
-        for (image_id, labels, _), rows in zip(batch, embedded, strict=True):
+    loader = regions.ItemLoader(ctx, extractor.clip, names)
+    images = ((image_id, arrays[field], arrays) for image_id, arrays in extractor.extract_all(shard.ids))
+    masks, done = pseudo_masks.make_pseudo_masks(ctx, images), 0
+    while batch := list(islice(masks, extractor.batch)):
+        items = [loader.load(image_id, labels, arrays.__getitem__) for image_id, labels, arrays in batch]
+        embeddings = embed_regions(extractor.clip, items, ctx.config.regions)
+        for (image_id, labels, _), rows in zip(batch, embeddings, strict=True):
             writer.add(image_id, labels=labels, embeddings=rows.half().numpy())
             done += 1
             ctx.progress(done, len(shard.ids))

@@ -18,7 +18,7 @@ from split_matching.configs.schema import PseudoMasksConfig, RegionsConfig
 from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.model.votes import fuse, group_votes, normalise_scores, query_probabilities
 from split_matching.stages.candidates.clustering import cluster
-from split_matching.stages.candidates.regions import RegionItem, embed_regions
+from split_matching.stages.candidates.region_embedding import RegionItem, embed_regions
 from split_matching.stages.ground.region_map import masks_of
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on cached features does without

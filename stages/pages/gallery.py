@@ -18,7 +18,7 @@ import numpy as np
 
 from split_matching.cache.files import atomic_write
 from split_matching.stages.candidates.clustering import field_to_cluster
-from split_matching.stages.candidates.features import training_features
+from split_matching.stages.candidates.training_features import open_training_features
 from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
@@ -143,7 +143,7 @@ class CardMaker:
 
     def __init__(self, ctx: StageContext) -> None:
         self.masks = ctx.inputs["pseudo_masks"].shards("train")
-        self.features = training_features(ctx)
+        self.features = open_training_features(ctx)
         self.field = field_to_cluster(self.features.fields, ctx.config.pseudo_masks)
         self.source = open_source(ctx.config.data, ctx.data_root)
         self.classes = {int(entry.id): index for index, entry in enumerate(ctx.config.classes.seen)}

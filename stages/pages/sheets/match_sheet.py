@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from split_matching.errors import DataError
 from split_matching.model.criterion import Matching, SplitCriterion
-from split_matching.stages.candidates.features import training_features
+from split_matching.stages.candidates.training_features import open_training_features
 from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
@@ -120,7 +120,7 @@ def match_image(ctx: StageContext, image_id: str, names: Sequence[str]) -> Match
         raise DataError("matches of a decoder with prompts cannot be shown: its features are in no cache")
     text = load_file(ctx.inputs["text"].file("text.safetensors"))["seen"]
     device = device_of(ctx)
-    features = training_features(ctx)
+    features = open_training_features(ctx)
     item = CachedImages(ctx, features).item(image_id)
     model = load_decoder(ctx, features, text.shape[1], device)
     tokens, valid, targets = collate([item], ctx.config.decoder.upsample, device)

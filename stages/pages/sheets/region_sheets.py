@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from split_matching.errors import DataError
 from split_matching.stages.candidates.clustering import field_to_cluster
-from split_matching.stages.candidates.features import training_features
-from split_matching.stages.candidates.regions import region_crops
+from split_matching.stages.candidates.region_embedding import crop_regions
+from split_matching.stages.candidates.training_features import open_training_features
 from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
@@ -38,7 +38,7 @@ _GREY = np.array([128, 128, 128], np.uint8)
 def build_pseudo_mask_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet:
     """Regions of an image: numbers, areas, how well each is separated, nearest seen classes."""
     image, labels = _read(ctx, image_id)
-    features = training_features(ctx)
+    features = open_training_features(ctx)
     dense = features.read(image_id, field_to_cluster(features.fields, ctx.config.pseudo_masks))
     apart = measure_separation(dense, labels)
     rows: list[tuple[str, ...]] = [
@@ -79,7 +79,7 @@ def build_region_sheet(ctx: StageContext, image_id: str, states: States) -> Shee
         twin = int(alike[region].argmax())
         most = f"{twin + 1} ({alike[region, twin]:.2f})" if len(embeddings) > 1 else UNDEFINED
         rows.append((str(region + 1), format_area(labels == region + 1), names.format(ranked, 5), most))
-    crops = region_crops(image, masks_of(labels), CROP_SIDE, ctx.config.regions.expand, _GREY)
+    crops = crop_regions(image, masks_of(labels), CROP_SIDE, ctx.config.regions.expand, _GREY)
     title = f"{image_id}: {len(rows)} region embedding{'s' * (len(rows) != 1)}, method {ctx.config.regions.method}"
     notes = describe_sources(ctx.inputs, ("regions", "pseudo_masks", "text"), states)
     head = ("region", "area", "nearest seen classes", "most alike")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from split_matching.stages.candidates import features, pseudo_masks
-from split_matching.stages.candidates.features import shifted_views, stitch
+from split_matching.stages.candidates.extractor import Extractor, shifted_views, stitch
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from tests.handmade import Chain
 
@@ -46,7 +46,7 @@ def test_stitched_features_are_those_of_moved_images(tmp_path: Path) -> None:
     chain.sharded(features, "features")
     shards = chain.inputs["features"].shards("train")
     ctx = chain.context("features")
-    clip, extractor = frozen_clip(ctx), features.Extractor(ctx)
+    clip, extractor = frozen_clip(ctx), Extractor(ctx)
     image_id = shards.ids[0]
     views, stitched = extractor.load(image_id), shards.read(image_id, "stitched")
     plain = shards.read(image_id, "tokens_2")

@@ -14,7 +14,8 @@ from split_matching.pipeline.cli import main
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.candidates import features, fused, pseudo_masks, regions
-from split_matching.stages.candidates.features import ComputedFeatures, training_features
+from split_matching.stages.candidates.extractor import Extractor
+from split_matching.stages.candidates.training_features import ComputedFeatures, open_training_features
 from tests.handmade import TINY, Chain
 
 FUSED = ("features.persist=false", "train.features=online")
@@ -65,13 +66,13 @@ def test_both_ways_make_the_same_bytes(overrides: list[str], tmp_path: Path) -> 
 def test_images_that_share_forward_passes_keep_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: several images a batch, the last one not full."""
     apart = by_stages(tmp_path, "shapes.train_scenes=7", "regions.method=attention", "regions.blocks=2")
-    usual = features.Extractor.__init__
+    usual = Extractor.__init__
 
-    def of_three(self: features.Extractor, ctx: object) -> None:
+    def of_three(self: Extractor, ctx: object) -> None:
         usual(self, ctx)  # type: ignore[arg-type]
         self.batch = 3
 
-    monkeypatch.setattr(features.Extractor, "__init__", of_three)
+    monkeypatch.setattr(Extractor, "__init__", of_three)
     once = in_one_go(tmp_path, apart, "shapes.train_scenes=7", "regions.method=attention", "regions.blocks=2")
     kept, made = (chain.inputs["regions"].shards("train") for chain in (apart, once))
     assert made.ids == kept.ids and len(made.ids) == 7
@@ -97,7 +98,7 @@ def test_computed_features_are_the_cached_ones(tmp_path: Path) -> None:
     for image_id in cached.ids[:2]:
         for field in cached.fields:
             assert np.array_equal(computed.read(image_id, field), cached.read(image_id, field)), field
-    assert training_features(chain.context("features")).ids == cached.ids
+    assert open_training_features(chain.context("features")).ids == cached.ids
     with pytest.raises(KeyError):
         computed.read(cached.ids[0], "tokens_1")
 
@@ -131,15 +132,15 @@ def test_the_run_ends_as_with_kept_features(folder: Path, tmp_path: Path) -> Non
     run(tmp_path, "Evaluate", "train.features=online")
     kept, unkept = plan(tmp_path, "train.features=online"), plan(folder, *FUSED)
     for slug, name in (("train", "weights.safetensors"), ("evaluate", "metrics.json"), ("regions", "train-00000.h5")):
-        assert (kept.folder(slug) / name).read_bytes() == (unkept.folder(slug) / name).read_bytes(), name
-    assert kept.key("train") != unkept.key("train")
+        assert (kept[slug].entry.folder / name).read_bytes() == (unkept[slug].entry.folder / name).read_bytes(), name
+    assert kept["train"].key != unkept["train"].key
 
 
 def test_shards_and_workers_change_nothing(folder: Path, tmp_path: Path) -> None:
     cut = ("runtime.shard_size=3", "runtime.workers=2")
     run(tmp_path, "EmbedRegions", *FUSED, *cut)
     for slug in ("pseudo_masks", "regions"):
-        assert plan(tmp_path, *FUSED, *cut).artifact(slug).content == plan(folder, *FUSED).artifact(slug).content
+        assert plan(tmp_path, *FUSED, *cut)[slug].artifact().content == plan(folder, *FUSED)[slug].artifact().content
     assert len(list(tmp_path.glob("shapes/pseudo_masks/*/train-*.h5"))) == 2
 
 

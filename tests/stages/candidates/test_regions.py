@@ -6,7 +6,7 @@ import torch
 
 from split_matching.configs.schema import ClipConfig, RegionsConfig
 from split_matching.model.clip import FrozenClip
-from split_matching.stages.candidates.regions import RegionItem, embed_mean, embed_regions, region_crops
+from split_matching.stages.candidates.region_embedding import RegionItem, crop_regions, embed_mean, embed_regions
 from split_matching.stages.ground.region_map import masks_of
 
 METHODS = ("crop", "attention", "mean")
@@ -22,18 +22,18 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 
 def test_crops_show_the_region_and_nothing_else() -> None:
     image, labels = scene()
-    crops = region_crops(image, masks_of(labels), 20, 1.0, FILL)
+    crops = crop_regions(image, masks_of(labels), 20, 1.0, FILL)
     assert crops.shape == (2, 20, 20, 3)
     assert np.array_equal(crops[0], image[10:30, 10:30])  # the box is the region, at its own size
     labels[1, 1] = 0
-    crops = region_crops(image, masks_of(labels), 20, 1.0, FILL)
+    crops = crop_regions(image, masks_of(labels), 20, 1.0, FILL)
     assert (crops[0][:10, :10] == FILL).all()
     assert np.array_equal(crops[0][10:, 10:], image[20:30, 20:30])
 
 
 def test_crops_beyond_the_image_are_filled() -> None:
     image, labels = scene()
-    crops = region_crops(image, masks_of(labels), 20, 2.0, FILL)
+    crops = crop_regions(image, masks_of(labels), 20, 2.0, FILL)
     assert (crops[1][:4] == FILL).all() and (crops[1][:, -4:] == FILL).all()
 
 
