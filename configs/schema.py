@@ -284,7 +284,7 @@ class TrainConfig(Section):
     candidate_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of all candidate losses.")
     deep_supervision: bool = Field(True, description="Losses at every decoder layer.")
     checkpoint_every: Positive = Field(500, description="Steps between checkpoints.", json_schema_extra=RUNTIME)
-    log_every: Positive = Field(20, description="Steps between metric lines.")
+    log_every: Positive = Field(20, description="Steps between metric lines.", json_schema_extra=RUNTIME)
     seed: NonNegative = Field(0, description="Seed of initial weights, order, flips and augmentation.")
 
     @model_validator(mode="after")

@@ -249,9 +249,14 @@ class Report(Stage):
     name = "report"
     makes = "one HTML page with numbers and pictures"
     module = "split_matching.stages.pages.report"
-    reads = ("report", "pseudo_masks", "data", "clip.weights", "classes.all", "classes.published")
     output = "report.html"
     unit = "examples"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What it shows, and how it clusters the images that it shows."""
+        shown = ("report", "data", "clip.weights", "classes.all", "classes.published")
+        return (*shown, *clustering_fields(self.config))
 
     @property
     def chosen(self) -> tuple[str, ...]:

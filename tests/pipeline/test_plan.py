@@ -28,6 +28,7 @@ SETTINGS = {
     "runtime.cache_mb": "1",
     "runtime.scheduler": "node1:8082",
     "train.checkpoint_every": "3",
+    "train.log_every": "7",
     "data.root": "/somewhere",
 }
 

@@ -91,8 +91,9 @@ READS: dict[str, set[str]] = {
     },
     **{
         f"pseudo_masks.{name}": PSEUDO
-        for name in ("method", "engine", "smooth", "windows", "k", "iterations", "merge", "min_area", "scale", "seed")
+        for name in ("method", "engine", "smooth", "windows", "iterations", "merge", "min_area", "scale")
     },
+    **{f"pseudo_masks.{name}": NOTHING for name in ("k", "seed")},  # of method kmeans
     "pseudo_masks.block": PSEUDO | {"ExtractFeatures"},  # features at sub-token offsets hold only what is clustered
     **{f"regions.{name}": {"EmbedRegions"} for name in ("method", "expand", "blocks")},
     **{
@@ -106,16 +107,28 @@ READS: dict[str, set[str]] = {
         f"train.{name}": {"TrainDecoder"}
         for name in (
             *("matching", "steps", "batch", "lr", "weight_decay", "warmup", "poly", "clip_grad", "flip", "features"),
-            *("scale_range", "cat_max_ratio", "photometric", "cost_class", "cost_mask", "cost_dice", "loss_class"),
-            *("loss_mask", "loss_dice", "loss_cosine", "loss_nce", "nce_temperature", "no_object"),
-            *("candidate_weight", "deep_supervision", "log_every", "seed"),
+            *(
+                "cost_class",
+                "cost_mask",
+                "cost_dice",
+                "loss_class",
+                "loss_mask",
+                "loss_dice",
+                "loss_cosine",
+                "loss_nce",
+                "nce_temperature",
+                "no_object",
+            ),
+            *("candidate_weight", "deep_supervision", "seed"),
         )
     },
-    "train.checkpoint_every": NOTHING,
+    **{f"train.{name}": NOTHING for name in ("scale_range", "cat_max_ratio", "photometric")},  # of images in the loop
+    **{f"train.{name}": NOTHING for name in ("checkpoint_every", "log_every")},
+    **{f"evaluate.{name}": NOTHING for name in ("window", "stride", "short_side")},  # of sliding windows
     **{
         f"evaluate.{name}": {"Evaluate"}
         for name in (
-            *("mode", "window", "stride", "short_side", "gamma", "gamma_sweep", "predictor", "fusion"),
+            *("mode", "gamma", "gamma_sweep", "predictor", "fusion"),
             *("fusion_method", "fusion_floor", "group_classes", "candidate_weight"),
         )
     },
@@ -151,6 +164,8 @@ VALUES: dict[str, Sequence[str] | None] = {
     "features.decoder_blocks": ("features.decoder_blocks=[2, 3]",),
     "features.persist": ("features.persist=false", "train.features=online"),
     "pseudo_masks.block": ("pseudo_masks.block=4",),
+    "pseudo_masks.method": ("pseudo_masks.method=kmeans",),
+    "pseudo_masks.engine": ("pseudo_masks.engine=torch",),
     "pseudo_masks.windows": ("pseudo_masks.windows=[3]",),
     "decoder.dim": ("decoder.dim=64",),
     "decoder.heads": ("decoder.heads=4",),
@@ -282,6 +297,14 @@ def test_a_changed_field_reruns_the_stages_that_read_it_and_all_below(
         ("evaluate.predictor=regions", "train.steps=7", {"TrainDecoder"}),
         # training reads images in the loop
         ("train.features=online", "clip.seed=3", {"EmbedText", "ExtractFeatures", "EmbedRegions", "TrainDecoder"}),
+        ("train.features=online", "train.scale_range=[0.7, 1.5]", {"TrainDecoder"}),
+        ("train.features=online", "train.cat_max_ratio=0.5", {"TrainDecoder"}),
+        # what means something to one mode only
+        ("pseudo_masks.method=kmeans", "pseudo_masks.k=3", PSEUDO),
+        ("pseudo_masks.method=kmeans", "pseudo_masks.seed=3", PSEUDO),
+        ("pseudo_masks.method=kmeans", "pseudo_masks.windows=[3]", NOTHING),
+        ("evaluate.mode=slide", "evaluate.stride=100", {"Evaluate"}),
+        ("evaluate.mode=slide", "evaluate.short_side=200", {"Evaluate"}),
         # the weights are the result of another stage
         ("clip.weights=pretrain", "pretrain.steps=5", {"PretrainClip", *CLIP}),
     ],
