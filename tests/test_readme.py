@@ -1,24 +1,48 @@
-"""README.md against the project: every stage, verb and config is in it, and every command in it is one that parses."""
+"""README.md and docs/ against the project: their commands parse, their Python runs, what they name is there."""
 
 from __future__ import annotations
 
+import functools
+import io
 import re
 import shlex
+from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
+from split_matching.pipeline import cli, trained_run
 from split_matching.pipeline.cli import VERBS, build_parser
 from split_matching.pipeline.stages import STAGES
 
-TEXT = Path("README.md").read_text(encoding="utf-8")
+README = Path("README.md")
+DOCS = sorted(Path("docs").glob("*.md"))
+PAGES = [README, Path("CONTRIBUTING.md"), Path("CHANGELOG.md"), Path("benchmarks/README.md"), *DOCS]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+TEXT = TEXTS[README]
+
+PLACES = r"(?:configs|cache|model|stages|pipeline|split_matching|tests|docs|benchmarks)/"
+"""How paths of the repository begin."""
+
+
+def code_blocks(page: Path, *languages: str) -> list[str]:
+    return re.findall(rf"```(?:{'|'.join(languages)})\n(.*?)```", TEXTS[page], re.DOTALL)
 
 
 def commands() -> list[str]:
-    """What follows `run_pipeline.py` in the code blocks, continued lines joined and comments cut."""
-    blocks = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", TEXT, re.DOTALL)).replace("\\\n", " ")
-    lines = [line.partition("run_pipeline.py ")[2] for line in blocks.splitlines() if "run_pipeline.py " in line]
-    return [command for line in lines if (command := re.split(r"\s+#", line)[0]) != "--help"]
+    """What follows the name of the command in the code blocks, continued lines joined and comments cut."""
+    found = []
+    for page in PAGES:
+        for line in "".join(code_blocks(page, "sh", "console")).replace("\\\n", " ").splitlines():
+            words = re.split(r"run_pipeline\.py |split-matching ", line, maxsplit=1)[1:]
+            found += [command for word in words if (command := re.split(r"\s+#", word)[0]) != "--help"]
+    return list(dict.fromkeys(found))
+
+
+# --- what a reader looks for is there ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [stage.__name__ for stage in STAGES] + [*VERBS])
@@ -28,17 +52,120 @@ def test_every_stage_and_verb_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
 def test_every_config_is_named_alone_or_with_its_folder(path: Path) -> None:
-    assert str(path) in TEXT or f"{path.parent}/*.yaml" in TEXT
+    text = TEXTS[Path("docs/configs.md")]
+    assert str(path) in text or f"{path.parent}/*.yaml" in text
 
 
-@pytest.mark.parametrize("heading", ["How it differs from its peers", "Non-goals", "Citation", "Configs"])
-def test_sections_that_readers_look_for_are_there(heading: str) -> None:
-    assert f"\n## {heading}\n" in TEXT
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [
+        ("README.md", "Quick start"),
+        ("README.md", "Results"),
+        ("README.md", "Citation"),
+        ("docs/configs.md", "Files"),
+        ("docs/peers.md", "How this differs"),
+        ("docs/peers.md", "Non-goals"),
+    ],
+)
+def test_sections_that_readers_look_for_are_there(page: str, heading: str) -> None:
+    assert f"\n## {heading}\n" in TEXTS[Path(page)]
 
 
-@pytest.mark.parametrize("name", re.findall(r"`((?:configs|stages|docs|model)/[\w/.-]+\.\w+)`", TEXT))
-def test_files_that_are_named_exist(name: str) -> None:
-    assert Path(name.replace("NAME", "voc")).is_file()
+def test_readme_names_every_page() -> None:
+    assert {str(page) for page in PAGES[1:] if f"({page})" not in TEXT} == set()
+
+
+def test_pages_are_short() -> None:
+    assert len(TEXT.splitlines()) <= 250
+    assert {str(page): lines for page in DOCS if (lines := len(TEXTS[page].splitlines())) >= 200} == {}
+
+
+# --- what is named exists ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#\s]+)(?:#[^)\s]*)?\)", TEXTS[page])
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Words in backticks that look like a path here; NAME stands for any name, and globs must match."""
+    if page.name == "CHANGELOG.md":  # names what was there once
+        return
+    words = re.findall(rf"`({PLACES}[\w/.*-]*)`", TEXTS[page])
+    missing = [word for word in words if not any(Path().glob(word.rstrip("/").replace("NAME", "*")))]
+    assert missing == []
+
+
+def test_the_tree_shows_every_folder_of_the_code_and_only_what_exists() -> None:
+    (tree,) = re.findall(r"```\nrun_pipeline\.py.*?```", TEXT, re.DOTALL)
+    found, parents = set(), {0: Path()}
+    for line in tree.splitlines()[1:-1]:
+        depth = len(line) - len(line.lstrip())
+        names = re.split(r"\s{2,}", line.strip())[0].split()
+        for name in names:
+            found.add(parents[depth] / name)
+        parents = {level: path for level, path in parents.items() if level <= depth}
+        parents[depth + 2] = parents[depth] / names[0]
+    assert {str(path) for path in found if not path.exists() and path != Path("artifacts")} == set()
+    folders = {
+        path.parent
+        for room in ("configs", "cache", "model", "stages", "pipeline")
+        for path in Path(room).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.parent.name != "weights"
+    }
+    assert {str(folder) for folder in folders - found} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_targets_of_make_exist(page: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in re.findall(r"(?:`|\n)make ([a-z]+)\b", TEXTS[page]) if name not in targets] == []
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in Path("split_matching").glob("*.py"))
+    for room in ("configs", "cache", "model", "stages", "pipeline"):
+        code += "".join(path.read_text(encoding="utf-8") for path in sorted(Path(room).rglob("*.py")))
+    code = re.sub(r'"\s*\n\s*f?"', "", code) + Path("Makefile").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", TEXTS[Path("docs/troubleshooting.md")], re.MULTILINE)
+    of_the_system = {"no space left on device"}
+    assert len(messages) > 20
+    assert [message for message in messages if message not in code and message not in of_the_system] == []
+
+
+# --- numbers are those of their source --------------------------------------------------------------------------------
+
+
+def rows_of(name: str) -> list[dict[str, object]]:
+    return yaml.safe_load(Path(f"configs/published/{name}.yaml").read_text(encoding="utf-8"))["rows"]
+
+
+def test_published_numbers_are_those_of_the_configs() -> None:
+    table = re.findall(r"^\| ([^|]+) \| [A-Z]+ \d{4} \| (.*) \|$", TEXTS[Path("docs/peers.md")], re.MULTILINE)
+    expected = []
+    for voc, coco in zip(rows_of("voc"), rows_of("coco_stuff"), strict=True):
+        assert voc["method"] == coco["method"]
+        cells = [
+            str(row[name]) if name in row else "-"
+            for row in (voc, coco)
+            for name in ("pAcc", "mIoU_seen", "mIoU_unseen", "hIoU", "source")
+        ]
+        expected.append((voc["method"], " | ".join(cells)))
+    assert table == expected
+
+
+def test_results_are_the_same_everywhere() -> None:
+    first = re.findall(r"^\| (?:split|single|training-free).*\|$", TEXT, re.MULTILINE)
+    assert [row for row in first if row not in TEXTS[Path("docs/results.md")]] == []
+    means = [re.findall(r"\| (\d+\.\d)", row)[:4] for row in first]
+    recorded = [[row["pAcc"], row["mIoU_seen"], row["mIoU_unseen"], row["hIoU"]] for row in rows_of("shapes")]
+    assert [[float(value) for value in row] for row in means] == recorded
+
+
+# --- commands and Python ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", commands())
@@ -50,3 +177,37 @@ def test_commands_parse(command: str) -> None:
 
 def test_commands_are_found() -> None:
     assert len(commands()) > 40
+
+
+@pytest.fixture
+def user_folder(tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a run, a photo and an exported decoder; "shapes" means the run of a few steps."""
+    settings = [f"runtime.artifacts={tiny_run[1]}", *tiny_run[3:]]
+    assert cli.main(["export", *tiny_run, "--out", str(tmp_path / "decoder.safetensors")]) == 0
+    load_segmenter, load_config = trained_run.load_segmenter, trained_run.load_config
+    monkeypatch.setattr(trained_run, "load_segmenter", functools.partial(load_segmenter, overrides=settings))
+    monkeypatch.setattr("split_matching.configs.load.load_config", functools.partial(load_config, overrides=settings))
+    (tmp_path / "artifacts").symlink_to(tiny_run[1])
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "photos/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python_of_the_readme_runs(user_folder: Path) -> None:
+    (code,) = code_blocks(README, "python")
+    names: dict[str, object] = {}
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(code, names)
+    assert printed.getvalue().startswith("(40, 60) [")
+    assert len([line for line in code.splitlines() if line]) <= 5
+
+
+def test_python_of_the_docs_runs(user_folder: Path) -> None:
+    (key,) = (path.name for path in (user_folder / "artifacts/shapes/pseudo_masks").iterdir())
+    names: dict[str, object] = {}
+    with redirect_stdout(io.StringIO()) as printed:
+        for code in code_blocks(Path("docs/python.md"), "python"):
+            exec(code.replace("<key>", key), names)
+    assert "'Evaluate': 'fresh'" in printed.getvalue()
+    assert np.array_equal(names["first"], names["labels"])  # type: ignore[arg-type]
