@@ -21,7 +21,7 @@ from split_matching.configs.class_list import classes_of, is_file
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_runtime
 from split_matching.configs.strict_yaml import parse_value, read_mapping, shortened
-from split_matching.environment import default_artifacts
+from split_matching.environment import default_artifacts, home
 from split_matching.errors import ConfigError, did_you_mean
 
 FOLDER = Path(__file__).resolve().parent
@@ -51,7 +51,9 @@ def load_config(dataset: str, set_files: Sequence[Path] = (), overrides: Sequenc
     """
     name, file, label = _locate(dataset)
     layers = _Layers(name)
-    layers.add(read_mapping(file, label), label, file.parent)
+    # data of our own configs are not to be downloaded into an installed package
+    folder = home() / "configs" if file.parent == FOLDER else file.parent
+    layers.add(read_mapping(file, label), label, folder)
     for path in set_files:
         layers.add(read_mapping(path, str(path)), str(path), path.parent)
     for override in overrides:

@@ -24,12 +24,17 @@ def command() -> str:
     return "split-matching" if installed else "python run_pipeline.py"
 
 
+def home() -> Path:
+    """Return the folder that holds `artifacts/` and `data/` by default: the checkout, else the working folder."""
+    return CHECKOUT if is_checkout() else Path.cwd()
+
+
 def default_artifacts() -> Path:
     """Return the folder of the cache that is used unless another one is given.
 
-    In a checkout it is the same folder from wherever a command is given. The path is relative where that is the same.
+    In a checkout it is the same folder, whatever the working folder is. The path is relative where that is the same.
     """
-    return Path("artifacts") if not is_checkout() or Path.cwd() == CHECKOUT else CHECKOUT / "artifacts"
+    return Path("artifacts") if Path.cwd() == home() else home() / "artifacts"
 
 
 def explain_missing_package(error: ModuleNotFoundError) -> str:

@@ -102,6 +102,11 @@ def test_installed_package_renders_and_stores_below_the_working_folder(installed
     assert (users_folder / done.stdout.strip()).is_dir()
 
 
+def test_data_of_an_installed_package_go_below_the_working_folder(installed: Path, users_folder: Path) -> None:
+    done = run_python(["-m", PACKAGE, "config", "--dataset", "voc"], users_folder, installed)
+    assert f"  root: {users_folder / 'data/voc'}  #" in done.stdout, done.stderr
+
+
 def test_results_of_a_checkout_are_found_from_any_folder(users_folder: Path) -> None:
     done = run_python([str(ROOT / "run_pipeline.py"), "config"], users_folder)
     assert f"  artifacts: {ROOT.resolve() / 'artifacts'}  #" in done.stdout, done.stderr

@@ -239,7 +239,7 @@ def test_paths_of_configs_are_checked(tmp_path: Path) -> None:
 def test_experiments_on_a_config_of_ones_own_have_its_name(tmp_path: Path) -> None:
     (tmp_path / "rooms.yaml").write_text(f"data: {{layout: folder}}\nruntime: {{artifacts: {tmp_path / 'cache'}}}\n")
     request = Request(dataset=str(tmp_path / "rooms.yaml"))
-    assert request.usual_folder("ablation") == tmp_path / "cache/rooms/ablation/main"
+    assert request.folder == tmp_path / "cache/rooms/ablations/main"
 
 
 def test_shipped_data_go_below_the_checkout() -> None:
