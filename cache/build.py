@@ -34,7 +34,15 @@ from split_matching.cache.artifact import (
 )
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import BUILD, DONE, Entry, Recipe, Shards, read_order
-from split_matching.cache.files import move_folder, read_json, remove, sync_folder, synced_sha256, write_json
+from split_matching.cache.files import (
+    move_folder,
+    read_json,
+    remove,
+    remove_temporary_files,
+    sync_folder,
+    synced_sha256,
+    write_json,
+)
 from split_matching.cache.keys import canonical_json, file_sha256
 from split_matching.cache.locks import LOCK, lock_file
 from split_matching.errors import CorruptError
@@ -139,9 +147,16 @@ class Build:
             size, sha256 = path.stat().st_size, file_sha256(path)
             write_json(_sidecar(path), {"bytes": size, "sha256": sha256, "seconds": round(seconds, 3)})
 
-    def clear(self) -> None:
-        """Remove what an earlier attempt left, for a stage that does not resume. Needs the lock."""
+    def clear(self, resume: bool = False) -> None:
+        """Remove what an earlier attempt left. Needs the lock.
+
+        Args:
+            resume: keep its files, and remove only those that it was writing when it was killed.
+        """
         with explain_disk_errors(self.path):
+            if resume:
+                remove_temporary_files(self.path)
+                return
             for path in self.path.iterdir():
                 if path.name not in (BUILD, LOCK):
                     remove(path)

@@ -73,11 +73,16 @@ def move_folder(new: Path, folder: Path) -> None:
         new: the folder, beside its final place.
         folder: where nothing is yet.
     """
-    for path in [path for path in new.rglob(".*.tmp") if path.is_file()]:
-        path.unlink()
+    remove_temporary_files(new)
     sync_folder(new)
     new.rename(folder)
     sync_folder(folder.parent)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what killed writers left in a folder and below it. Nobody may write there meanwhile."""
+    for path in [path for path in folder.rglob(".*.tmp") if path.is_file()]:
+        path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -110,8 +110,7 @@ def _say_waiting(stage: Stage) -> None:
 
 
 def _run_whole(stage: Stage, build: Build) -> None:
-    if not stage.resumes:
-        build.clear()
+    build.clear(stage.resumes)
     module = load_module(stage, alone=True)
     display = session.current().display
     started = time.monotonic()

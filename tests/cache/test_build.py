@@ -120,6 +120,17 @@ def test_left_over_files_do_not_get_into_the_artifact(entry: Entry) -> None:
     assert sorted(p.name for p in artifact.path.rglob("*") if p.is_file()) == ["a.txt", "manifest.json", "weights.bin"]
 
 
+def test_build_that_resumes_keeps_all_but_what_a_killed_writer_left(entry: Entry) -> None:
+    build = open_build(entry, RECIPE)
+    for name in ("checkpoint.pt", ".0123456789abcdef.tmp"):
+        (build.path / name).write_text(name)
+    with build.lock():
+        build.clear(resume=True)
+        assert sorted(p.name for p in build.path.iterdir()) == ["build.json", "build.lock", "checkpoint.pt"]
+        build.clear()
+        assert sorted(p.name for p in build.path.iterdir()) == ["build.json", "build.lock"]
+
+
 def test_link_or_nothing_at_all_is_no_artifact(entry: Entry) -> None:
     build = open_build(entry, RECIPE)
     with build.lock(), pytest.raises(ValueError, match="wrote no file"):
