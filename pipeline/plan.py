@@ -29,7 +29,7 @@ from split_matching.stages.data.source import layout_module
 from split_matching.stages.ground.context import Shard
 
 if TYPE_CHECKING:
-    from split_matching.stages.data.listing import Fingerprint
+    from split_matching.stages.data.raw_files import Fingerprint
     from split_matching.stages.data.source import Source
 
 Files = tuple[str, ...]

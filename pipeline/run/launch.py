@@ -122,7 +122,7 @@ def _compare_raw_files(stage: Stage, options: Options) -> None:
     member = next((s for s in plan.closure(stage.name) if s.name == "dataset"), None)
     if member is None or plan.config.data.images or not (times := plan.raw_files_touched()):
         return
-    from split_matching.stages.data.prepare import RAW, raw_content
+    from split_matching.stages.data.prepare import RAW, digest_raw_files
 
     artifact = member.artifact()
     display = ProgressDisplay([member.command], [member.unit], quiet=options.quiet)
@@ -130,7 +130,7 @@ def _compare_raw_files(stage: Stage, options: Options) -> None:
     display.start(member.command)
     with contextlib.suppress(UserError):  # a missing or damaged file is for PrepareDataset to name
         before = artifact.json(RAW)["sha256"]
-        content = raw_content(plan.source, display.counter(member.command), plan.config.runtime.threads)
+        content = digest_raw_files(plan.source, display.counter(member.command), plan.config.runtime.threads)
         if content == before:
             accept_input(artifact, RAW_TIMES, times)
     display.clear()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from split_matching.errors import ConfigError, DataError
+from split_matching.errors import ConfigError, DataError, one_line
 from split_matching.pipeline.arguments import (
     add_config_options,
     add_images_option,
@@ -88,7 +88,7 @@ def predict(segmenter: Segmenter, image: Path, classes: str, out: Path, quiet: b
     Raises:
         UserError: the names are wrong, or there is no image.
     """
-    from split_matching.stages.data.photos import find_photos, shown
+    from split_matching.stages.data.photos import find_photos
     from split_matching.stages.inference.segmenter import check_names
     from split_matching.stages.pages.label_photos import label_photos
 
@@ -102,7 +102,7 @@ def predict(segmenter: Segmenter, image: Path, classes: str, out: Path, quiet: b
     lines = [f"error: {complaint}" for complaint in complaints]
     words = [f"{count} {word}" for word, count in counts.items() if count or word == "labelled"]
     code = DataError.exit_code if counts["failed"] else 0
-    return [*lines, ", ".join(words).replace("kept", "kept from before"), shown(out)], code
+    return [*lines, ", ".join(words).replace("kept", "kept from before"), one_line(str(out))], code
 
 
 def read_names(text: str) -> list[str]:

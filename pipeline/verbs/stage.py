@@ -57,10 +57,10 @@ def download(config: Config, quiet: bool) -> None:
     Raises:
         UserError: nothing can be downloaded for this layout, or it failed.
     """
-    from split_matching.stages.data.download.catalogue import acquire
+    from split_matching.stages.data.download.catalogue import download_data
 
     ProgressDisplay(quiet=quiet).say(f"{config.dataset}: what is missing goes to {config.data.root} (data.root)")
-    acquire(config.data, partial(_show_progress, quiet))
+    download_data(config.data, partial(_show_progress, quiet))
 
 
 @contextlib.contextmanager

@@ -13,9 +13,10 @@ from pathlib import Path
 from split_matching.configs.class_list import ClassList
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
-from split_matching.stages.data.findings import SPLITS, Finding, count_totals, find_all
+from split_matching.stages.data.findings import Finding, count_totals, find_all
 from split_matching.stages.data.image_audit import ImageAudit, audit_image
 from split_matching.stages.data.image_ids import choose_evenly
+from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Progress
 from split_matching.stages.ground.ordered_map import ordered_map

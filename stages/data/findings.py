@@ -12,16 +12,16 @@ from split_matching.configs.class_list import ClassList
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.image_audit import ImageAudit
+from split_matching.stages.data.layouts.voc import voc_palette
+from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.source import Source
 
-SPLITS = ("train", "val")
 SHOWN = 5  # examples of one kind of finding
 BACKGROUND_SHARE, BACKGROUND_IMAGES = 0.5, 0.9  # of pixels and images: then a class may be background (choice)
 
-# Grey values that the colours of VOC's ids 1 to 20 get when a palette PNG is converted to grey (as Pillow does it).
-_BITS = np.arange(1, 21)
-_COLOURS = np.stack([((_BITS >> c & 1) << 7) | ((_BITS >> (3 + c) & 1) << 6) for c in range(3)], 1)
-VOC_GREYS = frozenset(int(v) for v in (_COLOURS @ [19595, 38470, 7471] + 0x8000) >> 16)
+_COLOURS = np.array(voc_palette()).reshape(256, 3)[1:21]
+VOC_GREYS = frozenset(int(grey) for grey in (_COLOURS @ [19595, 38470, 7471] + 0x8000) >> 16)
+"""What the colours of VOC's ids 1 to 20 become when a palette PNG is converted to grey, as Pillow does it."""
 
 
 @dataclass(frozen=True)

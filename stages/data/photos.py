@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from split_matching.errors import DataError
+from split_matching.errors import DataError, one_line
 from split_matching.stages.data.images import decode_image, read_bytes
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -54,7 +53,7 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
     if given.is_file():
         return [Photo(given, Path(given.name))]
     if not given.is_dir():
-        raise DataError(f"{shown(given)}: no such file or folder; give an image or a folder of images")
+        raise DataError(f"{one_line(str(given))}: no such file or folder; give an image or a folder of images")
     own = out.resolve()
     found = [
         Photo(path, path.relative_to(given))
@@ -62,7 +61,7 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
         if path.suffix.lower() in ENDINGS and path.is_file() and own not in path.resolve().parents
     ]
     if not found:
-        raise DataError(f"{shown(given)}: no image in it; expected files that end in {', '.join(ENDINGS)}")
+        raise DataError(f"{one_line(str(given))}: no image in it; expected files that end in {', '.join(ENDINGS)}")
     return found
 
 
@@ -81,7 +80,7 @@ def decode_photo(data: bytes, path: Path) -> NDArray[np.uint8]:
         pixels = decode_image(data, path)
     except DataError as error:
         reason = str(error).partition(": ")[2].partition(";")[0]
-        raise DataError(f"{shown(path)}: {reason}") from None
+        raise DataError(f"{one_line(str(path))}: {reason}") from None
     with Image.open(io.BytesIO(data)) as image:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
@@ -91,13 +90,3 @@ def upright(image: Image.Image) -> Image.Image:
     """Return a Pillow image with its EXIF orientation applied."""
     turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     return image if turn is None else image.transpose(turn)
-
-
-def shown(path: Path) -> str:
-    """Return a path for the terminal: what cannot be printed is escaped."""
-    return "".join(_escaped(str(path)))
-
-
-def _escaped(text: str) -> Iterator[str]:
-    for character in text:
-        yield character if character.isprintable() else character.encode("unicode_escape").decode("ascii")

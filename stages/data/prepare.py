@@ -26,17 +26,17 @@ from split_matching.configs.slices import ClassIds
 from split_matching.errors import DataError
 from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
+from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Progress, StageContext, no_progress
 from split_matching.stages.ground.ordered_map import ordered_map
 
-SPLITS = ("train", "val")
 BAD_FILES = "bad_files.txt"
 RAW = "raw.json"
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedImage:
     """One image that passed.
 
     Args:
@@ -66,14 +66,14 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
 
     Raises:
         DataError: a list is missing or empty, the splits overlap, a file is absent, damaged or contradicts another, or
-            no mask of a split has a label. Every file is looked at first: the error names the first bad one and where
-            all are listed.
+            no mask of a split has a label. Every file is checked first: the error names the first bad one and where all
+            are listed.
     """
     source = open_source(ctx.config.data, ctx.data_root)
     # declared only where a trial asks for it, so that the key of the whole data set does not depend on this field
-    chosen = chosen_ids(split_ids(source), getattr(ctx.config.data, "images", ()))
+    chosen = select_images(read_splits(source), getattr(ctx.config.data, "images", ()))
     jobs = [(split, image_id) for split, ids in chosen.items() for image_id in ids]
-    checked: dict[str, list[Checked]] = {split: [] for split in SPLITS}
+    checked: dict[str, list[CheckedImage]] = {split: [] for split in SPLITS}
     errors: list[str] = []
     for done, ((split, _), result) in enumerate(zip(jobs, _check_all(ctx, source, jobs), strict=True), start=1):
         if isinstance(result, DataError):
@@ -81,12 +81,12 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         else:
             checked[split].append(result)
         ctx.progress(done, len(jobs))
-    _refuse(errors, ctx.out / BAD_FILES)
-    _refuse_unlabelled(ctx, source, checked)
-    _write(ctx.out / "images.json", {split: [item.image for item in checked[split]] for split in SPLITS})
+    _raise_first(errors, ctx.out / BAD_FILES)
+    _check_labelled(ctx, source, checked)
+    _write_json(ctx.out / "images.json", {split: [item.image for item in checked[split]] for split in SPLITS})
     for split in SPLITS:
-        _write(ctx.out / f"{split}.json", {"images": [item.labels for item in checked[split]]})
-    _write(ctx.out / RAW, {"sha256": _files_digest(item.files for split in SPLITS for item in checked[split])})
+        _write_json(ctx.out / f"{split}.json", {"images": [item.labels for item in checked[split]]})
+    _write_json(ctx.out / RAW, {"sha256": _digest_files(item.files for split in SPLITS for item in checked[split])})
     train = checked["train"]
     return {
         "train_images": len(train),
@@ -96,18 +96,18 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     }
 
 
-def raw_content(source: Source, progress: Progress = no_progress, threads: int = 0) -> str:
-    """Read every raw file and return the digest that `run` wrote into raw.json, if the files are the same.
+def digest_raw_files(source: Source, progress: Progress = no_progress, threads: int = 0) -> str:
+    """Read every raw file and return the digest that `run` wrote into raw.json, if the files are still the same.
 
     Args:
         source: where the files are.
         progress: called with the images read and all images.
-        threads: how many read; 0 for one a core.
+        threads: number of threads that read; 0 for one a core.
 
     Raises:
         DataError: a list or a file is missing.
     """
-    ids = [image_id for members in split_ids(source).values() for image_id in members]
+    ids = [image_id for members in read_splits(source).values() for image_id in members]
 
     def read(image_id: str) -> tuple[str, str]:
         return _sha256(read_bytes(source.image_path(image_id))), _sha256(read_bytes(source.mask_path(image_id)))
@@ -116,10 +116,10 @@ def raw_content(source: Source, progress: Progress = no_progress, threads: int =
     for done, pair in enumerate(ordered_map(read, ids, threads), start=1):
         files.append(pair)
         progress(done, len(ids))
-    return _files_digest(files)
+    return _digest_files(files)
 
 
-def _files_digest(files: Iterable[tuple[str, str]]) -> str:
+def _digest_files(files: Iterable[tuple[str, str]]) -> str:
     return _sha256("".join(f"{image} {mask}\n" for image, mask in files).encode())
 
 
@@ -127,8 +127,8 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def split_ids(source: Source) -> dict[str, list[str]]:
-    """The ids of both splits.
+def read_splits(source: Source) -> dict[str, list[str]]:
+    """Read the ids of both splits.
 
     Raises:
         DataError: a list is unusable, or an image is in both.
@@ -144,8 +144,8 @@ def split_ids(source: Source) -> dict[str, list[str]]:
     return ids
 
 
-def chosen_ids(ids: dict[str, list[str]], images: Sequence[str]) -> dict[str, list[str]]:
-    """Cut both splits to the images of a trial.
+def select_images(ids: dict[str, list[str]], images: Sequence[str]) -> dict[str, list[str]]:
+    """Reduce both splits to the images of a trial.
 
     Args:
         ids: of each split.
@@ -164,12 +164,12 @@ def chosen_ids(ids: dict[str, list[str]], images: Sequence[str]) -> dict[str, li
     return cut
 
 
-def check_image(source: Source, split: str, image_id: str, ids: ClassIds) -> Checked:
+def check_image(source: Source, split: str, image_id: str, ids: ClassIds) -> CheckedImage:
     """Decode one image and its mask.
 
     Args:
         source: where the files are.
-        split: "train" or "val": decides which labels may be looked at.
+        split: "train" or "val": decides which labels may be read.
         image_id: which image.
         ids: raw class ids.
 
@@ -187,11 +187,11 @@ def check_image(source: Source, split: str, image_id: str, ids: ClassIds) -> Che
     known = ids.seen if split == "train" else ids.all
     labels = seen_labels(mask, known) if split == "train" else all_labels(mask, known)
     counts = np.bincount(labels.ravel(), minlength=len(known))[: len(known)]
-    return Checked(
+    return CheckedImage(
         image={"id": image_id, "height": height, "width": width, "sha256": _sha256(data)},
         labels={
             "id": image_id,
-            "labels_sha256": _labels_digest(labels),
+            "labels_sha256": _digest_labels(labels),
             "classes": sorted(raw for raw, count in zip(known, counts, strict=True) if count),
         },
         labelled=int(counts.sum()),
@@ -200,17 +200,19 @@ def check_image(source: Source, split: str, image_id: str, ids: ClassIds) -> Che
     )
 
 
-def _labels_digest(labels: Labels) -> str:
+def _digest_labels(labels: Labels) -> str:
     """SHA-256 (hex) over size, type and values of a label map."""
     header = f"{labels.shape[0]}x{labels.shape[1]} {labels.dtype.itemsize}\n".encode()
     return hashlib.sha256(header + labels.astype(labels.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
-def _check_all(ctx: StageContext, source: Source, jobs: Sequence[tuple[str, str]]) -> Iterator[Checked | DataError]:
+def _check_all(
+    ctx: StageContext, source: Source, jobs: Sequence[tuple[str, str]]
+) -> Iterator[CheckedImage | DataError]:
     """Check every image; results come in the order of `jobs`."""
     ids: ClassIds = ctx.config.classes.ids
 
-    def check(job: tuple[str, str]) -> Checked | DataError:
+    def check(job: tuple[str, str]) -> CheckedImage | DataError:
         try:
             return check_image(source, *job, ids)
         except DataError as error:
@@ -219,8 +221,8 @@ def _check_all(ctx: StageContext, source: Source, jobs: Sequence[tuple[str, str]
     return ordered_map(check, jobs, ctx.runtime.threads)
 
 
-def _refuse_unlabelled(ctx: StageContext, source: Source, checked: dict[str, list[Checked]]) -> None:
-    """Refuse a split without a single labelled pixel: nothing could be learnt, or measured. A trial may be so."""
+def _check_labelled(ctx: StageContext, source: Source, checked: dict[str, list[CheckedImage]]) -> None:
+    """Raise for a split without a labelled pixel: nothing could be learnt, or measured. A trial may have none."""
     if getattr(ctx.config.data, "images", ()):
         return
     wanted = {"train": "a seen class", "val": "any class"}
@@ -228,13 +230,13 @@ def _refuse_unlabelled(ctx: StageContext, source: Source, checked: dict[str, lis
         if not any(item.labelled for item in items):
             folder = source.mask_path(source.ids(split)[0]).parent
             raise DataError(
-                f"no mask of the {split} list has a pixel of {wanted[split]} (images: {len(items)}): mend the masks in "
-                f"{folder}, or choose another list: --set data.{split}_split=NAME"
+                f"no mask of the {split} list has a pixel of {wanted[split]} (images: {len(items)}): correct the masks "
+                f"in {folder}, or choose another list: --set data.{split}_split=NAME"
             )
 
 
-def _refuse(errors: Sequence[str], listing: Path) -> None:
-    """Raise for the first bad file; several are listed in a file, which goes when the next run finds none."""
+def _raise_first(errors: Sequence[str], listing: Path) -> None:
+    """Raise for the first bad file. Several are listed in a file, which the next run removes if it finds none."""
     listing.unlink(missing_ok=True)
     if not errors:
         return
@@ -244,7 +246,7 @@ def _refuse(errors: Sequence[str], listing: Path) -> None:
     raise DataError(f"{errors[0]} (and {len(errors) - 1} more bad files, all listed in {listing})")
 
 
-def _write(path: Path, value: object) -> None:
-    """Canonical JSON: equal values give equal bytes."""
+def _write_json(path: Path, value: object) -> None:
+    """Write canonical JSON: equal values give equal bytes."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

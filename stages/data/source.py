@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from split_matching.errors import DataError
-from split_matching.stages.data.listing import Fingerprint
+from split_matching.stages.data.raw_files import Fingerprint
 
 __all__ = ["Layout", "Source", "layout_module", "load_layout", "open_source"]
 

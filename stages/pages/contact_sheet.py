@@ -15,9 +15,9 @@ from split_matching.configs.class_list import ClassList
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.audit import Audit
-from split_matching.stages.data.findings import SPLITS
 from split_matching.stages.data.image_audit import ImageAudit
 from split_matching.stages.data.images import class_id, decode_values, read_bytes, read_image
+from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.pages.colours import palette

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from split_matching.cache.files import atomic_write
-from split_matching.errors import DataError
+from split_matching.errors import DataError, one_line
 from split_matching.stages.data.images import read_bytes
-from split_matching.stages.data.photos import Photo, decode_photo, shown
+from split_matching.stages.data.photos import Photo, decode_photo
 from split_matching.stages.inference.segmenter import Prediction, Segmenter
 from split_matching.stages.pages.colours import palette
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, SWATCH, draw_swatch, load_font
@@ -64,7 +64,7 @@ def label_photos(
             if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ):
                 raise
             counts["failed"] += 1
-            complain(f"{shown(photo.path)}: no result can have this name ({error.strerror}); rename the file")
+            complain(f"{one_line(str(photo.path))}: no result can have this name ({error.strerror}); rename the file")
         progress(done, len(photos))
     return counts
 

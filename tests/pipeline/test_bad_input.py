@@ -356,7 +356,7 @@ MASKS = [
     Row(
         "unknown id",
         lambda p: p.mask(blocks(0, 77, 1, 1)),
-        message="{mask}: id 77 (192 pixels) is not in the class list; mend the mask, or add the id to `classes` or",
+        message="{mask}: id 77 (192 pixels) is not in the class list; correct the mask, or add the id to `classes` or",
     ),
     Row(
         "unknown id in the validation split",
@@ -387,7 +387,7 @@ MASKS = [
     Row(
         "all void, every training mask",
         lambda p: [p.mask(blocks(255), i) for i in ("t0", "t1")],
-        message="no mask of the train list has a pixel of a seen class (images: 2): mend the masks in "
+        message="no mask of the train list has a pixel of a seen class (images: 2): correct the masks in "
         "{root}/VOCdevkit/VOC2012/SegmentationClassAug, or choose another list: --set data.train_split=NAME",
     ),
     Row(
@@ -407,7 +407,7 @@ MASKS = [
 
 NO_ID = "{list}, line 2: {found} is no image id; expected a file name without folder and ending, such as 2007_000032"
 SPLITS = [
-    Row("empty", lambda p: p.list(""), message="{list}: the list is empty; expected one image id a line: mend it or"),
+    Row("empty", lambda p: p.list(""), message="{list}: the list is empty; expected one image id a line: fill it or"),
     Row("blank lines only", lambda p: p.list("\n \n\t\n"), message="{list}: the list is empty;"),
     Row(
         "an id twice", lambda p: p.list("t0\nt1\nt0\n"), message="{list}, line 3: t0 was already on line 1; remove one"

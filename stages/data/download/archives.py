@@ -1,7 +1,7 @@
-"""Takes files out of tar and zip archives: each wholly there or not at all, and none outside its folder.
+"""Takes files out of tar and zip archives: each file as a whole or not at all, and none outside the target folder.
 
-Refused are absolute paths, paths with `..`, links and devices, as by tarfile's data filter. Members are copied one by
-one and not by `extractall`, so that an interrupted run goes on; of a member nothing but name and bytes is used.
+Absolute paths, paths with `..`, links and devices are errors, as with tarfile's data filter. Members are copied one by
+one and not by `extractall`, so that an interrupted run can resume; only the name and the bytes of a member are used.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Member:
     open: Callable[[], IO[bytes]]
 
 
-def members(archive: Path, progress: Progress) -> Iterator[Member]:
-    """Walk through the files of an archive, in the order in which they are stored.
+def read_members(archive: Path, progress: Progress) -> Iterator[Member]:
+    """Read the files of an archive, in the order in which they are stored.
 
     Args:
         archive: a .zip, or a tar with any compression.
@@ -51,13 +51,13 @@ def members(archive: Path, progress: Progress) -> Iterator[Member]:
 
     Raises:
         DataError: a name leads out of the folder that it is unpacked into. A damaged archive raises what its library
-            raises, here or when a member is read: see `damage_named`.
+            raises, here or when a member is read: see `explain_damage`.
     """
     return _zip_members(archive, progress) if archive.suffix == ".zip" else _tar_members(archive, progress)
 
 
 @contextlib.contextmanager
-def damage_named(archive: Path) -> Iterator[None]:
+def explain_damage(archive: Path) -> Iterator[None]:
     """Turn what the libraries raise for a damaged archive into a DataError that names it."""
     try:
         yield
@@ -67,13 +67,13 @@ def damage_named(archive: Path) -> Iterator[None]:
 
 
 def unpack(archive: Path, folder: Path, place: Callable[[str], str | None], progress: Progress) -> int:
-    """Unpack some files of an archive; files that are there already, of the right size, stay.
+    """Unpack some files of an archive; files that are there already and have the right size are kept.
 
     Args:
         archive: the archive.
         folder: where they go.
         place: path below `folder` of a member's name; None for a file that is not wanted.
-        progress: as for `members`.
+        progress: as for `read_members`.
 
     Returns:
         The number of files that were wanted.
@@ -82,21 +82,21 @@ def unpack(archive: Path, folder: Path, place: Callable[[str], str | None], prog
         DataError: the archive is damaged, or a wanted member is a link or leads out of the folder.
     """
     count = 0
-    with damage_named(archive):
-        for member in members(archive, progress):
+    with explain_damage(archive):
+        for member in read_members(archive, progress):
             target = place(member.name)
             if target is None:
                 continue
             if not member.plain:
                 raise DataError(f"{archive}: {member.name} is a link or a device; expected plain files: not unpacked")
-            _refuse_outside(archive, target)
-            _write(member, folder / target)
+            _check_inside(archive, target)
+            _unpack_member(member, folder / target)
             count += 1
     return count
 
 
-def _write(member: Member, path: Path) -> None:
-    """Unpack one file in one step, unless it is there."""
+def _unpack_member(member: Member, path: Path) -> None:
+    """Unpack one file atomically, unless it is there."""
     if path.is_file() and path.stat().st_size == member.size:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,16 +109,16 @@ def _tar_members(archive: Path, progress: Progress) -> Iterator[Member]:
     with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
         for info in tar:
             progress(file.tell() // 1_000_000, total // 1_000_000)
-            _refuse_outside(archive, info.name)
+            _check_inside(archive, info.name)
             if info.isdir():
                 continue
-            yield Member(info.name, info.size, info.isreg(), lambda info=info: _opened(tar, info))  # type: ignore[misc]
+            yield Member(info.name, info.size, info.isreg(), lambda info=info: _open(tar, info))  # type: ignore[misc]
 
 
-def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+def _open(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     file = tar.extractfile(info)
     if file is None:
-        raise tarfile.ReadError(f"{info.name} is no file")
+        raise tarfile.ReadError(f"{info.name} is not a file")
     return file
 
 
@@ -127,7 +127,7 @@ def _zip_members(archive: Path, progress: Progress) -> Iterator[Member]:
         infos = bundle.infolist()
         total, done = sum(info.compress_size for info in infos), 0
         for info in infos:
-            _refuse_outside(archive, info.filename)
+            _check_inside(archive, info.filename)
             mode = info.external_attr >> 16
             plain = not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode)
             if not info.is_dir():
@@ -136,8 +136,8 @@ def _zip_members(archive: Path, progress: Progress) -> Iterator[Member]:
             progress(done // 1_000_000, total // 1_000_000)
 
 
-def _refuse_outside(archive: Path, name: str) -> None:
-    """Refuse a path that is absolute or climbs."""
+def _check_inside(archive: Path, name: str) -> None:
+    """Raise for a path that is absolute or has `..`."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in (path.parts[0] if path.parts else ""):
         raise DataError(

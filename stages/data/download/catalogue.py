@@ -7,18 +7,18 @@ from pathlib import Path
 
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import ConfigError, DataError
-from split_matching.stages.data.download import coco_stuff as coco_archives
-from split_matching.stages.data.download import voc as voc_archives
+from split_matching.stages.data.download.coco_stuff import download_coco_stuff
 from split_matching.stages.data.download.fetch import Phase, explain_write_errors
+from split_matching.stages.data.download.voc import download_voc
 
-ACQUIRE: Mapping[str, Callable[[DataConfig, Path, Phase], None]] = {
-    "voc": voc_archives.acquire,
-    "coco_stuff": coco_archives.acquire,
+DOWNLOADS: Mapping[str, Callable[[DataConfig, Path, Phase], None]] = {
+    "voc": download_voc,
+    "coco_stuff": download_coco_stuff,
 }
 
 
-def acquire(data: DataConfig, phase: Phase) -> None:
-    """Download and derive what a data set misses; what is there is left alone.
+def download_data(data: DataConfig, phase: Phase) -> None:
+    """Download and derive what a data set lacks; what is there is kept.
 
     Args:
         data: the `data` section.
@@ -26,13 +26,13 @@ def acquire(data: DataConfig, phase: Phase) -> None:
 
     Raises:
         ConfigError: the layout has nothing to download.
-        DataError: no root; or the download or an archive failed, what is done being kept.
+        DataError: no root; or a download or an archive failed; what is done so far is kept.
     """
-    if data.layout not in ACQUIRE:
+    if data.layout not in DOWNLOADS:
         raise ConfigError(
-            f"--download: nothing to download for data.layout {data.layout}; expected {' or '.join(ACQUIRE)}"
+            f"--download: nothing to download for data.layout {data.layout}; expected {' or '.join(DOWNLOADS)}"
         )
     if data.root is None:
         raise DataError("data.root is not set; expected the folder that the data set goes to: --set data.root=PATH")
     with explain_write_errors(data.root):
-        ACQUIRE[data.layout](data, data.root, phase)
+        DOWNLOADS[data.layout](data, data.root, phase)

@@ -4,7 +4,7 @@
     ROOT/images/{train2017,val2017}             118,287 and 5,000 JPEGs
     ROOT/annotations/{train2017,val2017}        as many PNGs of raw ids, used as they are
 
-Each folder is unpacked under another name and renamed when it is whole and has the expected number of files.
+Each folder is unpacked under another name, and renamed when it is complete and has the expected number of files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.download.archives import unpack
 from split_matching.stages.data.download.fetch import Archive, Phase, fetch
-from split_matching.stages.data.layouts.coco_stuff import IMAGE_PLACES, MASK_PLACES, place_of
+from split_matching.stages.data.layouts.coco_stuff import IMAGE_PLACES, MASK_PLACES, find_place
 
 ARCHIVES = "archives"
 COCO = "http://images.cocodataset.org/zips"
@@ -31,7 +31,7 @@ IMAGES = {
 MAPS = Archive(f"{STUFF}/stuffthingmaps_trainval2017.zip", "stuffthingmaps_trainval2017.zip", None)
 
 
-def acquire(data: DataConfig, root: Path, phase: Phase) -> None:
+def download_coco_stuff(data: DataConfig, root: Path, phase: Phase) -> None:
     """Download and unpack what is missing.
 
     Args:
@@ -44,11 +44,11 @@ def acquire(data: DataConfig, root: Path, phase: Phase) -> None:
     """
     expected = {"train2017": data.expected_train, "val2017": data.expected_val}
     archives = root / ARCHIVES
-    images = place_of(root, IMAGE_PLACES) or root / IMAGE_PLACES[0]
+    images = find_place(root, IMAGE_PLACES) or root / IMAGE_PLACES[0]
     for split, archive in IMAGES.items():
         if not (images / split).is_dir():
             _unpack(fetch(archive, archives, phase), images, split, ".jpg", expected[split], phase)
-    maps = place_of(root, MASK_PLACES) or root / MASK_PLACES[0]
+    maps = find_place(root, MASK_PLACES) or root / MASK_PLACES[0]
     for split in IMAGES:
         if not (maps / split).is_dir():
             _unpack(fetch(MAPS, archives, phase), maps, split, ".png", expected[split], phase)
@@ -69,6 +69,6 @@ def _unpack(archive: Path, folder: Path, split: str, ending: str, expected: int 
         field = "expected_train" if split == "train2017" else "expected_val"
         raise DataError(
             f"{archive}: {count:,} files {split}/*{ending}; expected {wanted}: this is not the original "
-            f"archive. To go on with it: --set data.{field}={count}"
+            f"archive. To use it all the same: --set data.{field}={count}"
         )
     move_folder(partial, folder / split)

@@ -1,7 +1,7 @@
-"""Downloads one archive: with progress, going on where an interrupted download stopped, checked by its MD5.
+"""Downloads one archive: with progress, checked by its MD5; an interrupted download resumes.
 
-Our own few lines on urllib, because torchvision's downloader does not go on with half a file; its functions compute the
-checksums, and its constants name VOC's and SBD's archives.
+On urllib, because torchvision's downloader does not resume; its functions compute the checksums, and its constants
+name VOC's and SBD's archives.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Phase = Callable[[str, str], AbstractContextManager[Progress]]
 CHUNK = 1 << 20
 MEGABYTE = 1_000_000
 TIMEOUT = 60.0  # seconds without a byte
-ATTEMPTS = 5  # in a row that bring nothing
+ATTEMPTS = 5  # in a row without a new byte
 PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -72,7 +72,7 @@ def fetch(archive: Archive, folder: Path, phase: Phase) -> Path:
     """
     path = folder / archive.name
     if path.exists():
-        _check(path, archive, "remove it and run again, or put the right file there")
+        _check_md5(path, archive, "remove it and run again, or put the right file there")
         return path
     with explain_write_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,12 +82,12 @@ def fetch(archive: Archive, folder: Path, phase: Phase) -> Path:
             with phase(archive.name, "MB") as progress:
                 _complete(archive, file, part, progress)
         try:
-            _check(part, archive, "it was removed: run again to download it afresh")
+            _check_md5(part, archive, "it was removed: run again to download it again")
         except DataError:
             part.unlink()
             raise
         finally:
-            _note(part).unlink(missing_ok=True)
+            _validator_file(part).unlink(missing_ok=True)
         replace_file(part, path)
     return path
 
@@ -104,7 +104,7 @@ def _complete(archive: Archive, file: IO[bytes], part: Path, progress: Progress)
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 raise DataError(
-                    f"{archive.url}: the server answers {error.code} {error.reason}; {_by_hand(part)}"
+                    f"{archive.url}: the server answers {error.code} {error.reason}; {_explain_by_hand(part)}"
                 ) from None
             reason = f"the server answers {error.code}"
         except (OSError, http.client.HTTPException) as error:
@@ -116,8 +116,8 @@ def _complete(archive: Archive, file: IO[bytes], part: Path, progress: Progress)
         if failures >= ATTEMPTS:
             have = os.fstat(file.fileno()).st_size / MEGABYTE
             raise DataError(
-                f"{archive.url}: {reason} after {have:.1f} MB, which are kept: the same command goes on from there; "
-                f"or {_by_hand(part)}"
+                f"{archive.url}: {reason} after {have:.1f} MB, which are kept: the same command resumes; "
+                f"or {_explain_by_hand(part)}"
             )
         time.sleep(PAUSE * 2 ** (failures - 1))
 
@@ -125,7 +125,7 @@ def _complete(archive: Archive, file: IO[bytes], part: Path, progress: Progress)
 def _append(archive: Archive, file: IO[bytes], part: Path, progress: Progress) -> bool:
     """One request: append what the server sends, and say whether the file is whole."""
     start = os.fstat(file.fileno()).st_size
-    validator = _read_note(part)
+    validator = _read_validator(part)
     if start and not validator:  # nothing tells whether the rest would be of the same file
         start = 0
         file.truncate(0)
@@ -148,7 +148,7 @@ def _append(archive: Archive, file: IO[bytes], part: Path, progress: Progress) -
         if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             start = 0  # the server sends the whole file
             file.truncate(0)
-            _note(part).write_text(json.dumps(_validator(response.headers)), encoding="utf-8")
+            _validator_file(part).write_text(json.dumps(_validator(response.headers)), encoding="utf-8")
         length = response.headers.get("Content-Length")
         total_bytes = start + int(length) if length else 0
         _check_room(part, total_bytes - start)
@@ -172,19 +172,19 @@ def _validator(headers: Any) -> str:
     return str(etag) if etag and not etag.startswith("W/") else str(headers.get("Last-Modified", ""))
 
 
-def _note(part: Path) -> Path:
+def _validator_file(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _read_note(part: Path) -> str:
+def _read_validator(part: Path) -> str:
     try:
-        return str(json.loads(_note(part).read_bytes()))
+        return str(json.loads(_validator_file(part).read_bytes()))
     except (OSError, ValueError):
         return ""
 
 
-def _check(path: Path, archive: Archive, remedy: str) -> None:
-    """Refuse a file with another MD5."""
+def _check_md5(path: Path, archive: Archive, remedy: str) -> None:
+    """Raise for a file with another MD5."""
     if archive.md5 is None:
         return
     from torchvision.datasets.utils import calculate_md5
@@ -208,7 +208,7 @@ def _lock(file: IO[bytes], part: Path) -> None:
         raise DataError(f"{part}: another process is downloading it; wait for that one")
 
 
-def _by_hand(part: Path) -> str:
+def _explain_by_hand(part: Path) -> str:
     return f"get the file by other means, put it at {part.with_suffix('')} and run again"
 
 

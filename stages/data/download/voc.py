@@ -5,8 +5,8 @@
     ROOT/VOCdevkit/VOC2012/SegmentationClassAug         VOC's own masks, and SBD's where VOC has none
     ROOT/VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt
 
-Folders are made under another name and renamed when they are whole, the list is written last; so what is there is
-complete, and an interrupted run goes on with the files that it has.
+Folders are made under another name and renamed when they are complete, and the list is written last. So what is there
+is complete, and an interrupted run resumes with the files that it has.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from PIL import Image
 from split_matching.cache.files import atomic_write, move_folder
 from split_matching.configs.schema import DataConfig
 from split_matching.errors import DataError
-from split_matching.stages.data.download.archives import damage_named, members, unpack
+from split_matching.stages.data.download.archives import explain_damage, read_members, unpack
 from split_matching.stages.data.download.fetch import Archive, Phase, fetch
-from split_matching.stages.data.layouts.voc import AUG_LIST, AUG_MASKS
+from split_matching.stages.data.layouts.voc import AUG_LIST, AUG_MASKS, voc_palette
 from split_matching.stages.data.listing import parse_list, read_text
 from split_matching.stages.ground.context import Progress
 
@@ -48,7 +48,7 @@ def sbd_archive() -> Archive:
     return Archive(SBDataset.url, SBDataset.filename, SBDataset.md5)
 
 
-def acquire(data: DataConfig, root: Path, phase: Phase) -> None:
+def download_voc(data: DataConfig, root: Path, phase: Phase) -> None:
     """Download and derive what is missing.
 
     Args:
@@ -59,31 +59,31 @@ def acquire(data: DataConfig, root: Path, phase: Phase) -> None:
     Raises:
         DataError: a download failed, an archive is not the original one, or a list has another length.
     """
-    base = _base(root)
+    base = _find_base(root)
     if base is None:
         archive = fetch(voc_archive(), root / ARCHIVES, phase)
         base = _unpack_voc(archive, root, phase)
     if data.mask_folder != AUG_MASKS and data.train_split != AUG_LIST:
         return  # VOC alone
-    if (base / AUG_MASKS).is_dir() and _list(base, AUG_LIST).is_file():
+    if (base / AUG_MASKS).is_dir() and _list_file(base, AUG_LIST).is_file():
         return
     archive = fetch(sbd_archive(), root / ARCHIVES, phase)
     _derive(base, archive, data, phase)
 
 
-def _base(root: Path) -> Path | None:
-    """VOC2012 where it is there already, in any of the places that `VocSource` looks at."""
+def _find_base(root: Path) -> Path | None:
+    """VOC2012 where it is there already, in any of the places where `VocSource` looks."""
     for candidate in (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root):
         if (candidate / "JPEGImages").is_dir():
             for part in WANTED:
                 if not (candidate / part).is_dir():
                     raise DataError(
                         f"{candidate / part}: no such folder beside JPEGImages; add it, or move {candidate} away to "
-                        "have all of it unpacked anew"
+                        "have all of it unpacked again"
                     )
             return candidate
     if (root / "VOCdevkit").exists():
-        raise DataError(f"{root / 'VOCdevkit'} holds no VOC2012/JPEGImages; move it away to have it unpacked anew")
+        raise DataError(f"{root / 'VOCdevkit'} holds no VOC2012/JPEGImages; move it away to have it unpacked again")
     return None
 
 
@@ -105,9 +105,9 @@ def _unpack_voc(archive: Path, root: Path, phase: Phase) -> Path:
 
 def _derive(base: Path, archive: Path, data: DataConfig, phase: Phase) -> None:
     """Make the mask folder and the list, whichever is missing."""
-    train, val = (parse_list(read_text(path), path) for path in (_list(base, "train"), _list(base, "val")))
+    train, val = (parse_list(read_text(path), path) for path in (_list_file(base, "train"), _list_file(base, "val")))
     partial = None if (base / AUG_MASKS).is_dir() else base / f"{AUG_MASKS}.partial"
-    with phase(f"converting the masks of {archive.name}", "MB") as progress, damage_named(archive):
+    with phase(f"converting the masks of {archive.name}", "MB") as progress, explain_damage(archive):
         texts = _convert(archive, base / "SegmentationClass", partial, progress)
     for name in ("train.txt", "val.txt"):
         if name not in texts:
@@ -115,16 +115,16 @@ def _derive(base: Path, archive: Path, data: DataConfig, phase: Phase) -> None:
     sbd = {image_id for name, text in texts.items() for image_id in parse_list(text, archive / name)}
     ids = trainaug_ids(train, sbd, val)
     _check_length(archive, "training", ids, data.expected_train, "expected_train")
-    _check_length(_list(base, "val"), "validation", val, data.expected_val, "expected_val")
+    _check_length(_list_file(base, "val"), "validation", val, data.expected_val, "expected_val")
     if partial is not None:
         for mask in sorted((base / "SegmentationClass").glob("*.png")):
-            _put(partial / mask.name, mask.read_bytes())
+            _write(partial / mask.name, mask.read_bytes())
         absent = [image_id for image_id in (*ids, *val) if not (partial / f"{image_id}.png").is_file()]
         if absent:
             raise DataError(f"{archive}: no mask of {absent[0]} and {len(absent) - 1} others; expected the whole SBD")
         move_folder(partial, base / AUG_MASKS)
-    if not _list(base, AUG_LIST).is_file():
-        _put(_list(base, AUG_LIST), "".join(f"{image_id}\n" for image_id in ids).encode())
+    if not _list_file(base, AUG_LIST).is_file():
+        _write(_list_file(base, AUG_LIST), "".join(f"{image_id}\n" for image_id in ids).encode())
 
 
 def trainaug_ids(train: list[str], sbd: set[str], val: list[str]) -> list[str]:
@@ -146,8 +146,8 @@ def _convert(archive: Path, own_masks: Path, partial: Path | None, progress: Pro
     masks are drawn more carefully, and have a void border that SBD's have not.
     """
     texts: dict[str, str] = {}
-    colours = palette()
-    for member in members(archive, progress):
+    colours = voc_palette()
+    for member in read_members(archive, progress):
         path = PurePosixPath(member.name)
         if path.parts[-2:-1] == ("dataset",) and path.name in ("train.txt", "val.txt") and member.plain:
             texts[path.name] = member.open().read().decode("utf-8", errors="replace")
@@ -163,7 +163,7 @@ def _convert(archive: Path, own_masks: Path, partial: Path | None, progress: Pro
         image.putpalette(colours)
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        _put(target, buffer.getvalue())
+        _write(target, buffer.getvalue())
     return texts
 
 
@@ -185,7 +185,7 @@ def read_sbd_mask(data: bytes, where: str) -> NDArray[np.uint8]:
     try:
         content: Any = io.BytesIO(data)  # scipy takes a file; its stubs know paths only
         mask = np.asarray(loadmat(content, variable_names=["GTcls"])["GTcls"][0]["Segmentation"][0])
-    except Exception as error:  # scipy answers damaged bytes with almost any exception
+    except Exception as error:  # scipy raises almost any exception for damaged bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{where}: cannot be read ({reason}); expected a MATLAB file with GTcls.Segmentation") from None
     if mask.ndim != 2 or mask.dtype.kind not in "ui" or mask.size == 0 or mask.max() > CLASSES:
@@ -193,30 +193,20 @@ def read_sbd_mask(data: bytes, where: str) -> NDArray[np.uint8]:
     return mask.astype(np.uint8)
 
 
-def palette() -> list[int]:
-    """VOC's colours: 256 RGB triples. Source: VOC's development kit, which spreads an id's bits over the channels."""
-    ids = np.arange(256)
-    colours = np.zeros((256, 3), int)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (ids >> (3 * bit + channel) & 1) << (7 - bit)
-    return [int(value) for value in colours.ravel()]
-
-
 def _check_length(where: Path, split: str, ids: list[str], expected: int | None, field: str) -> None:
     if expected is not None and len(ids) != expected:
         raise DataError(
             f"{where}: the {split} list has {len(ids):,} images; expected {expected:,}: these are not the original "
-            f"files. To go on with them: --set data.{field}={len(ids)}"
+            f"files. To use them all the same: --set data.{field}={len(ids)}"
         )
 
 
-def _list(base: Path, name: str) -> Path:
+def _list_file(base: Path, name: str) -> Path:
     return base / "ImageSets" / "Segmentation" / f"{name}.txt"
 
 
-def _put(path: Path, content: bytes) -> None:
-    """Write a file in one step."""
+def _write(path: Path, content: bytes) -> None:
+    """Write a file atomically; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, sync=False) as temporary:
         temporary.write_bytes(content)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from split_matching.errors import DataError
-from split_matching.stages.data.listing import ABSENT, Fingerprint, Stat, fingerprint, refuse_split, stats
+from split_matching.stages.data.listing import check_split
+from split_matching.stages.data.raw_files import ABSENT, Fingerprint, Stat, make_fingerprint, stat_folder
 from split_matching.stages.data.source import Layout
 
 FOLDERS = {"train": "train2017", "val": "val2017"}
@@ -25,8 +26,8 @@ CONVERTED = "_labelTrainIds.png"
 DOWNLOAD = "python run_pipeline.py PrepareDataset --dataset coco_stuff --download"
 
 UNUSED_RAW_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""COCO's 91 things hold 11 that nobody annotated (street sign, hat, shoe, eye glasses, plate, mirror, window, desk,
-door, blender, hair brush); raw ids are COCO's less one. Source: the labels of the COCO-Stuff project."""
+"""11 of COCO's 91 things, which nobody annotated: street sign, hat, shoe, eye glasses, plate, mirror, window, desk,
+door, blender, hair brush. Raw ids are COCO's less one. Source: the labels of the COCO-Stuff project."""
 
 RAW_IDS = tuple(raw for raw in range(182) if raw not in UNUSED_RAW_IDS)
 """Raw id of each of the 171 train ids, in order."""
@@ -69,7 +70,7 @@ class CocoStuffSource:
         Raises:
             DataError: the folder is missing or has no JPEG.
         """
-        refuse_split(split)
+        check_split(split)
         folder = self._images / FOLDERS[split]
         try:
             found = sorted(path.stem for path in folder.iterdir() if path.suffix == ".jpg")
@@ -108,14 +109,14 @@ class CocoStuffSource:
         return None if mask.name.endswith(CONVERTED) else TRAIN_ID
 
     def fingerprint(self) -> Fingerprint:
-        """As `listing.fingerprint`: over both folders, and sizes and times of their files."""
+        """Over both folders, with sizes and times of their files."""
         rows: list[tuple[str, str, Stat, Stat]] = []
         for split, folder in FOLDERS.items():
-            images, masks = stats(self._images / folder), stats(self._masks / folder)
+            images, masks = stat_folder(self._images / folder), stat_folder(self._masks / folder)
             for image_id in self.ids(split):
                 mask = masks.get(f"{image_id}{CONVERTED}", masks.get(f"{image_id}.png", ABSENT))
                 rows.append((split, image_id, images.get(f"{image_id}.jpg", ABSENT), mask))
-        return fingerprint(rows)
+        return make_fingerprint(rows)
 
     def stray_masks(self) -> list[Path]:
         """Maps that belong to no image file."""
@@ -127,14 +128,14 @@ class CocoStuffSource:
         return strays
 
 
-def place_of(root: Path, names: Sequence[str]) -> Path | None:
+def find_place(root: Path, names: Sequence[str]) -> Path | None:
     """The first of some folders below the root that holds a split; None if none does."""
     places = (root / name for name in names if any((root / name / folder).is_dir() for folder in FOLDERS.values()))
     return next(places, None)
 
 
 def _locate(root: Path, names: Sequence[str], expected: str) -> Path:
-    place = place_of(root, names)
+    place = find_place(root, names)
     if place is not None:
         return place
     what = f"holds no {expected}" if root.is_dir() else "no such folder"

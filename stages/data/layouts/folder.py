@@ -16,15 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from split_matching.errors import DataError
-from split_matching.stages.data.listing import (
-    ID,
-    Fingerprint,
-    fingerprint,
-    parse_list,
-    read_text,
-    refuse_split,
-    stat_of,
-)
+from split_matching.stages.data.listing import ID, check_split, parse_list, read_text
+from split_matching.stages.data.raw_files import Fingerprint, make_fingerprint, stat_file
 from split_matching.stages.data.source import Layout
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -88,11 +81,11 @@ class FolderSource:
         Raises:
             DataError: the list or folder is missing or empty, or the list has a line that is no id or an id twice.
         """
-        refuse_split(split)
+        check_split(split)
         name = getattr(self._data, f"{split}_split")
-        return self._listed(split, name) if name.endswith(".txt") else self._in_folder(split, name)
+        return self._read_list(split, name) if name.endswith(".txt") else self._find_in_folder(split, name)
 
-    def _listed(self, split: str, name: str) -> list[str]:
+    def _read_list(self, split: str, name: str) -> list[str]:
         path = self._root / name
         try:
             text = read_text(path)
@@ -101,11 +94,11 @@ class FolderSource:
                 f"{path}: no such list; expected one image id a line. Add it, or name another list or a folder of "
                 f"images: --set data.{split}_split=NAME"
             ) from None
-        # lists of nested folders name paths, and ids have dots for slashes; a path that climbs is refused as it is
+        # a list of nested folders names paths, and ids have dots for slashes; a path with .. is kept, to be an error
         lines = [line if ".." in line else line.replace("/", ".") for line in text.splitlines()]
         return parse_list("\n".join(lines), path)
 
-    def _in_folder(self, split: str, name: str) -> list[str]:
+    def _find_in_folder(self, split: str, name: str) -> list[str]:
         folder = self._images / name
         if not folder.is_dir():
             there = sorted(path.name for path in self._images.iterdir() if path.is_dir())
@@ -133,7 +126,7 @@ class FolderSource:
         example = "with its folder?" if close else next(iter(sorted(self._files)), "a")
         raise DataError(
             f"{self._images}: no image {image_id} though its split names it ({meant}{example}); "
-            "add the file or mend the list"
+            "add the file or correct the list"
         )
 
     def mask_path(self, image_id: str) -> Path:
@@ -163,9 +156,9 @@ class FolderSource:
         return None
 
     def fingerprint(self) -> Fingerprint:
-        """As `listing.fingerprint`: over both lists, and sizes and times of their files."""
-        return fingerprint(
-            (split, image_id, stat_of(self.image_path, image_id), stat_of(self.mask_path, image_id))
+        """Over both lists, with sizes and times of their files."""
+        return make_fingerprint(
+            (split, image_id, stat_file(self.image_path, image_id), stat_file(self.mask_path, image_id))
             for split in ("train", "val")
             for image_id in self.ids(split)
         )
@@ -182,7 +175,7 @@ def _walk(folder: Path) -> list[str]:
     found: list[str] = []
     entered: set[str] = set()
     for base, folders, files in os.walk(folder, followlinks=True):
-        # a link to a folder above would lead round and round
+        # a link to a folder above would be followed for ever
         folders[:] = [] if os.path.realpath(base) in entered else [name for name in folders if name[0] != "."]
         if os.path.realpath(base) not in entered:
             found += [os.path.relpath(f"{base}{os.sep}{name}", folder) for name in files if name[0] != "."]

@@ -7,19 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from split_matching.errors import DataError
-from split_matching.stages.data.listing import (
-    ABSENT,
-    IMAGE_ENDINGS,
-    Fingerprint,
-    Stat,
-    fingerprint,
-    parse_list,
-    read_text,
-    refuse_split,
-    stats,
-)
+from split_matching.stages.data.listing import check_split, parse_list, read_text
+from split_matching.stages.data.raw_files import ABSENT, Fingerprint, Stat, make_fingerprint, stat_folder
 from split_matching.stages.data.source import Layout
 
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 AUG_LIST, AUG_MASKS = "trainaug", "SegmentationClassAug"
 DOWNLOAD = "python run_pipeline.py PrepareDataset --dataset voc --download"
 WITHOUT_SBD = "--set data.train_split=train data.mask_folder=SegmentationClass"
@@ -49,12 +41,12 @@ class VocSource:
             split: "train" or "val"; the config says which list that is.
 
         Returns:
-            Ids, sorted, each once; as they were when first asked for.
+            Ids, sorted, each once; read once, and kept.
 
         Raises:
             DataError: the list is missing, empty, or has a line that is no id or an id twice.
         """
-        refuse_split(split)
+        check_split(split)
         if split not in self._ids:
             self._ids[split] = self._read_ids(split)
         return list(self._ids[split])
@@ -112,14 +104,14 @@ class VocSource:
         return None
 
     def fingerprint(self) -> Fingerprint:
-        """As `listing.fingerprint`: over both lists, and sizes and times of their files."""
-        images, masks = stats(self._images), stats(self.root / self._data.mask_folder)
+        """Over both lists, with sizes and times of their files."""
+        images, masks = stat_folder(self._images), stat_folder(self.root / self._data.mask_folder)
 
         def image(image_id: str) -> Stat:
             names = (f"{image_id}{ending}" for ending in IMAGE_ENDINGS)
             return next((images[name] for name in names if name in images), ABSENT)
 
-        return fingerprint(
+        return make_fingerprint(
             (split, image_id, image(image_id), masks.get(f"{image_id}.png", ABSENT))
             for split in ("train", "val")
             for image_id in self.ids(split)
@@ -129,6 +121,18 @@ class VocSource:
         """Mask files that belong to no image file."""
         there = {path.stem for path in (self.root / "JPEGImages").iterdir()}
         return [mask for mask in sorted((self.root / self._data.mask_folder).glob("*.png")) if mask.stem not in there]
+
+
+def voc_palette() -> list[int]:
+    """VOC's colours of the ids 0 to 255: as many RGB triples in one list, each number 0..255.
+
+    Source: VOC's development kit, which spreads the bits of an id over the channels.
+    """
+    return [
+        sum((value >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
+        for value in range(256)
+        for channel in range(3)
+    ]
 
 
 def _locate(root: Path) -> Path:

@@ -23,6 +23,7 @@ from split_matching.stages.data.download import fetch as download
 from split_matching.stages.data.download import voc as voc_archives
 from split_matching.stages.data.download.fetch import Archive
 from split_matching.stages.data.layouts.coco_stuff import RAW_IDS
+from split_matching.stages.data.layouts.voc import voc_palette
 from tests.served import Served, serving
 
 Mask = NDArray[np.uint8]
@@ -55,7 +56,7 @@ def picture(image_id: str) -> bytes:
 
 def png(mask: Mask) -> bytes:
     buffer, image = io.BytesIO(), Image.fromarray(mask)
-    image.putpalette(voc_archives.palette())
+    image.putpalette(voc_palette())
     image.save(buffer, "PNG")
     return buffer.getvalue()
 

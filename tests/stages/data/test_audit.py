@@ -15,7 +15,7 @@ from split_matching.configs.class_list import classes_of
 from split_matching.configs.load import load_config
 from split_matching.pipeline.cli import main
 from split_matching.stages.data.audit import Audit, audit_data
-from split_matching.stages.data.download.voc import palette
+from split_matching.stages.data.layouts.voc import voc_palette
 from split_matching.stages.ground.context import no_progress
 from split_matching.stages.pages.contact_sheet import choose_images
 from tests import folder_data
@@ -82,7 +82,7 @@ def test_coloured_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_palette_masks_that_were_converted_to_grey(tmp_path: Path) -> None:
     root = write(tmp_path)
     image = Image.fromarray(folder_data.stripes((1, 2, 3, 4)))
-    image.putpalette(palette())
+    image.putpalette(voc_palette())
     image.convert("L").save(root / "masks/train/a.png")
     (found,) = problems(audit(root))
     assert "ids outside the class list" in found and "converted to grey" in found

@@ -120,7 +120,7 @@ def test_busy_servers_are_asked_again(served: Served, tmp_path: Path) -> None:
 
 def test_a_connection_that_keeps_breaking_says_what_is_kept(served: Served, tmp_path: Path) -> None:
     served.break_after = [1_000_000] + [0] * download.ATTEMPTS
-    refused(lambda: fetch(archive(served), tmp_path, silent), served.url, "1.0 MB", "the same command goes on")
+    refused(lambda: fetch(archive(served), tmp_path, silent), served.url, "1.0 MB", "the same command resumes")
     assert (tmp_path / "data.tgz.part").stat().st_size == 1_000_000
 
 

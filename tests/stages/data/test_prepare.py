@@ -15,7 +15,7 @@ from split_matching.configs.schema import RuntimeConfig
 from split_matching.configs.slices import build_slice
 from split_matching.errors import DataError
 from split_matching.stages.data import prepare
-from split_matching.stages.data.prepare import raw_content
+from split_matching.stages.data.prepare import digest_raw_files
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext, no_progress
 
@@ -103,14 +103,14 @@ def test_digest_of_the_raw_files_can_be_told_without_decoding(voc_tree, tmp_path
     prepared(tree.root, tmp_path / "out")
     source = open_source(load_config("voc").data, tree.root)
     seen: list[tuple[int, int]] = []
-    content = raw_content(source, lambda done, total: seen.append((done, total)), threads=2)
+    content = digest_raw_files(source, lambda done, total: seen.append((done, total)), threads=2)
     assert read(tmp_path / "out", "raw.json") == {"sha256": content}
     assert seen == [(1, 3), (2, 3), (3, 3)]
     tree.mask("2007_000003").write_bytes(tree.mask("2007_000003").read_bytes()[:-1] + b"x")
-    assert raw_content(source) != content
+    assert digest_raw_files(source) != content
     tree.mask("2007_000003").unlink()
     with pytest.raises(DataError, match="2007_000003"):
-        raw_content(source)
+        digest_raw_files(source)
 
 
 # ---- leakage ----
