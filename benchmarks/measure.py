@@ -171,7 +171,7 @@ class Workspace:
 
     def make(self, name: str) -> None:
         """Make a stage, and all it needs, through the pipeline."""
-        code = ensure(self.plan, self.plan.stage(name), RunOptions(quiet=True))
+        code = ensure(self.plan.stage(name), RunOptions(quiet=True))
         if code:
             raise SystemExit(code)
 

@@ -326,7 +326,7 @@ class Plan:
     def closure(self, name: str) -> list[Stage]:
         """Return a stage and all that it builds on, upstream first."""
         wanted = {name}
-        for stage in reversed(self.stages.values()):
+        for stage in reversed(list(self.stages.values())):
             if stage.name in wanted:
                 wanted.update(stage.upstream)
         return [stage for stage in self.stages.values() if stage.name in wanted]
