@@ -126,3 +126,13 @@ def _as_tuples(node: Any) -> Any:
     if isinstance(node, list):
         return [_as_tuples(child) for child in node]
     return f"{type(node).__name__}:{node!r}"
+
+
+@lru_cache(maxsize=64)
+def code_of(module: str) -> dict[str, str]:
+    """Return the fingerprints of a module of ours and of all that it imports, as they were when first asked for.
+
+    A process that runs for hours keeps the modules that it has imported. If a file is edited meanwhile, a plan made
+    later must not record the new code for what the old code makes.
+    """
+    return module_closure(module)

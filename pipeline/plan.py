@@ -11,13 +11,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from split_matching.cache.artifact import Artifact
-from split_matching.cache.code import ROOMS, module_closure
+from split_matching.cache.code import ROOMS, code_of
 from split_matching.cache.entry import Entry, Recipe, State
 from split_matching.cache.keys import digest, file_sha256
 from split_matching.configs.schema import Config
@@ -274,16 +274,6 @@ class Stage:
     def shard_digests(self) -> dict[str, list[str]]:
         """Return the shards as the cache records them: for every split one digest of the ids of each shard."""
         return self.plan.cutter.digests(self.plan["dataset"].artifact(), self.splits) if self.splits else {}
-
-
-@lru_cache(maxsize=64)
-def code_of(module: str) -> dict[str, str]:
-    """Return the fingerprints of a module of ours and of all that it imports, as they were when first asked for.
-
-    A process that runs for hours keeps the modules that it has imported. If a file is edited meanwhile, a plan made
-    later must not record the new code for what the old code makes.
-    """
-    return module_closure(module)
 
 
 class Plan:

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from types import MappingProxyType
 
+from split_matching.cache import code as code_module
 from split_matching.cache.code import module_closure
 from split_matching.configs.schema import Config
-from split_matching.pipeline import plan as plan_module
 from split_matching.pipeline import stages
 from split_matching.pipeline.plan import Stage
 
@@ -183,8 +183,8 @@ def write_modules(folder: Path) -> None:
 def install(folder: Path) -> None:
     """Put the toy stages of a folder in place of the real ones, in this process."""
     stages.STAGES = TABLE
-    plan_module.module_closure = functools.partial(module_closure, packages=("toy_stages",), root=folder)
-    plan_module.code_of.cache_clear()
+    code_module.module_closure = functools.partial(module_closure, packages=("toy_stages",), root=folder)
+    code_module.code_of.cache_clear()
     for name in [name for name in sys.modules if name.startswith("toy_stages")]:
         del sys.modules[name]
     sys.dont_write_bytecode = True

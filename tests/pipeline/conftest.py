@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from split_matching.pipeline import plan as plan_module
+from split_matching.cache import code as code_module
 from split_matching.pipeline import stages
 from tests import toy
 from tests.pipeline.toy_project import Toy
@@ -21,12 +21,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setenv("TOY_FOLDER", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(stages, "STAGES", stages.STAGES)
-    monkeypatch.setattr(plan_module, "module_closure", plan_module.module_closure)
+    monkeypatch.setattr(code_module, "module_closure", code_module.module_closure)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     toy.write_modules(tmp_path)
     yield Toy(tmp_path, capsys)
-    plan_module.code_of.cache_clear()
+    code_module.code_of.cache_clear()
 
 
 @pytest.fixture

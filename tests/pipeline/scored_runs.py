@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from split_matching.cache.code import code_of
 from split_matching.configs.schema import Config
 from split_matching.pipeline.experiments import runs as experiments
 from split_matching.pipeline.experiments.runs import Outcome
 from split_matching.pipeline.experiments.variants import Request
-from split_matching.pipeline.plan import code_of
 
 Score = Callable[[Config], float | str]
 

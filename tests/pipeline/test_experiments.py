@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from split_matching.cache import code as code_module
+from split_matching.cache.code import code_of
 from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError
-from split_matching.pipeline import plan as plan_module
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.experiments import runs as experiments
 from split_matching.pipeline.experiments.gammas import GammaRecord, format_gammas, read_gammas
 from split_matching.pipeline.experiments.machine import describe_machine
 from split_matching.pipeline.experiments.variants import opening_comment, settings_key
-from split_matching.pipeline.plan import code_of
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.verbs import ablate as ablation
 from tests.handmade import TINY
@@ -212,7 +212,7 @@ def test_code_that_is_edited_during_a_run_does_not_count(monkeypatch: pytest.Mon
     code_of.cache_clear()  # of stages that other tests asked for
     make_plan(config)["shapes"].import_module()
     before = make_plan(config)["shapes"].code
-    monkeypatch.setattr(plan_module, "module_closure", lambda module: {"stages/edited.py": "1"})
+    monkeypatch.setattr(code_module, "module_closure", lambda module: {"stages/edited.py": "1"})
     assert make_plan(config)["shapes"].code == before
     assert make_plan(config)["report"].code["stages/edited.py"] == "1"
     code_of.cache_clear()

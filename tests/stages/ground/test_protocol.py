@@ -17,7 +17,7 @@ MODULES = {stage.module: bool(stage.splits) for plan in PLANS for stage in plan.
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_plan_module_keeps_the_protocol(name: str) -> None:
+def test_a_stage_module_keeps_the_protocol(name: str) -> None:
     module = importlib.import_module(name)
     protocol = ShardedStageModule if MODULES[name] else StageModule
     assert isinstance(module, protocol)

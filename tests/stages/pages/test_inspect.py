@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from split_matching.pipeline import plan as plan_module
+from split_matching.cache import code as code_module
 from split_matching.pipeline.cli import main
 from split_matching.stages.pages.gallery import Card, render_gallery
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE
@@ -136,11 +136,11 @@ def test_stale_artifacts_are_shown_and_called_stale(
     inspect: Inspect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
 
-    real = plan_module.module_closure
-    monkeypatch.setattr(plan_module, "module_closure", lambda name: {**real(name), "stages/x.py": "1"})
-    plan_module.code_of.cache_clear()
+    real = code_module.module_closure
+    monkeypatch.setattr(code_module, "module_closure", lambda name: {**real(name), "stages/x.py": "1"})
+    code_module.code_of.cache_clear()
     assert inspect("pseudo_masks", "--image", "t001", "--out", str(tmp_path / "x.png")) == 0
-    plan_module.code_of.cache_clear()
+    code_module.code_of.cache_clear()
     assert "stale (code stages/x.py, waits for " in capsys.readouterr().out
 
 
