@@ -1,4 +1,4 @@
-"""PrepareDataset: what it writes, what it refuses, and that nothing about unseen classes gets through."""
+"""PrepareDataset: what it writes, which data it rejects, and that nothing about unseen classes gets through."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from split_matching.stages.ground.context import StageContext, no_progress
 READS = ("data.layout", "data.train_split", "data.val_split", "data.mask_folder", "classes.ids")
 
 
-def prepared(root: Path, out: Path, threads: int = 2, progress: Any = no_progress) -> dict[str, Any]:
+def run_prepare(root: Path, out: Path, threads: int = 2, progress: Any = no_progress) -> dict[str, Any]:
     """Run the stage and return its summary."""
     out.mkdir(parents=True, exist_ok=True)
     config = build_slice(load_config("voc"), READS)
@@ -32,9 +32,9 @@ def prepared(root: Path, out: Path, threads: int = 2, progress: Any = no_progres
     )
 
 
-def refused(root: Path, out: Path) -> str:
+def prepare_error(root: Path, out: Path) -> str:
     with pytest.raises(DataError) as caught:
-        prepared(root, out)
+        run_prepare(root, out)
     assert "\n" not in str(caught.value)
     assert not list(out.glob("*.json"))
     return str(caught.value)
@@ -46,7 +46,7 @@ def read(out: Path, name: str) -> Any:
 
 def test_images_are_described_without_labels(voc_tree, tmp_path):
     tree = voc_tree()
-    prepared(tree.root, tmp_path / "out")
+    run_prepare(tree.root, tmp_path / "out")
     images = read(tmp_path / "out", "images.json")
     assert [entry["id"] for entry in images["train"]] == ["2007_000001", "2007_000002"]
     assert images["val"] == [
@@ -60,7 +60,7 @@ def test_images_are_described_without_labels(voc_tree, tmp_path):
 
 
 def test_train_names_seen_ids_only_and_val_all(voc_tree, tmp_path):
-    prepared(voc_tree().root, tmp_path / "out")
+    run_prepare(voc_tree().root, tmp_path / "out")
     train, val = read(tmp_path / "out", "train.json"), read(tmp_path / "out", "val.json")
     assert [entry["classes"] for entry in train["images"]] == [[1], [2, 15]]
     assert [entry["classes"] for entry in val["images"]] == [[3, 17]]
@@ -68,7 +68,7 @@ def test_train_names_seen_ids_only_and_val_all(voc_tree, tmp_path):
 
 
 def test_files_are_canonical(voc_tree, tmp_path):
-    prepared(voc_tree().root, tmp_path / "out")
+    run_prepare(voc_tree().root, tmp_path / "out")
     for name in ("images.json", "train.json", "val.json"):
         text = (tmp_path / "out" / name).read_text()
         assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) + "\n"
@@ -76,7 +76,7 @@ def test_files_are_canonical(voc_tree, tmp_path):
 
 def test_summary(voc_tree, tmp_path, make_mask):
     tree = voc_tree(train={"a": make_mask(0, 1), "b": make_mask(16, 255)}, val={"c": make_mask(3)})
-    assert prepared(tree.root, tmp_path / "out") == {
+    assert run_prepare(tree.root, tmp_path / "out") == {
         "train_images": 2,
         "val_images": 1,
         "train_images_without_seen": 1,
@@ -87,20 +87,20 @@ def test_summary(voc_tree, tmp_path, make_mask):
 def test_threads_do_not_change_a_byte(voc_tree, tmp_path, make_mask):
     tree = voc_tree(train={f"t{number:03d}": make_mask(0, 1 + number % 20) for number in range(30)})
     for threads in (1, 4):
-        prepared(tree.root, tmp_path / str(threads), threads)
+        run_prepare(tree.root, tmp_path / str(threads), threads)
     for name in ("images.json", "train.json", "val.json", "raw.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "4" / name).read_bytes()
 
 
 def test_progress_counts_every_image(voc_tree, tmp_path):
     seen: list[tuple[int, int]] = []
-    prepared(voc_tree().root, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    run_prepare(voc_tree().root, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_digest_of_the_raw_files_can_be_told_without_decoding(voc_tree, tmp_path):
     tree = voc_tree()
-    prepared(tree.root, tmp_path / "out")
+    run_prepare(tree.root, tmp_path / "out")
     source = open_source(load_config("voc").data, tree.root)
     seen: list[tuple[int, int]] = []
     content = digest_raw_files(source, lambda done, total: seen.append((done, total)), threads=2)
@@ -122,21 +122,21 @@ def test_unseen_training_pixels_leave_no_trace(voc_tree, tmp_path, make_mask, bl
     raw = {"a": make_mask(0, 1, 16, 255), "b": make_mask(17, 19), "c": make_mask(2, 15, 20)}
     changed = {key: np.where((mask >= 16) & (mask <= 20), blank, mask) for key, mask in raw.items()}
     for name, masks in (("raw", raw), ("changed", changed)):
-        prepared(voc_tree(train=masks, name=name).root, tmp_path / f"out-{name}")
+        run_prepare(voc_tree(train=masks, name=name).root, tmp_path / f"out-{name}")
     for name in ("images.json", "train.json", "val.json"):
         assert (tmp_path / "out-raw" / name).read_bytes() == (tmp_path / "out-changed" / name).read_bytes()
 
 
 def test_void_and_background_are_one_in_training(voc_tree, tmp_path, make_mask):
     for name, other in (("one", 0), ("two", 255)):
-        prepared(voc_tree(train={"a": make_mask(1, other)}, name=name).root, tmp_path / f"out-{name}")
+        run_prepare(voc_tree(train={"a": make_mask(1, other)}, name=name).root, tmp_path / f"out-{name}")
     assert (tmp_path / "out-one/train.json").read_bytes() == (tmp_path / "out-two/train.json").read_bytes()
 
 
 def test_a_seen_pixel_does_leave_a_trace(voc_tree, tmp_path, make_mask):
     mask = make_mask(0, 1)
     for name in ("one", "two"):
-        prepared(voc_tree(train={"a": mask}, name=name).root, tmp_path / f"out-{name}")
+        run_prepare(voc_tree(train={"a": mask}, name=name).root, tmp_path / f"out-{name}")
         mask = mask.copy()
         mask[0, 0] = 1
     assert (tmp_path / "out-one/train.json").read_bytes() != (tmp_path / "out-two/train.json").read_bytes()
@@ -145,7 +145,7 @@ def test_a_seen_pixel_does_leave_a_trace(voc_tree, tmp_path, make_mask):
 
 def test_validation_labels_tell_unseen_classes_apart(voc_tree, tmp_path, make_mask):
     for name, raw in (("one", 16), ("two", 17)):
-        prepared(voc_tree(val={"v": make_mask(0, raw)}, name=name).root, tmp_path / f"out-{name}")
+        run_prepare(voc_tree(val={"v": make_mask(0, raw)}, name=name).root, tmp_path / f"out-{name}")
     assert (tmp_path / "out-one/val.json").read_bytes() != (tmp_path / "out-two/val.json").read_bytes()
     assert (tmp_path / "out-one/train.json").read_bytes() == (tmp_path / "out-two/train.json").read_bytes()
 
@@ -157,14 +157,14 @@ def test_truncated_image(voc_tree, tmp_path):
     tree = voc_tree()
     path = tree.image("2007_000002")
     path.write_bytes(path.read_bytes()[:-200])
-    message = refused(tree.root, tmp_path / "out")
+    message = prepare_error(tree.root, tmp_path / "out")
     assert str(path) in message and "restore" in message
 
 
 def test_mask_of_another_size(voc_tree, tmp_path, make_mask):
     tree = voc_tree()
     tree.write_mask("2007_000003", make_mask(0, 3, shape=(24, 30)))
-    message = refused(tree.root, tmp_path / "out")
+    message = prepare_error(tree.root, tmp_path / "out")
     assert str(tree.mask("2007_000003")) in message and "30x24" in message and "32x24" in message
 
 
@@ -172,31 +172,31 @@ def test_mask_of_another_size(voc_tree, tmp_path, make_mask):
 def test_unknown_id_in_either_split(voc_tree, tmp_path, make_mask, image_id):
     tree = voc_tree()
     tree.write_mask(image_id, make_mask(0, 21))
-    message = refused(tree.root, tmp_path / "out")
+    message = prepare_error(tree.root, tmp_path / "out")
     assert str(tree.mask(image_id)) in message and "id 21" in message and "class list" in message
 
 
 def test_absent_image_and_mask(voc_tree, tmp_path):
     tree = voc_tree()
     tree.image("2007_000001").unlink()
-    message = refused(tree.root, tmp_path / "out")
+    message = prepare_error(tree.root, tmp_path / "out")
     assert str(tree.image("2007_000001")) in message and "remove the id" in message
     tree.write_image("2007_000001", (24, 32))
     tree.mask("2007_000001").unlink()
-    assert str(tree.mask("2007_000001")) in refused(tree.root, tmp_path / "out")
+    assert str(tree.mask("2007_000001")) in prepare_error(tree.root, tmp_path / "out")
 
 
 def test_empty_split(voc_tree, tmp_path):
     tree = voc_tree()
     tree.listing("val").write_text("")
-    message = refused(tree.root, tmp_path / "out")
+    message = prepare_error(tree.root, tmp_path / "out")
     assert str(tree.listing("val")) in message and "empty" in message
 
 
 def test_overlapping_splits(voc_tree, tmp_path):
     tree = voc_tree()
     tree.write_list("val", ["2007_000003", "2007_000002", "2007_000001"])
-    assert "image 2007_000001 and 1 more" in refused(tree.root, tmp_path / "out")
+    assert "image 2007_000001 and 1 more" in prepare_error(tree.root, tmp_path / "out")
 
 
 def test_many_bad_files_name_the_first_and_list_all(voc_tree, tmp_path):
@@ -205,13 +205,13 @@ def test_many_bad_files_name_the_first_and_list_all(voc_tree, tmp_path):
     good = [path.read_bytes() for path in bad]
     for path in bad:
         path.write_bytes(b"nonsense")
-    message = refused(tree.root, out)
+    message = prepare_error(tree.root, out)
     assert message.startswith(str(bad[0])) and "2 more" in message and str(out / "bad_files.txt") in message
     lines = (out / "bad_files.txt").read_text().splitlines()
     assert [line.split(":")[0] for line in lines] == [str(path) for path in bad]
     for path, data in zip(bad, good, strict=True):
         path.write_bytes(data)
-    prepared(tree.root, out)
+    run_prepare(tree.root, out)
     assert sorted(path.name for path in out.iterdir()) == ["images.json", "raw.json", "train.json", "val.json"]
 
 
@@ -219,7 +219,7 @@ def test_many_bad_files_name_the_first_and_list_all(voc_tree, tmp_path):
 
 
 def test_real_photographs_pass(voc_mini, tmp_path):
-    summary = prepared(voc_mini, tmp_path / "out")
+    summary = run_prepare(voc_mini, tmp_path / "out")
     assert (summary["train_images"], summary["val_images"]) == (160, 60)
     assert 0.05 < summary["train_seen_share"] < 0.6
     train = read(tmp_path / "out", "train.json")

@@ -39,7 +39,7 @@ class Photographs:
         assert code == 0, err
         return {line.split()[0] for line in out.splitlines() if " ran in " in line}
 
-    def stands(self, root: Path | None = None) -> dict[str, tuple[str, list[str]]]:
+    def states(self, root: Path | None = None) -> dict[str, tuple[str, list[str]]]:
         _, out, _ = self.call("status", "--json", root=root)
         return {stage["stage"]: (stage["state"], stage["reasons"]) for stage in json.loads(out)["stages"]}
 
@@ -58,7 +58,7 @@ def photographs(tmp_path: Path, voc_tree: Callable[..., VocTree], capsys: pytest
 def test_a_copy_that_keeps_times_is_fresh_at_once(photographs: Photographs, tmp_path: Path) -> None:
     shutil.copytree(photographs.tree.root, tmp_path / "copy")
     before = photographs.written()
-    assert photographs.stands(tmp_path / "copy")["PrepareDataset"] == ("fresh", [])
+    assert photographs.states(tmp_path / "copy")["PrepareDataset"] == ("fresh", [])
     assert photographs.run(tmp_path / "copy") == set()
     assert photographs.written() == before
 
@@ -67,7 +67,7 @@ def test_a_copy_with_other_times_is_compared_once_and_remembered(photographs: Ph
     copy = tmp_path / "copy"
     shutil.copytree(photographs.tree.root, copy, copy_function=shutil.copyfile)
     before = photographs.written()
-    stands = photographs.stands(copy)
+    stands = photographs.states(copy)
     assert stands["PrepareDataset"] == ("stale", TOUCHED)
     assert stands["ExtractFeatures"] == ("stale", ["waits for PrepareDataset"])
     assert photographs.written() == before  # asking changes nothing
@@ -79,7 +79,7 @@ def test_a_copy_with_other_times_is_compared_once_and_remembered(photographs: Ph
     assert photographs.written().keys() == before.keys()
 
     for root in (copy, photographs.tree.root):  # both are known from now on
-        assert photographs.stands(root)["ExtractFeatures"] == ("fresh", [])
+        assert photographs.states(root)["ExtractFeatures"] == ("fresh", [])
         code, _, err = photographs.call("ExtractFeatures", root=root)
         assert (code, err) == (0, "")
     assert photographs.call("verify", root=copy)[0] == 0
@@ -106,11 +106,11 @@ def test_a_replaced_file_of_the_same_size_is_noticed(
     write_mask(path, blocks(*ids))
     os.utime(path, ns=(time + 1000, time + 1000))
     assert path.stat().st_size == size
-    assert photographs.stands()["PrepareDataset"] == ("stale", TOUCHED)
+    assert photographs.states()["PrepareDataset"] == ("stale", TOUCHED)
     assert photographs.run() == ran
     after = next(photographs.cache.glob("voc/dataset/*/train.json")).read_bytes()
     assert (after != before) == bool(ran)
-    assert photographs.stands()["ExtractFeatures"] == ("fresh", [])
+    assert photographs.states()["ExtractFeatures"] == ("fresh", [])
 
 
 def test_a_replaced_image_of_the_same_size_reruns_what_reads_it(photographs: Photographs) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.stages.data.images import read_image, read_mask
 from split_matching.stages.data.source import Source, open_source
 from tests import folder_data
+from tests.error_lines import error_line
 from tests.folder_data import settings, write
 
 TINY = (
@@ -33,13 +33,6 @@ TINY = (
 def source_of(root: Path, *more: str) -> Source:
     config = load_config("folder", overrides=settings(root, *more))
     return open_source(config.data, config.data.root)
-
-
-def refusal(call: Callable[[], object], kind: type[Exception] = DataError) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- files and ids ----
@@ -102,37 +95,37 @@ def test_links_lead_round_only_once(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     write(tmp_path)
-    message = refusal(lambda: source_of(tmp_path, "data.image_folder=pictures"))
+    message = error_line(lambda: source_of(tmp_path, "data.image_folder=pictures"))
     assert "pictures" in message and "there is images, masks" in message and "data.image_folder=NAME" in message
-    message = refusal(lambda: source_of(tmp_path, "data.train_split=training").ids("train"))
+    message = error_line(lambda: source_of(tmp_path, "data.train_split=training").ids("train"))
     assert "there is train, val" in message and "data.train_split=NAME" in message
-    message = refusal(lambda: source_of(tmp_path, "data.val_split=val.txt").ids("val"))
+    message = error_line(lambda: source_of(tmp_path, "data.val_split=val.txt").ids("val"))
     assert "val.txt: no such list" in message
-    message = refusal(lambda: source_of(tmp_path, "data.image_suffix=_x.png").ids("val"))
+    message = error_line(lambda: source_of(tmp_path, "data.image_suffix=_x.png").ids("val"))
     assert "_x.png" in message and "data.image_suffix" in message
     (tmp_path / "masks/val/a.png").unlink()
-    message = refusal(lambda: source_of(tmp_path).mask_path("val.a"))
+    message = error_line(lambda: source_of(tmp_path).mask_path("val.a"))
     assert "masks/val/a.png" in message and "data.mask_suffix" in message
-    assert "data.mask_folder=NAME" in refusal(lambda: source_of(tmp_path, "data.mask_folder=x").mask_path("val.a"))
-    message = refusal(lambda: source_of(tmp_path).image_path("a"))
+    assert "data.mask_folder=NAME" in error_line(lambda: source_of(tmp_path, "data.mask_folder=x").mask_path("val.a"))
+    message = error_line(lambda: source_of(tmp_path).image_path("a"))
     assert "no image a" in message and "did you mean train.a" in message
 
 
 @pytest.mark.parametrize("line", ["../secret", "/etc/passwd", "..", "a b", "images/../../x", "-x"])
-def test_hostile_lists_are_refused(tmp_path: Path, line: str) -> None:
+def test_hostile_lists_are_errors(tmp_path: Path, line: str) -> None:
     write(tmp_path)
     (tmp_path / "train.txt").write_text(f"train.a\n{line}\n")
     source = source_of(tmp_path, "data.train_split=train.txt")
-    assert "train.txt, line 2" in refusal(lambda: source.ids("train"))
+    assert "train.txt, line 2" in error_line(lambda: source.ids("train"))
 
 
 def test_names_that_cannot_be_ids_are_named(tmp_path: Path) -> None:
     write(tmp_path)
     image = tmp_path / "images/train/a.jpg"
     shutil.copy(image, tmp_path / "images/train/a (1).jpg")
-    assert "a (1).jpg" in refusal(lambda: source_of(tmp_path).ids("train"))
+    assert "a (1).jpg" in error_line(lambda: source_of(tmp_path).ids("train"))
     (tmp_path / "images/train/a (1).jpg").rename(tmp_path / "images/train/a.jpeg")
-    message = refusal(lambda: source_of(tmp_path).ids("train"))
+    message = error_line(lambda: source_of(tmp_path).ids("train"))
     assert "a.jpg" in message and "a.jpeg" in message and "rename one" in message
 
 
@@ -172,7 +165,7 @@ def test_a_text_list_may_give_ids(tmp_path: Path) -> None:
     assert classes(tmp_path, "data.unseen=[dog]") == [
         ClassEntry(7, "wall"), ClassEntry(8, "traffic light"), ClassEntry(11, "dog"),
     ]  # fmt: skip
-    assert "first_id" in refusal(lambda: classes(tmp_path, "data.unseen=[dog]", "data.first_id=1"), ConfigError)
+    assert "first_id" in error_line(lambda: classes(tmp_path, "data.unseen=[dog]", "data.first_id=1"), ConfigError)
 
 
 def test_yaml_lists_take_names_or_ids(tmp_path: Path) -> None:
@@ -200,7 +193,7 @@ def test_yaml_lists_take_names_or_ids(tmp_path: Path) -> None:
 )
 def test_broken_lists_end_in_one_line(tmp_path: Path, text: str, more: tuple[str, ...], words: list[str]) -> None:
     (tmp_path / "classes.txt").write_text(text)
-    message = refusal(lambda: classes(tmp_path, *more), ConfigError)
+    message = error_line(lambda: classes(tmp_path, *more), ConfigError)
     assert all(word in message for word in [str(tmp_path), *words]), message
 
 
@@ -208,14 +201,14 @@ def test_without_a_root_or_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert load_config("folder").data.root is None  # so that `config` can show the settings
     assert main(["PrepareDataset", "--dataset", "folder", "--artifacts", str(tmp_path)]) == 3
     assert "data.root is not set" in capsys.readouterr().err
-    assert "classes.txt: no such file" in refusal(lambda: classes(tmp_path), ConfigError)
+    assert "classes.txt: no such file" in error_line(lambda: classes(tmp_path), ConfigError)
 
 
 # ---- configs by path ----
 
 
 def test_a_config_beside_the_data(tmp_path: Path) -> None:
-    shutil.copy(Path(__file__).parents[3] / "configs/folder.yaml", tmp_path / "rooms.yaml")
+    shutil.copy(Path(__file__).parents[4] / "configs/folder.yaml", tmp_path / "rooms.yaml")
     text = (tmp_path / "rooms.yaml").read_text().replace("# root: .  ", "root: .  ")
     (tmp_path / "rooms.yaml").write_text(text.replace("# unseen: [sofa, train]", "unseen: [dog, kite]"))
     write(tmp_path)
@@ -229,11 +222,11 @@ def test_a_config_beside_the_data(tmp_path: Path) -> None:
 def test_paths_of_configs_are_checked(tmp_path: Path) -> None:
     (tmp_path / "voc.yaml").write_text("data: {layout: folder}\n")
     (tmp_path / "a b.yaml").write_text("")
-    assert "rename the file" in refusal(lambda: load_config(str(tmp_path / "voc.yaml")), ConfigError)
-    assert "folder of the cache" in refusal(lambda: load_config(str(tmp_path / "a b.yaml")), ConfigError)
-    assert "no such file" in refusal(lambda: load_config(str(tmp_path / "none.yaml")), ConfigError)
+    assert "rename the file" in error_line(lambda: load_config(str(tmp_path / "voc.yaml")), ConfigError)
+    assert "folder of the cache" in error_line(lambda: load_config(str(tmp_path / "a b.yaml")), ConfigError)
+    assert "no such file" in error_line(lambda: load_config(str(tmp_path / "none.yaml")), ConfigError)
     (tmp_path / "x.yaml").write_text("data: {rot: 1}\n")
-    assert "unknown key data.rot" in refusal(lambda: load_config(str(tmp_path / "x.yaml")), ConfigError)
+    assert "unknown key data.rot" in error_line(lambda: load_config(str(tmp_path / "x.yaml")), ConfigError)
 
 
 def test_experiments_on_a_config_of_ones_own_have_its_name(tmp_path: Path) -> None:
@@ -243,7 +236,7 @@ def test_experiments_on_a_config_of_ones_own_have_its_name(tmp_path: Path) -> No
 
 
 def test_shipped_data_go_below_the_checkout() -> None:
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     assert load_config("voc").data.root == root / "data/voc"
     assert load_config("coco_stuff").data.root == root / "data/coco_stuff"
 

@@ -21,6 +21,7 @@ from split_matching.stages.data.images import read_all_labels, read_mask, read_s
 from split_matching.stages.data.layouts.coco_stuff import RAW_IDS, TRAIN_ID
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
+from tests.error_lines import error_line
 
 # published: train ids and names of the unseen classes
 UNSEEN = {
@@ -119,7 +120,7 @@ def test_training_labels_know_no_unseen_class(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(seen)[labels[annotated]], truth[annotated])
 
 
-def test_ids_without_a_class_are_refused(tmp_path: Path) -> None:
+def test_ids_without_a_class_are_errors(tmp_path: Path) -> None:
     root = tree(tmp_path, converted=False)
     path = root / "annotations/train2017/000000000025.png"
     mask = np.asarray(Image.open(path)).copy()
@@ -133,25 +134,19 @@ def test_ids_without_a_class_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_parts_are_named_with_the_remedy(tmp_path: Path) -> None:
-    def refusal(call: object) -> str:
-        with pytest.raises(DataError) as caught:
-            call()  # type: ignore[operator]
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
     data = load_config("coco_stuff").data
     remedy = "PrepareDataset --dataset coco_stuff --download"
-    assert remedy in refusal(lambda: open_source(data, tmp_path))
+    assert remedy in error_line(lambda: open_source(data, tmp_path))
     root = tree(tmp_path / "a", converted=False)
     (root / "annotations").rename(tmp_path / "away")
     source = open_source(data, root)
-    assert "stuffthingmaps/train2017" in refusal(lambda: source.mask_path("000000000009"))
+    assert "stuffthingmaps/train2017" in error_line(lambda: source.mask_path("000000000009"))
     (root / "images/val2017/000000000139.jpg").unlink()
-    message = refusal(lambda: source.ids("val"))
+    message = error_line(lambda: source.ids("val"))
     assert "val2017" in message and remedy in message
     (tmp_path / "away").rename(root / "annotations")
     (root / "annotations/train2017/000000000009.png").unlink()
-    assert "_labelTrainIds.png" in refusal(lambda: open_source(data, root).mask_path("000000000009"))
+    assert "_labelTrainIds.png" in error_line(lambda: open_source(data, root).mask_path("000000000009"))
     assert [path.name for path in _strays(root, data)] == ["000000000139.png"]
 
 

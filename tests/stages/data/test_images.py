@@ -1,10 +1,6 @@
-"""The VOC source, decoding of images and masks, and the remapping of labels."""
+"""Decoding of images and masks, and the remapping of labels."""
 
 from __future__ import annotations
-
-import os
-import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +9,6 @@ from PIL import Image
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import DataConfig
-from split_matching.errors import DataError
 from split_matching.stages.data.images import (
     IGNORE,
     UNANNOTATED,
@@ -25,101 +20,10 @@ from split_matching.stages.data.images import (
     seen_labels,
 )
 from split_matching.stages.data.source import open_source
-from tests.conftest import VocTree
+from tests.error_lines import check_error
 
 VOC_IDS = range(1, 21)
 ALLOWED = (*VOC_IDS, 0, 255)
-
-
-def one_line(call, *words):
-    with pytest.raises(DataError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(str(word) in message for word in words), message
-
-
-# ---- source ----
-
-
-def test_ids_are_sorted_and_lists_follow_the_config(voc_tree):
-    tree = voc_tree()
-    tree.write_list("mine", ["b", "a.1", "", "c-2"])
-    source = open_source(DataConfig(train_split="mine"), tree.root)
-    assert source.ids("train") == ["a.1", "b", "c-2"]
-    assert source.ids("val") == ["2007_000003"]
-
-
-@pytest.mark.parametrize("depth", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
-def test_root_may_be_any_folder_of_the_layout(voc_tree, depth):
-    tree = voc_tree()
-    source = open_source(DataConfig(), tree.root / depth)
-    assert source.image_path("2007_000001") == tree.image("2007_000001")
-    assert source.mask_path("2007_000001") == tree.mask("2007_000001")
-
-
-def test_images_alone_need_no_other_field(voc_tree):
-    tree = voc_tree()
-    source = open_source(SimpleNamespace(layout="voc"), tree.root)
-    assert source.image_path("2007_000001").is_file()
-
-
-def test_missing_roots(tmp_path):
-    one_line(lambda: open_source(DataConfig(), None), "data.root", "--set data.root=PATH")
-    one_line(lambda: open_source(DataConfig(), tmp_path), tmp_path, "VOCdevkit", "--set data.root=PATH")
-    one_line(lambda: open_source(DataConfig(), tmp_path / "no"), "no such folder")
-
-
-@pytest.mark.parametrize(
-    "line", ["../secret", "/etc/passwd", "a/b", "..", ".hidden", "a b", "a\\b", "2007_000001 1", "-x", "a\0b"]
-)
-def test_hostile_ids_are_refused(voc_tree, line):
-    tree = voc_tree()
-    tree.write_list("trainaug", ["ok", line])
-    one_line(lambda: open_source(DataConfig(), tree.root).ids("train"), "trainaug.txt, line 2", "no image id")
-
-
-def test_unusable_lists(voc_tree):
-    tree = voc_tree()
-    source = open_source(DataConfig(), tree.root)
-    tree.write_list("trainaug", ["a", "b", "a"])
-    one_line(lambda: source.ids("train"), "trainaug.txt, line 3", "line 1")
-    tree.listing("trainaug").write_text("\n \n")
-    one_line(lambda: source.ids("train"), "trainaug.txt", "empty")
-    tree.listing("trainaug").write_bytes(b"\xff\xfe\x00")
-    one_line(lambda: source.ids("train"), "trainaug.txt", "plain text")
-    tree.listing("trainaug").unlink()
-    one_line(lambda: source.ids("train"), "trainaug.txt", "(val)", "--set data.train_split=NAME")
-
-
-def test_absent_files(voc_tree):
-    tree = voc_tree()
-    source = open_source(DataConfig(), tree.root)
-    one_line(lambda: source.image_path("ghost"), "JPEGImages/ghost.jpg", "absent")
-    one_line(lambda: source.mask_path("ghost"), "SegmentationClassAug/ghost.png", "absent")
-    elsewhere = open_source(DataConfig(mask_folder="Masks"), tree.root)
-    one_line(lambda: elsewhere.mask_path("2007_000001"), "Masks", "no such mask folder", "data.mask_folder")
-
-
-def test_unknown_split_is_a_bug(voc_tree):
-    with pytest.raises(ValueError, match="test"):
-        open_source(DataConfig(), voc_tree().root).ids("test")
-
-
-def test_fingerprint_follows_the_files_and_not_their_place(voc_tree, tmp_path):
-    tree = voc_tree()
-    before = open_source(DataConfig(), tree.root).fingerprint()
-    shutil.copytree(tree.root, tmp_path / "copy")  # keeps times
-    copy = VocTree(tmp_path / "copy")
-    assert open_source(DataConfig(), copy.root).fingerprint() == before
-    os.utime(copy.mask("2007_000003"), ns=(1, 1))
-    touched = open_source(DataConfig(), copy.root).fingerprint()
-    assert touched.sizes == before.sizes and touched.times != before.times
-    with copy.image("2007_000003").open("ab") as file:
-        file.write(b"x")
-    assert open_source(DataConfig(), copy.root).fingerprint().sizes != before.sizes
-    tree.mask("2007_000001").unlink()
-    assert open_source(DataConfig(), tree.root).fingerprint().sizes != before.sizes
 
 
 # ---- images ----
@@ -144,9 +48,9 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
     assert read_image(tmp_path / "deep.png")[0, 0].tolist() == [128, 128, 128]
 
 
-def test_float_pixels_are_refused(tmp_path):
+def test_float_pixels_are_an_error(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
-    one_line(lambda: read_image(tmp_path / "float.tif"), "float.tif", "32 bits")
+    check_error(lambda: read_image(tmp_path / "float.tif"), "float.tif", "32 bits")
 
 
 def test_orientation_tag_is_not_applied(tmp_path):
@@ -160,11 +64,11 @@ def test_orientation_tag_is_not_applied(tmp_path):
 def test_damaged_images_are_named(voc_tree, kept):
     path = voc_tree().image("2007_000001")
     path.write_bytes(path.read_bytes()[:kept])
-    one_line(lambda: read_image(path), path, "image")
+    check_error(lambda: read_image(path), path, "image")
 
 
 def test_absent_image_is_named(tmp_path):
-    one_line(lambda: read_image(tmp_path / "none.jpg"), "none.jpg", "cannot be read")
+    check_error(lambda: read_image(tmp_path / "none.jpg"), "none.jpg", "cannot be read")
 
 
 # ---- masks ----
@@ -196,16 +100,16 @@ def test_sixteen_bit_masks(tmp_path):
     np.testing.assert_array_equal(read, mask)
 
 
-def test_refused_masks(tmp_path, make_mask):
+def test_unusable_masks(tmp_path, make_mask):
     path = tmp_path / "mask.png"
     Image.fromarray(make_mask(0, 1)).save(path)
-    one_line(lambda: read_mask(path, (24, 31), ALLOWED), path, "32x24", "31x24")
-    one_line(lambda: read_mask(path, (32, 24), ALLOWED), path, "EXIF")
-    one_line(lambda: read_mask(path, (24, 32), {0}), path, "id 1 (384 pixels)", "class list")
+    check_error(lambda: read_mask(path, (24, 31), ALLOWED), path, "32x24", "31x24")
+    check_error(lambda: read_mask(path, (32, 24), ALLOWED), path, "EXIF")
+    check_error(lambda: read_mask(path, (24, 32), {0}), path, "id 1 (384 pixels)", "class list")
     Image.fromarray(make_mask(0, 1)).convert("RGB").save(path)
-    one_line(lambda: read_mask(path, (24, 32), ALLOWED), path, "RGB", "palette or grey PNG")
+    check_error(lambda: read_mask(path, (24, 32), ALLOWED), path, "RGB", "palette or grey PNG")
     path.write_bytes(path.read_bytes()[:60])
-    one_line(lambda: read_mask(path, (24, 32), ALLOWED), path, "mask")
+    check_error(lambda: read_mask(path, (24, 32), ALLOWED), path, "mask")
 
 
 # ---- labels ----

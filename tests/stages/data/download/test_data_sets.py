@@ -203,7 +203,7 @@ def test_an_interrupted_unpacking_goes_on(voc: Served, tmp_path: Path, monkeypat
     assert not list(images.glob(".*"))
 
 
-def test_other_counts_are_refused_with_the_remedy(
+def test_other_counts_are_errors_with_the_remedy(
     voc: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prepare(tmp_path) == 3
