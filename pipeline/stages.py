@@ -19,6 +19,7 @@ from split_matching.configs.clusterings import Clustering, find_clustering
 from split_matching.configs.schema import Config, evaluates_images
 from split_matching.pipeline.plan import Files, Plan, Stage
 from split_matching.stages.data.source import load_layout
+from split_matching.stages.inference.predictors import predictor_module
 
 CLIP = ("clip.model", "clip.weights", "clip.quick_gelu", "clip.seed", "clip.precision", "clip.identity")
 """The frozen CLIP; where its weights lie enters no key, what they are does."""
@@ -208,9 +209,10 @@ class Evaluate(Stage):
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The clustering where a baseline names clusters."""
-        clusters = self.config.evaluate.predictor == "regions"
-        return (*super().chosen, *([clustering(self.config).module] if clusters else []))
+        """What predicts, and the clustering where it names clusters."""
+        predictor = self.config.evaluate.predictor
+        clusters = (clustering(self.config).module,) if predictor == "regions" else ()
+        return (*super().chosen, predictor_module(predictor), *clusters)
 
     @property
     def embeds_regions(self) -> bool:

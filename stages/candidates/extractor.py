@@ -1,7 +1,6 @@
 """The frozen CLIP on whole images: dense features, token maps and the image embedding.
 
-On the CPU every image is its own batch: matrix kernels may round the same row differently in batches of different
-sizes, and the bytes of a shard must not depend on its neighbours. On a GPU images of equal grid share a batch.
+On the CPU every image is its own batch, see `images_per_batch`; on a GPU images of equal grid share one.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from split_matching.stages.candidates.batches import equal_batches
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.device import images_per_batch
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.ordered_map import worker_threads
 
@@ -43,7 +42,7 @@ class Extractor:
                 f"its blocks are 1 to {self.clip.depth}"
             )
         self.source = open_source(ctx.config.data, ctx.data_root)
-        self.batch = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
+        self.batch = images_per_batch(ctx)
         # what the shifted views are made for; read only where there are some, so only then a part of the key
         self.block_to_cluster: int | None = ctx.config.pseudo_masks.block if self.config.shifts > 1 else None
 

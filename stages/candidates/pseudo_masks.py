@@ -27,7 +27,7 @@ from split_matching.stages.data.images import read_seen_labels
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Shard, StageContext
-from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.device import device_of, images_per_batch
 from split_matching.stages.ground.ordered_map import ordered_map
 from split_matching.stages.ground.region_map import number_by_area
 
@@ -87,10 +87,9 @@ def cluster_batches(
 ) -> Iterator[tuple[str, NDArray[np.uint8], Extra]]:
     """Put regions in the place of features, in the order given; images of equal grid share a call.
 
-    On the CPU every image is clustered alone, so that its bytes do not depend on its neighbours.
+    On the CPU every image is clustered alone, see `images_per_batch`.
     """
-    device = device_of(ctx)
-    size = 1 if device == "cpu" else ctx.runtime.batch
+    device, size = device_of(ctx), images_per_batch(ctx)
     waiting = iter(images)
     while chunk := list(islice(waiting, 4 * size)):
         labels: dict[int, NDArray[np.uint8]] = {}

@@ -21,7 +21,7 @@ from split_matching.stages.candidates.region_embedding import RegionItem, embed_
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Shard, StageContext
-from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.device import images_per_batch
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.ordered_map import ordered_map
 from split_matching.stages.ground.region_map import masks_of
@@ -40,7 +40,7 @@ def fields(config: Any) -> dict[str, Field]:
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     """Embed the regions of one shard's images, in id order; the next images are read meanwhile.
 
-    On the CPU every image is its own batch, so that its bytes do not depend on its neighbours; see `extractor`.
+    On the CPU every image is its own batch, see `images_per_batch`.
     """
     maps = ctx.inputs["pseudo_masks"].shards(shard.split)
     if "embeddings" in maps.fields:
@@ -52,7 +52,7 @@ def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     def load(ids: Sequence[str]) -> list[RegionItem]:
         return [loader.load(i, maps.read(i, "labels"), partial(features.read, i)) for i in ids]
 
-    size = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
+    size = images_per_batch(ctx)
     batches = [shard.ids[start : start + size] for start in range(0, len(shard.ids), size)]
     done = 0
     # one thread: a ShardSet is not shared between threads

@@ -22,3 +22,12 @@ def resolve_device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device is cuda, but torch sees no GPU: use auto or cpu, or install a CUDA build")
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def images_per_batch(ctx: StageContext) -> int:
+    """Images a forward pass outside training: `runtime.batch` on a GPU, 1 on the CPU.
+
+    Matrix kernels may round the same row differently in batches of different sizes, and on the CPU the bytes of a
+    result must not depend on what shares its batch.
+    """
+    return 1 if device_of(ctx) == "cpu" else ctx.runtime.batch

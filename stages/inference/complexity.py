@@ -28,7 +28,7 @@ def count_flops(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def complexity(config: Any, clip: FrozenClip, side: int) -> dict[str, int]:
+def count_complexity(config: Any, clip: FrozenClip, side: int) -> dict[str, int]:
     """Count what one square image (or window) costs.
 
     Args:
@@ -49,27 +49,27 @@ def complexity(config: Any, clip: FrozenClip, side: int) -> dict[str, int]:
     cells = max(1, round(side / clip.patch))
     valid = torch.ones(1, cells, cells, dtype=torch.bool, device=clip.device)
     maps = [torch.zeros(1, cells, cells, clip.width, device=clip.device) for _ in blocks]
-    image_parameters = _parameters(clip.visual)
+    image_parameters = _count_parameters(clip.visual)
     return {
         "side": cells * clip.patch,
-        "trained_parameters": _parameters(decoder),
+        "trained_parameters": _count_parameters(decoder),
         "frozen_image_parameters": image_parameters,
-        "frozen_text_parameters": _parameters(clip.model) - image_parameters,
-        "tower_flops": count_flops(lambda: _tower(encoder, cells * clip.patch, decoder.prompts)),
+        "frozen_text_parameters": _count_parameters(clip.model) - image_parameters,
+        "tower_flops": count_flops(lambda: _run_tower(encoder, cells * clip.patch, decoder.prompts)),
         "decoder_flops": count_flops(lambda: decoder(maps, valid)),
-        "crop_flops": count_flops(lambda: _crop(clip)),
+        "crop_flops": count_flops(lambda: _run_crop(clip)),
     }
 
 
-def _tower(encoder: TokenEncoder, side: int, prompts: torch.Tensor | None) -> None:
-    """The visual tower on one image, without values."""
+def _run_tower(encoder: TokenEncoder, side: int, prompts: torch.Tensor | None) -> None:
+    """Run the visual tower on one image, without values."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         x, grid = encoder.clip.tower.embed(torch.zeros(1, 3, side, side, device=encoder.clip.device))
         encoder.through_blocks(x, grid, None, prompts)
 
 
-def _crop(clip: FrozenClip) -> None:
-    """The embedding of one crop, without values."""
+def _run_crop(clip: FrozenClip) -> None:
+    """Run the embedding of one crop, without values."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         x, _ = clip.tower.embed(torch.zeros(1, 3, clip.native, clip.native, device=clip.device))
         for index in range(clip.depth):
@@ -77,5 +77,5 @@ def _crop(clip: FrozenClip) -> None:
         clip.tower.pool(x)
 
 
-def _parameters(module: nn.Module) -> int:
+def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())

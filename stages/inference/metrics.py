@@ -10,25 +10,18 @@ harmonic mean computed from unrounded values).
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from split_matching.configs.class_list import ClassEntry
 from split_matching.errors import DataError
 
-_BYTE = 256  # values a uint8 label can take
-
-GROUPS = ("seen", "unseen", "excluded")
-"""What a class counts as: seen, unseen, or neither (unseen classes while a fold of seen classes is being tuned on)."""
+BYTE = 256
+"""Values that a uint8 label can take."""
 
 
 class ConfusionMatrix:
@@ -46,7 +39,7 @@ class ConfusionMatrix:
         """Start with zero pixels."""
         if classes < 1:
             raise ValueError(f"a confusion matrix needs at least one class, not {classes}")
-        self.counts: npt.NDArray[np.int64] = np.zeros((classes, classes), dtype=np.int64)
+        self.counts: NDArray[np.int64] = np.zeros((classes, classes), dtype=np.int64)
         self.images = 0
 
     @property
@@ -59,7 +52,7 @@ class ConfusionMatrix:
         """Labelled pixels seen so far."""
         return int(self.counts.sum())
 
-    def update(self, truth: npt.NDArray[Any], prediction: npt.NDArray[Any], ignore: int = 255) -> None:
+    def update(self, truth: NDArray[Any], prediction: NDArray[Any], ignore: int = 255) -> None:
         """Add one image (or any batch of equally shaped label maps).
 
         A pixel whose truth is `ignore` counts nowhere, whatever its prediction. Every other pixel must have a predicted
@@ -83,7 +76,7 @@ class ConfusionMatrix:
             )
         if truth.dtype.kind not in "iu" or prediction.dtype.kind not in "iu":
             raise ValueError(f"label maps are integers, not {truth.dtype} and {prediction.dtype}")
-        if truth.dtype == prediction.dtype == np.uint8 and self.classes <= _BYTE:
+        if truth.dtype == prediction.dtype == np.uint8 and self.classes <= BYTE:
             self.counts += self._count_bytes(truth, prediction, ignore)
         else:
             self.counts += self._count_any(truth, prediction, ignore)
@@ -96,13 +89,13 @@ class ConfusionMatrix:
         self.counts += other.counts
         self.images += other.images
 
-    def _count_bytes(self, truth: npt.NDArray[Any], prediction: npt.NDArray[Any], ignore: int) -> npt.NDArray[np.int64]:
+    def _count_bytes(self, truth: NDArray[Any], prediction: NDArray[Any], ignore: int) -> NDArray[np.int64]:
         # One histogram over all 65,536 byte pairs needs no mask and no copy of the kept pixels; the range check then
         # looks at 65,536 counts instead of at every pixel.
         pairs = np.left_shift(truth, 8, dtype=np.uint16)
         pairs |= prediction
-        table = np.bincount(pairs.ravel(), minlength=_BYTE * _BYTE).reshape(_BYTE, _BYTE)
-        if 0 <= ignore < _BYTE:
+        table = np.bincount(pairs.ravel(), minlength=BYTE * BYTE).reshape(BYTE, BYTE)
+        if 0 <= ignore < BYTE:
             table[ignore] = 0
         wrong_truth = table[self.classes :].any(axis=1)
         if wrong_truth.any():
@@ -112,7 +105,7 @@ class ConfusionMatrix:
             raise self._out_of_range("prediction", self.classes + int(wrong_prediction.argmax()))
         return table[: self.classes, : self.classes].astype(np.int64, copy=False)
 
-    def _count_any(self, truth: npt.NDArray[Any], prediction: npt.NDArray[Any], ignore: int) -> npt.NDArray[np.int64]:
+    def _count_any(self, truth: NDArray[Any], prediction: NDArray[Any], ignore: int) -> NDArray[np.int64]:
         labelled = truth != ignore
         rows, columns = truth[labelled].astype(np.int64), prediction[labelled].astype(np.int64)
         for what, values, also in (("truth", rows, f" or {ignore}"), ("prediction", columns, "")):
@@ -147,14 +140,23 @@ class Scores:
     miou_seen: float
     miou_unseen: float
     hiou: float
-    iou: npt.NDArray[np.float64]
-    accuracy: npt.NDArray[np.float64]
+    iou: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+    def percent(self) -> dict[str, float]:
+        """Return the four headline numbers in percent, unrounded."""
+        return {
+            "pAcc": 100 * self.pacc,
+            "mIoU_seen": 100 * self.miou_seen,
+            "mIoU_unseen": 100 * self.miou_unseen,
+            "hIoU": 100 * self.hiou,
+        }
 
 
-def scores(
-    confusion: ConfusionMatrix | npt.NDArray[np.int64],
-    seen_mask: npt.NDArray[np.bool_] | Sequence[bool],
-    unseen_mask: npt.NDArray[np.bool_] | Sequence[bool] | None = None,
+def compute_scores(
+    confusion: ConfusionMatrix | NDArray[np.int64],
+    seen_mask: NDArray[np.bool_] | Sequence[bool],
+    unseen_mask: NDArray[np.bool_] | Sequence[bool] | None = None,
 ) -> Scores:
     """Compute all metrics from one confusion matrix.
 
@@ -173,7 +175,7 @@ def scores(
     counts = confusion.counts if isinstance(confusion, ConfusionMatrix) else np.asarray(confusion)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(f"a confusion matrix is square, not {counts.shape}")
-    seen, unseen = _group_masks(len(counts), seen_mask, unseen_mask)
+    seen, unseen = group_masks(len(counts), seen_mask, unseen_mask)
     correct = np.diagonal(counts).astype(np.float64)
     truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
     iou = _ratio(correct, truth + predicted - np.diagonal(counts))
@@ -188,7 +190,7 @@ def scores(
     )
 
 
-def image_scores(counts: npt.NDArray[np.int64]) -> tuple[float, float]:
+def score_image(counts: NDArray[np.int64]) -> tuple[float, float]:
     """Return the pixel accuracy of one image and the mean IoU of the classes that its truth shows.
 
     Args:
@@ -209,11 +211,12 @@ def harmonic_mean(seen: float, unseen: float) -> float:
     return 0.0 if total == 0 else 2.0 * seen * unseen / total
 
 
-def _group_masks(
+def group_masks(
     classes: int,
-    seen_mask: npt.NDArray[np.bool_] | Sequence[bool],
-    unseen_mask: npt.NDArray[np.bool_] | Sequence[bool] | None,
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    seen_mask: NDArray[np.bool_] | Sequence[bool],
+    unseen_mask: NDArray[np.bool_] | Sequence[bool] | None,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which classes are seen and which are unseen; see `compute_scores` for arguments and errors."""
     seen = np.asarray(seen_mask, dtype=bool)
     unseen = ~seen if unseen_mask is None else np.asarray(unseen_mask, dtype=bool)
     if seen.shape != (classes,) or unseen.shape != (classes,):
@@ -223,99 +226,13 @@ def _group_masks(
     return seen, unseen
 
 
-def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     """Divide elementwise, NaN where the whole is zero."""
     result = np.full(part.shape, np.nan)
     return np.divide(part, whole, out=result, where=whole != 0)
 
 
-def _mean(values: npt.NDArray[np.float64]) -> float:
+def _mean(values: NDArray[np.float64]) -> float:
     """Mean of what is not NaN; NaN (without a warning) when nothing is left."""
     kept = values[~np.isnan(values)]
     return float(kept.mean()) if kept.size else math.nan
-
-
-def write_metrics(
-    out: Path,
-    confusion: ConfusionMatrix,
-    classes: Sequence[ClassEntry],
-    seen_mask: npt.NDArray[np.bool_] | Sequence[bool],
-    extra: Mapping[str, Any] | None = None,
-    unseen_mask: npt.NDArray[np.bool_] | Sequence[bool] | None = None,
-) -> Scores:
-    """Write `metrics.json`, `per_class.csv` and `confusion.npy`; equal inputs give equal bytes.
-
-    metrics.json: pAcc, mIoU_seen, mIoU_unseen, hIoU in percent (unrounded, null where undefined), images, pixels
-    (labelled), extra. per_class.csv: id, name, group (see `GROUPS`), iou and accuracy in percent (`nan` where
-    undefined), truth_pixels, predicted_pixels; one row a class in list order. confusion.npy: (C, C) int64.
-
-    Args:
-        out: an existing folder.
-        confusion: counts over the whole split.
-        classes: the C classes, in the order of the matrix.
-        seen_mask: (C,) bool.
-        extra: JSON values to keep beside the metrics, e.g. `gamma_sweep`; NaN becomes null.
-        unseen_mask: (C,) bool or None, as for `scores`.
-
-    Returns:
-        The metrics that were written, as fractions.
-
-    Raises:
-        ValueError: the number of classes does not fit.
-    """
-    if len(classes) != confusion.classes:
-        raise ValueError(f"{len(classes)} class names for a confusion matrix of {confusion.classes} classes")
-    result = scores(confusion, seen_mask, unseen_mask)
-    metrics = {
-        "pAcc": 100 * result.pacc,
-        "mIoU_seen": 100 * result.miou_seen,
-        "mIoU_unseen": 100 * result.miou_unseen,
-        "hIoU": 100 * result.hiou,
-        "images": confusion.images,
-        "pixels": confusion.pixels,
-        "extra": dict(extra or {}),
-    }
-    text = json.dumps(_without_nan(metrics), indent=1, ensure_ascii=False, allow_nan=False)
-    (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    seen, unseen = _group_masks(confusion.classes, seen_mask, unseen_mask)
-    groups = [GROUPS[0] if s else GROUPS[1] if u else GROUPS[2] for s, u in zip(seen, unseen, strict=True)]
-    _write_per_class(out / "per_class.csv", confusion, classes, groups, result)
-    array = io.BytesIO()  # written by us: numpy's own way to a file does not say that the disk is full
-    np.save(array, confusion.counts)
-    (out / "confusion.npy").write_bytes(array.getvalue())
-    return result
-
-
-def write_per_image(path: Path, images: Sequence[tuple[str, float, float]]) -> None:
-    """Write id, pAcc and mIoU of images, given as of `image_scores`; in percent, `nan` where undefined."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "pAcc", "mIoU"])
-        writer.writerows((image_id, f"{100 * accuracy:.4f}", f"{100 * iou:.4f}") for image_id, accuracy, iou in images)
-
-
-def _write_per_class(
-    path: Path, confusion: ConfusionMatrix, classes: Sequence[ClassEntry], groups: Sequence[str], result: Scores
-) -> None:
-    truth, predicted = confusion.counts.sum(axis=1), confusion.counts.sum(axis=0)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "name", "group", "iou", "accuracy", "truth_pixels", "predicted_pixels"])
-        for index, (entry, group) in enumerate(zip(classes, groups, strict=True)):
-            percent = [f"{100 * value[index]:.4f}" for value in (result.iou, result.accuracy)]
-            writer.writerow([entry.id, entry.name, group, *percent, int(truth[index]), int(predicted[index])])
-
-
-def _without_nan(value: Any) -> Any:
-    """Return plain JSON values with every NaN or infinity as None, numpy scalars and arrays included."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _without_nan(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, np.generic):
-        return _without_nan(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

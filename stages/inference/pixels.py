@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,34 +13,35 @@ from torch import Tensor
 
 from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.stages.data.augment import View, take_image
-from split_matching.stages.data.images import read_image
-from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.device import images_per_batch
 from split_matching.stages.ground.frozen_clip import frozen_clip
-from split_matching.stages.inference.predictors import DecoderPredictor
+from split_matching.stages.inference.fusion import Pixels
 from split_matching.stages.inference.sliding import Corner, slide_scores
 
+ScoreMaps = Callable[[list[Tensor], Sequence[Pixels]], Tensor]
+"""From token maps (n, h, w, width) and their pixels to class scores (n, C, h', w'), see `DecoderScorer.score`."""
 
-class PixelScores:
+
+class PixelScorer:
     """Class scores of any image straight from its pixels: the whole image, or sliding windows.
 
     Args:
         config: reads `evaluate` and `features`.
         encoder: of the frozen CLIP.
-        score: from token maps (n, h, w, width) and their pixels to class scores (n, C, h', w').
+        score_maps: the trained decoder.
         prompts: the trained prompts, or None. Shape: (blocks, n, width).
         batch: windows scored at once.
     """
 
     def __init__(
-        self, config: Any, encoder: TokenEncoder, score: DecoderPredictor, prompts: Tensor | None, batch: int
+        self, config: Any, encoder: TokenEncoder, score_maps: ScoreMaps, prompts: Tensor | None, batch: int
     ) -> None:
         self.config, self.features = config.evaluate, config.features
-        self.encoder, self.score, self.prompts, self.batch = encoder, score, prompts, batch
+        self.encoder, self.score_maps, self.prompts, self.batch = encoder, score_maps, prompts, batch
 
     @torch.inference_mode()
-    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+    def score(self, image: NDArray[np.uint8]) -> Tensor:
         """Return the scores of one image at the mask grid, or at the resized image's pixels for several windows.
 
         Args:
@@ -49,40 +50,39 @@ class PixelScores:
         Returns:
             Shape: (C, H', W').
         """
-        clip, config = self.encoder.clip, self.config
-        sides = (self.features.size, self.features.resize)
-        if config.mode == "slide" and config.short_side is not None:
-            sides = (config.short_side, "short")
-        grid = clip.grid_for(image.shape[0], image.shape[1], *sides)
-        size = (grid[0] * clip.patch, grid[1] * clip.patch)
-        patch = clip.patch
-        side = stride = max(size)  # one window, and no more is declared of the settings: see the stage
-        if config.mode == "slide":
-            side = patch * max(1, round(config.window / patch))
-            stride = min(config.stride, side)  # a window that was rounded down to whole patches must not leave gaps
-        window = (min(side, size[0]), min(side, size[1]))
+        size = self._resized(image.shape[0], image.shape[1])
         pixels = take_image(image, View.whole(*size))
+        patch = self.encoder.clip.patch
+        side = stride = max(size)  # one window, and no more is declared of the settings: see the stage
+        if self.config.mode == "slide":
+            side = patch * max(1, round(self.config.window / patch))
+            stride = min(self.config.stride, side)  # a window that was rounded down to patches must not leave gaps
+        window = (min(side, size[0]), min(side, size[1]))
 
         def score(corners: Sequence[Corner]) -> Tensor:
-            parts = [pixels[y : y + window[0], x : x + window[1]] for y, x in corners]
-            patches = torch.from_numpy(np.stack([split_patches(part, patch) for part in parts]))
-            valid = torch.ones(patches.shape[:3], dtype=torch.bool, device=clip.device)
-            maps = self.encoder(patches.to(clip.device).float(), valid, self.prompts)
-            return self.score(maps, [partial(np.asarray, part) for part in parts])
+            return self._score_windows([pixels[y : y + window[0], x : x + window[1]] for y, x in corners])
 
         return slide_scores(size, window, stride, self.batch, score)
 
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which an image is resized, in whole patches, as pixels."""
+        sides = (self.features.size, self.features.resize)
+        if self.config.mode == "slide" and self.config.short_side is not None:
+            sides = (self.config.short_side, "short")
+        clip = self.encoder.clip
+        rows, cols = clip.grid_for(height, width, *sides)
+        return rows * clip.patch, cols * clip.patch
 
-class ImageScores:
-    """Class scores of validation images straight from their pixels, see `PixelScores`."""
+    def _score_windows(self, windows: list[NDArray[np.uint8]]) -> Tensor:
+        """Scores of windows of one size. n of (h, w, 3) -> (n, C, h', w')."""
+        clip = self.encoder.clip
+        patches = torch.from_numpy(np.stack([split_patches(window, clip.patch) for window in windows]))
+        valid = torch.ones(patches.shape[:3], dtype=torch.bool, device=clip.device)
+        maps = self.encoder(patches.to(clip.device).float(), valid, self.prompts)
+        return self.score_maps(maps, [partial(np.asarray, window) for window in windows])
 
-    def __init__(self, ctx: StageContext, score: DecoderPredictor, prompts: Tensor | None = None) -> None:
-        self.source = open_source(ctx.config.data, ctx.data_root)
-        # as everywhere: on the CPU the bytes of a result do not depend on what shares its batch
-        batch = 1 if device_of(ctx) == "cpu" else ctx.runtime.batch
-        encoder = TokenEncoder(frozen_clip(ctx), ctx.config.features.decoder_blocks)
-        self.pixels = PixelScores(ctx.config, encoder, score, prompts, batch)
 
-    def __call__(self, image_id: str) -> Tensor:
-        """Return the scores of one image. Shape: (C, H', W')."""
-        return self.pixels(read_image(self.source.image_path(image_id)))
+def make_pixel_scorer(ctx: StageContext, score_maps: ScoreMaps, prompts: Tensor | None = None) -> PixelScorer:
+    """Return the scorer of a stage, see `PixelScorer`."""
+    encoder = TokenEncoder(frozen_clip(ctx), ctx.config.features.decoder_blocks)
+    return PixelScorer(ctx.config, encoder, score_maps, prompts, images_per_batch(ctx))

@@ -21,11 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from split_matching.cache.files import atomic_write
 from split_matching.configs.load import restore
 from split_matching.configs.schema import ClipConfig, Config
 from split_matching.errors import ConfigError, DataError
@@ -36,14 +33,13 @@ from split_matching.model.votes import label_map_of_any_size
 from split_matching.model.weights_identity import is_file_spec
 from split_matching.stages.data.photos import read_photo, upright
 from split_matching.stages.ground.device import resolve_device
-from split_matching.stages.inference.pixels import PixelScores
-from split_matching.stages.inference.predictors import DecoderPredictor
+from split_matching.stages.inference.decoder_scores import DecoderScorer
+from split_matching.stages.inference.exported_decoder import read_export, write_export
+from split_matching.stages.inference.pixels import PixelScorer
 
 Picture = Image.Image | NDArray[np.uint8] | str | os.PathLike[str]
 """A Pillow image, an RGB array (H, W, 3) uint8, or a file."""
 
-FORMAT = 2
-METADATA = "split_matching"
 MOST_NAMES = 255
 """Label maps are uint8."""
 
@@ -124,27 +120,8 @@ class Segmenter:
         Raises:
             DataError: no such file, no export, or CLIP weights other than in training.
         """
-        about, weights = _read_export(Path(path))
-        recorded = about["clip"]
-        source = clip_weights or recorded["weights"]
-        if not source:
-            raise DataError(
-                f"{path} was trained on CLIP weights from a file of {recorded['model']}: say where it is (--set "
-                "clip.weights=PATH, or clip_weights=PATH in Python)"
-            )
-        clip_config = ClipConfig(
-            model=recorded["model"],
-            weights=source,
-            seed=recorded["seed"],
-            quick_gelu=recorded["quick_gelu"],
-            precision=recorded["precision"],
-        )
-        clip = FrozenClip(clip_config, resolve_device(device))
-        if clip.fingerprint() != recorded["fingerprint"]:
-            raise DataError(
-                f"CLIP weights {source} are not those that {path} was trained on: give the same ones (--set "
-                "clip.weights=PATH, or clip_weights=PATH in Python)"
-            )
+        about, weights = read_export(Path(path))
+        clip_config, clip = _load_clip(path, about["clip"], clip_weights, device)
         try:
             config = restore({**about["config"], "dataset": about["dataset"], "clip": clip_config.model_dump()})
         except ConfigError as error:
@@ -159,7 +136,6 @@ class Segmenter:
         clip = self.config.clip
         from_file = is_file_spec(clip.weights) or clip.weights == "pretrain"
         about = {
-            "format": FORMAT,
             "dataset": self.config.dataset,
             "run": self.run,
             "seen": self.seen,
@@ -173,10 +149,7 @@ class Segmenter:
             },
             "config": self._settings(),
         }
-        state = {name: value.cpu().contiguous() for name, value in self.decoder.state_dict().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            save_file(state, temporary, {METADATA: json.dumps(about, sort_keys=True)})
+        write_export(path, about, self.decoder.state_dict())
 
     @property
     def identity(self) -> str:
@@ -213,13 +186,13 @@ class Segmenter:
             DataError: the image cannot be read.
         """
         names = check_names(names)
-        pixels = as_pixels(image)
+        pixels = to_pixels(image)
         seen = tuple(name in self.seen for name in names)
         marks = torch.tensor(seen, device=self.clip.device)
-        score = DecoderPredictor(self.decoder, self._text(names), marks, self.config, self.clip)
+        decoder = DecoderScorer(self.decoder, self._text(names), marks, self.config, self.clip)
         batch = 1 if self.clip.device.type == "cpu" else self.config.runtime.batch
         encoder = TokenEncoder(self.clip, self.config.features.decoder_blocks)
-        scores = PixelScores(self.config, encoder, score, self.decoder.prompts, batch)(pixels)
+        scores = PixelScorer(self.config, encoder, decoder.score, self.decoder.prompts, batch).score(pixels)
         labels = label_map_of_any_size(scores, marks, self.config.evaluate.gamma, *pixels.shape[:2])
         return Prediction(labels.cpu().numpy(), names, seen)
 
@@ -252,7 +225,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     return clean
 
 
-def as_pixels(image: Picture) -> NDArray[np.uint8]:
+def to_pixels(image: Picture) -> NDArray[np.uint8]:
     """Return an image as (H, W, 3) uint8 RGB.
 
     Raises:
@@ -267,18 +240,24 @@ def as_pixels(image: Picture) -> NDArray[np.uint8]:
     return image
 
 
-def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; write one with: run_pipeline.py export --dataset NAME --out {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[METADATA])
-        if about["format"] != FORMAT:
-            raise DataError(f"{path}: format {about['format']}, expected {FORMAT}: export it with this version")
-        return about, load_file(path)
-    except DataError:
-        raise
-    except Exception as error:  # safetensors and json raise many kinds for damaged bytes
+def _load_clip(
+    path: Path | str, recorded: Mapping[str, Any], weights: str, device: str
+) -> tuple[ClipConfig, FrozenClip]:
+    """Load the CLIP that an export was trained on; see `Segmenter.load`."""
+    hint = "(--set clip.weights=PATH, or clip_weights=PATH in Python)"
+    source = weights or recorded["weights"]
+    if not source:
         raise DataError(
-            f"{path} is no exported decoder, or is damaged ({type(error).__name__}): export it again"
-        ) from error
+            f"{path} was trained on CLIP weights from a file of {recorded['model']}: say where it is {hint}"
+        )
+    config = ClipConfig(
+        model=recorded["model"],
+        weights=source,
+        seed=recorded["seed"],
+        quick_gelu=recorded["quick_gelu"],
+        precision=recorded["precision"],
+    )
+    clip = FrozenClip(config, resolve_device(device))
+    if clip.fingerprint() != recorded["fingerprint"]:
+        raise DataError(f"CLIP weights {source} are not those that {path} was trained on: give the same ones {hint}")
+    return config, clip

@@ -33,7 +33,7 @@ class ClassScores:
 
 
 def read_class_scores(path: Path) -> list[ClassScores]:
-    """Read `per_class.csv` as written by `stages.inference.metrics.write_metrics`, giving every class its colour.
+    """Read `per_class.csv` as written by `stages.inference.metric_files.write_metrics`, giving every class its colour.
 
     Args:
         path: the file.

@@ -11,7 +11,7 @@ from sklearn.metrics import jaccard_score
 
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import known_datasets, load_config
-from split_matching.stages.inference.metrics import ConfusionMatrix, scores
+from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores
 from split_matching.stages.inference.sliding import window_starts
 
 PEERS = sorted(Path("configs/peers").glob("*.yaml"))
@@ -49,7 +49,7 @@ def test_iou_agrees_with_two_independent_implementations(seed: int, classes: int
     for truth, prediction in images:
         confusion.update(truth, prediction, 255)
     seen = np.arange(classes) % 4 != 0
-    result = scores(confusion, seen)
+    result = compute_scores(confusion, seen)
     truth, prediction = (np.concatenate([pair[side].ravel() for pair in images]) for side in (0, 1))
     kept = truth != 255
     present = list(range(classes - 1))

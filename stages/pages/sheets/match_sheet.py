@@ -21,7 +21,7 @@ from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
-from split_matching.stages.inference.evaluate import load_decoder
+from split_matching.stages.inference.predictors.decoder import load_decoder
 from split_matching.stages.pages.colours import palette
 from split_matching.stages.pages.overlays import NO_LABEL, overlay, resize_image
 from split_matching.stages.pages.sheets.regions import SeenNames

@@ -18,7 +18,8 @@ from split_matching.pipeline import cli
 from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.pipeline.verbs.predict import read_names
 from split_matching.stages.data.photos import find_photos, read_photo
-from split_matching.stages.inference.segmenter import METADATA, Prediction, Segmenter, check_names
+from split_matching.stages.inference.exported_decoder import METADATA
+from split_matching.stages.inference.segmenter import Prediction, Segmenter, check_names
 from split_matching.stages.pages.label_photos import draw_overlay
 from tests.handmade import TINY
 

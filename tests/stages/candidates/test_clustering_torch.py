@@ -169,6 +169,7 @@ def test_a_batch_keeps_images_and_grids_apart(tmp_path: Path, monkeypatch: pytes
         return on_cpu(dense, config, "cpu")
 
     monkeypatch.setattr(pseudo_masks, "device_of", lambda ctx: "cuda")
+    monkeypatch.setattr(pseudo_masks, "images_per_batch", lambda ctx: ctx.runtime.batch)
     monkeypatch.setattr(multiscale_torch, "cluster", count_images)
     found = list(pseudo_masks.cluster_batches(ctx, multiscale_torch, images))
     assert [(name, along) for name, _, along in found] == [(name, along) for name, _, along in images]

@@ -7,7 +7,7 @@ from torch import nn
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import ClipConfig
 from split_matching.model.clip import FrozenClip
-from split_matching.stages.inference.complexity import complexity, count_flops
+from split_matching.stages.inference.complexity import count_complexity, count_flops
 
 
 def test_counts_of_known_layers() -> None:
@@ -28,7 +28,7 @@ def test_tower_is_counted_as_the_formula_of_a_vit(prompts: int) -> None:
     online = ["train.features=online", f"decoder.prompts={prompts}"] if prompts else []
     config = load_config("shapes", overrides=["features.decoder_blocks=[1, 3]", "pseudo_masks.block=1", *online])
     clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
-    found = complexity(config, clip, 100)  # 12.5 patches
+    found = count_complexity(config, clip, 100)  # 12.5 patches
     cells, width = 12, clip.width
     assert found["side"] == cells * clip.patch
     tokens = cells**2 + 1 + prompts
@@ -45,7 +45,7 @@ def test_parameters_are_those_of_the_trained_file() -> None:
 
     config = load_config("shapes")
     clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
-    found = complexity(config, clip, 128)
+    found = count_complexity(config, clip, 128)
     blocks = config.features.decoder_blocks
     decoder = build_decoder(config.decoder, clip.width, len(blocks), clip.dim, max(blocks), 0)
     assert found["trained_parameters"] == sum(value.numel() for value in decoder.state_dict().values())
@@ -56,5 +56,5 @@ def test_parameters_are_those_of_the_trained_file() -> None:
 def test_counting_leaves_the_random_state_alone() -> None:
     clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
     state = torch.random.get_rng_state()
-    complexity(load_config("shapes"), clip, 64)
+    count_complexity(load_config("shapes"), clip, 64)
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -14,7 +14,8 @@ import pytest
 
 from split_matching.configs.class_list import ClassEntry
 from split_matching.errors import DataError
-from split_matching.stages.inference.metrics import ConfusionMatrix, harmonic_mean, image_scores, scores, write_metrics
+from split_matching.stages.inference.metric_files import write_metrics
+from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores, harmonic_mean, score_image
 
 IGNORE = 255
 
@@ -66,7 +67,7 @@ def test_scores_equal_set_arithmetic(seed: int) -> None:
     confusion = ConfusionMatrix(classes)
     confusion.update(truth, prediction, IGNORE)
     seen = np.random.default_rng(seed).random(classes) < 0.6
-    result = scores(confusion, seen)
+    result = compute_scores(confusion, seen)
     iou = slow_iou(classes, truth, prediction)
     np.testing.assert_allclose(result.iou, iou, rtol=1e-12)
     for group, value in ((seen, result.miou_seen), (~seen, result.miou_unseen)):
@@ -139,9 +140,9 @@ def test_negative_labels_are_refused() -> None:
         lambda: ConfusionMatrix(3).update(np.zeros(1, np.uint8), np.zeros(1, np.uint8), ignore=2),
         lambda: ConfusionMatrix(3).update(np.zeros(1), np.zeros(1), IGNORE),
         lambda: ConfusionMatrix(3).merge(ConfusionMatrix(4)),
-        lambda: scores(np.zeros((2, 3), np.int64), [True, False]),
-        lambda: scores(np.zeros((2, 2), np.int64), [True]),
-        lambda: scores(np.zeros((2, 2), np.int64), [True, False], [True, False]),
+        lambda: compute_scores(np.zeros((2, 3), np.int64), [True, False]),
+        lambda: compute_scores(np.zeros((2, 2), np.int64), [True]),
+        lambda: compute_scores(np.zeros((2, 2), np.int64), [True, False], [True, False]),
     ],
 )
 def test_programming_errors_are_value_errors(call: Callable[[], object]) -> None:
@@ -151,7 +152,7 @@ def test_programming_errors_are_value_errors(call: Callable[[], object]) -> None
 
 def test_hand_computed_numbers() -> None:
     counts = np.array([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
-    result = scores(counts, [True, False, False])
+    result = compute_scores(counts, [True, False, False])
     assert result.pacc == pytest.approx(13 / 20)
     np.testing.assert_allclose(result.iou, [8 / 10, 5 / 12, 0.0])
     assert result.miou_seen == pytest.approx(0.8)
@@ -161,7 +162,7 @@ def test_hand_computed_numbers() -> None:
 
 
 def test_a_class_absent_everywhere_enters_no_mean() -> None:
-    result = scores(np.array([[4, 0, 0], [0, 0, 0], [0, 0, 2]]), [True, True, False])
+    result = compute_scores(np.array([[4, 0, 0], [0, 0, 0], [0, 0, 2]]), [True, True, False])
     assert math.isnan(result.iou[1])
     assert result.miou_seen == 1.0
 
@@ -169,8 +170,8 @@ def test_a_class_absent_everywhere_enters_no_mean() -> None:
 def test_empty_groups_and_empty_matrix_are_nan_without_warnings() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        no_unseen = scores(np.array([[4]]), [True])
-        empty = scores(np.zeros((2, 2), np.int64), [True, False])
+        no_unseen = compute_scores(np.array([[4]]), [True])
+        empty = compute_scores(np.zeros((2, 2), np.int64), [True, False])
     assert no_unseen.miou_seen == 1.0
     assert math.isnan(no_unseen.miou_unseen)
     assert math.isnan(no_unseen.hiou)
@@ -180,13 +181,13 @@ def test_empty_groups_and_empty_matrix_are_nan_without_warnings() -> None:
 
 def test_harmonic_mean_of_zeros_is_zero() -> None:
     assert harmonic_mean(0.0, 0.0) == 0.0
-    assert scores(np.array([[0, 4], [4, 0]]), [True, False]).hiou == 0.0
+    assert compute_scores(np.array([[0, 4], [4, 0]]), [True, False]).hiou == 0.0
 
 
 def test_excluded_classes_enter_neither_mean() -> None:
     counts = np.diag([3, 3, 3])
     counts[2, 0] = 3  # the excluded class is confused with a seen one
-    result = scores(counts, [True, False, False], [False, True, False])
+    result = compute_scores(counts, [True, False, False], [False, True, False])
     assert result.miou_unseen == 1.0
     assert result.miou_seen == pytest.approx(0.5)
 
@@ -251,7 +252,7 @@ def test_number_of_names_must_fit(tmp_path: Path) -> None:
 
 def test_image_scores_are_of_the_classes_that_the_truth_shows() -> None:
     counts = np.array([[6, 2, 0], [0, 4, 0], [0, 0, 0]])  # class 2 occurs nowhere
-    accuracy, iou = image_scores(counts)
+    accuracy, iou = score_image(counts)
     assert accuracy == 10 / 12 and iou == pytest.approx((6 / 8 + 4 / 6) / 2)
-    assert image_scores(np.array([[0, 3], [0, 0]]))[1] == 0  # class 1 is wrong, but not in the truth
-    assert all(math.isnan(value) for value in image_scores(np.zeros((2, 2), np.int64)))
+    assert score_image(np.array([[0, 3], [0, 0]]))[1] == 0  # class 1 is wrong, but not in the truth
+    assert all(math.isnan(value) for value in score_image(np.zeros((2, 2), np.int64)))

@@ -13,7 +13,7 @@ from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference import evaluate
-from split_matching.stages.inference.pixels import ImageScores
+from split_matching.stages.inference.pixels import make_pixel_scorer
 from tests.handmade import Chain
 
 
@@ -51,11 +51,11 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
         calls.append(len(maps[0]))
         return maps[1][..., :3].permute(0, 3, 1, 2)
 
-    scores = ImageScores(ctx, score)
-    scores.pixels.batch = batch
+    scorer = make_pixel_scorer(ctx, score)
+    scorer.batch = batch
     image_id = base.inputs["features"].shards("val").ids[0]
-    got = scores(image_id)
     image = read_image(open_source(chain.config.data, base.root).image_path(image_id))
+    got = scorer.score(image)
     big = np.asarray(Image.fromarray(image).resize((80, 80), Image.Resampling.BICUBIC))
     total, count = torch.zeros(3, 80, 80), torch.zeros(80, 80)
     for y in (0, 32, 48):  # a window of 36 pixels is rounded to 4 patches, and the stride leaves no gap
@@ -72,4 +72,4 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
 def test_on_the_cpu_a_window_shares_its_forward_with_nothing(base: Chain, tmp_path: Path) -> None:
     chain = base.branch(tmp_path, "evaluate.mode=slide", "runtime.batch=8", "runtime.device=cpu")
     chain.slice = make_plan(chain.config)["evaluate"].slice
-    assert ImageScores(chain.context("x"), lambda maps, pixels: maps[0]).pixels.batch == 1
+    assert make_pixel_scorer(chain.context("x"), lambda maps, pixels: maps[0]).batch == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from split_matching.stages.inference import evaluate
-from split_matching.stages.inference.predictors import dense_scores
+from split_matching.stages.inference.predictors.dense import score_tokens
 from tests.handmade import Chain
 
 
@@ -54,6 +54,6 @@ def test_fusion_with_slide_equals_whole_for_one_window(base: Chain, tmp_path: Pa
 def test_dense_scores_equal_a_plain_loop() -> None:
     g = torch.Generator().manual_seed(0)
     dense, text = torch.randn(3, 4, 5, generator=g), torch.randn(6, 5, generator=g)
-    scores = dense_scores(dense, text, 10.0)
+    scores = score_tokens(dense, text, 10.0)
     for y, x in np.ndindex(3, 4):
         assert torch.allclose(scores[:, y, x], (10.0 * text @ dense[y, x]).softmax(0), atol=1e-6)

@@ -17,7 +17,8 @@ from split_matching.configs.class_list import ClassEntry, ClassList, load_classe
 from split_matching.configs.schema import Config
 from split_matching.configs.slices import build_slice
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.inference.metrics import ConfusionMatrix, write_metrics, write_per_image
+from split_matching.stages.inference.metric_files import write_metrics, write_per_image
+from split_matching.stages.inference.metrics import ConfusionMatrix
 from split_matching.stages.pages import examples
 from split_matching.stages.pages.report import run
 

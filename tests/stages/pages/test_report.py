@@ -19,7 +19,8 @@ from split_matching.configs.schema import Config
 from split_matching.errors import CorruptError
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.inference.metrics import ConfusionMatrix, write_metrics
+from split_matching.stages.inference.metric_files import write_metrics
+from split_matching.stages.inference.metrics import ConfusionMatrix
 from split_matching.stages.pages.class_scores import read_class_scores
 from split_matching.stages.pages.formats import UNDEFINED, read_template
 from split_matching.stages.pages.report import list_banners, run

@@ -24,7 +24,7 @@ from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference import evaluate
-from split_matching.stages.inference.pixels import ImageScores
+from split_matching.stages.inference.pixels import make_pixel_scorer
 from split_matching.stages.training import train_online
 from split_matching.stages.training.augmented import AugmentedImages, cut_regions, cut_seen
 from split_matching.stages.training.batches import CachedImages, batch_ids, collate, load_batch
@@ -161,12 +161,12 @@ def test_prompts_train_and_clip_does_not(base: Chain, tmp_path: Path) -> None:
     with_prompts = labels.read_bytes()
     prompts = weights["prompts"]
     model = SimpleNamespace(prompts=prompts)
-    score = ImageScores(chain.context("x"), lambda maps, pixels: maps[0], model.prompts)
+    scorer = make_pixel_scorer(chain.context("x"), lambda maps, pixels: maps[0], model.prompts)
     image_id = base.inputs["features"].shards("val").ids[0]
     image = read_image(open_source(chain.config.data, base.root).image_path(image_id))
     patches = torch.from_numpy(split_patches(image, clip.patch))[None].float()
     direct = TokenEncoder(clip, (2, 4))(patches, torch.ones(1, 8, 8, dtype=torch.bool), prompts)[0][0]
-    assert torch.allclose(score(image_id), direct, atol=1e-5)
+    assert torch.allclose(scorer.score(image), direct, atol=1e-5)
     # a window as large as the image is the whole image
     slide = base.branch(
         tmp_path / "s", "train.features=online", "decoder.prompts=3", "evaluate.mode=slide", "evaluate.window=64",

@@ -229,10 +229,10 @@ def test_evaluate_covers_all_classes_or_the_fold(chain: Chain, tmp_path: Path) -
     ]  # fmt: skip
     labels = chain.inputs["evaluate"].shards("val")
     assert labels.read(labels.ids[0], "labels").shape == (64, 64)
-    entries, seen = evaluate.evaluated_classes(chain.slice)
+    entries, seen = evaluate.competing_classes(chain.slice)
     assert len(entries) == 24 and seen.sum() == 18
     folded = Chain(tmp_path, "data.fold=1", root=chain.root)
-    entries, seen = evaluate.evaluated_classes(folded.slice)
+    entries, seen = evaluate.competing_classes(folded.slice)
     unseen = {entry.id for entry in load_classes("shapes").unseen_entries}
     assert len(entries) == 18 and seen.sum() == 12 and not unseen & {entry.id for entry in entries}
 

@@ -1,0 +1,99 @@
+"""Files with the metrics of a run; equal inputs give equal bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from split_matching.configs.class_list import ClassEntry
+from split_matching.stages.inference.metrics import ConfusionMatrix, Scores, compute_scores, group_masks
+
+GROUPS = ("seen", "unseen", "excluded")
+"""What a class counts as: seen, unseen, or neither (unseen classes while a fold of seen classes is being tuned on)."""
+
+
+def write_metrics(
+    out: Path,
+    confusion: ConfusionMatrix,
+    classes: Sequence[ClassEntry],
+    seen_mask: NDArray[np.bool_] | Sequence[bool],
+    extra: Mapping[str, Any] | None = None,
+    unseen_mask: NDArray[np.bool_] | Sequence[bool] | None = None,
+) -> Scores:
+    """Write `metrics.json`, `per_class.csv` and `confusion.npy`; equal inputs give equal bytes.
+
+    metrics.json: pAcc, mIoU_seen, mIoU_unseen, hIoU in percent (unrounded, null where undefined), images, pixels
+    (labelled), extra. per_class.csv: id, name, group (see `GROUPS`), iou and accuracy in percent (`nan` where
+    undefined), truth_pixels, predicted_pixels; one row a class in list order. confusion.npy: (C, C) int64.
+
+    Args:
+        out: an existing folder.
+        confusion: counts over the whole split.
+        classes: the C classes, in the order of the matrix.
+        seen_mask: (C,) bool.
+        extra: JSON values to keep beside the metrics, e.g. `gamma_sweep`; NaN becomes null.
+        unseen_mask: (C,) bool or None, as for `compute_scores`.
+
+    Returns:
+        The metrics that were written, as fractions.
+
+    Raises:
+        ValueError: the number of classes does not fit.
+    """
+    if len(classes) != confusion.classes:
+        raise ValueError(f"{len(classes)} class names for a confusion matrix of {confusion.classes} classes")
+    result = compute_scores(confusion, seen_mask, unseen_mask)
+    counted = {"images": confusion.images, "pixels": confusion.pixels}
+    metrics = {**result.percent(), **counted, "extra": dict(extra or {})}
+    text = json.dumps(_without_nan(metrics), indent=1, ensure_ascii=False, allow_nan=False)
+    (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    seen, unseen = group_masks(confusion.classes, seen_mask, unseen_mask)
+    groups = [GROUPS[0] if s else GROUPS[1] if u else GROUPS[2] for s, u in zip(seen, unseen, strict=True)]
+    _write_per_class(out / "per_class.csv", confusion, classes, groups, result)
+    array = io.BytesIO()  # written by us: numpy's own way to a file does not say that the disk is full
+    np.save(array, confusion.counts)
+    (out / "confusion.npy").write_bytes(array.getvalue())
+    return result
+
+
+def write_per_image(path: Path, images: Sequence[tuple[str, float, float]]) -> None:
+    """Write id, pAcc and mIoU of images, as of `score_image`; in percent, `nan` where undefined."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "pAcc", "mIoU"])
+        writer.writerows((image_id, f"{100 * accuracy:.4f}", f"{100 * iou:.4f}") for image_id, accuracy, iou in images)
+
+
+def _write_per_class(
+    path: Path, confusion: ConfusionMatrix, classes: Sequence[ClassEntry], groups: Sequence[str], result: Scores
+) -> None:
+    truth, predicted = confusion.counts.sum(axis=1), confusion.counts.sum(axis=0)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "name", "group", "iou", "accuracy", "truth_pixels", "predicted_pixels"])
+        for index, (entry, group) in enumerate(zip(classes, groups, strict=True)):
+            percent = [f"{100 * value[index]:.4f}" for value in (result.iou, result.accuracy)]
+            writer.writerow([entry.id, entry.name, group, *percent, int(truth[index]), int(predicted[index])])
+
+
+def _without_nan(value: Any) -> Any:
+    """Return plain JSON values with every NaN or infinity as None, numpy scalars and arrays included."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _without_nan(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, np.generic):
+        return _without_nan(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

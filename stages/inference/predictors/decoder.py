@@ -1,0 +1,80 @@
+"""The trained decoder on validation images: on their cached token maps, or on the images themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from split_matching.configs.schema import evaluates_images
+from split_matching.model.query_decoder import QueryDecoder
+from split_matching.stages.data.images import read_image
+from split_matching.stages.data.source import open_source
+from split_matching.stages.ground.context import Features, StageContext
+from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.frozen_clip import frozen_clip
+from split_matching.stages.inference.complexity import count_complexity
+from split_matching.stages.inference.decoder_scores import DecoderScorer
+from split_matching.stages.inference.pixels import make_pixel_scorer
+
+
+def load(ctx: StageContext, text: Tensor, seen: Tensor) -> TrainedDecoder:
+    """Load the trained decoder; see `PredictorModule`."""
+    return TrainedDecoder(ctx, text, seen)
+
+
+class TrainedDecoder:
+    """A `Predictor`.
+
+    Args:
+        ctx: context of Evaluate; inputs `features` and `train`.
+        text: embeddings of all classes, unit length. Shape: (C, D).
+        seen: which of them are seen. Shape: (C,), bool.
+    """
+
+    def __init__(self, ctx: StageContext, text: Tensor, seen: Tensor) -> None:
+        self.config, self.clip = ctx.config, frozen_clip(ctx)
+        self.features = ctx.inputs["features"].shards("val")
+        self.source = open_source(ctx.config.data, ctx.data_root)
+        decoder = load_decoder(ctx, self.features, text.shape[1], device_of(ctx))
+        self.scorer = DecoderScorer(decoder, text, seen, ctx.config, self.clip)
+        self.pixels = None
+        if evaluates_images(ctx.config):
+            self.pixels = make_pixel_scorer(ctx, self.scorer.score, decoder.prompts)
+
+    @torch.inference_mode()
+    def score(self, image_id: str) -> Tensor:
+        """Class scores of an image. Shape: (C, H', W')."""
+        if self.pixels is not None:
+            return self.pixels.score(self._read(image_id))
+        tokens = [self.features.read(image_id, f"tokens_{block}") for block in self.config.features.decoder_blocks]
+        maps = [torch.from_numpy(values)[None].to(self.scorer.text.device).float() for values in tokens]
+        return self.scorer.score(maps, [lambda: self._read(image_id)])[0]
+
+    def count_cost(self) -> dict[str, int]:
+        """Parameters, and operations of one square image or window."""
+        side = self.config.features.size
+        if self.config.evaluate.mode == "slide":
+            side = min(self.config.evaluate.window, self.config.evaluate.short_side or side)
+        return count_complexity(self.config, self.clip, side)
+
+    def _read(self, image_id: str) -> NDArray[np.uint8]:
+        return read_image(self.source.image_path(image_id))
+
+
+def load_decoder(ctx: StageContext, features: Features, dim: int, device: str) -> QueryDecoder:
+    """Build the trained decoder from the artifact `train`.
+
+    Args:
+        ctx: input `train`; reads `decoder` and `features.decoder_blocks`.
+        features: tell the width of the token maps.
+        dim: of CLIP's embeddings.
+        device: where to compute.
+    """
+    blocks = ctx.config.features.decoder_blocks
+    width = features.read(features.ids[0], f"tokens_{blocks[0]}").shape[-1]
+    decoder = QueryDecoder(ctx.config.decoder, width, len(blocks), dim, max(blocks))
+    decoder.load_state_dict(load_file(ctx.inputs["train"].file("weights.safetensors")))
+    return decoder.eval().to(device)

@@ -1,0 +1,45 @@
+"""A baseline without training: every token gets the class nearest to its dense CLIP feature.
+
+Source: MaskCLIP's training-free labelling.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from split_matching.stages.ground.context import StageContext
+
+
+def load(ctx: StageContext, text: Tensor, seen: Tensor) -> LabelledTokens:
+    """Load the baseline; see `PredictorModule`."""
+    return LabelledTokens(ctx, text)
+
+
+class LabelledTokens:
+    """A `Predictor`.
+
+    Args:
+        ctx: context of Evaluate; input `features`.
+        text: embeddings of all classes, unit length. Shape: (C, D).
+    """
+
+    def __init__(self, ctx: StageContext, text: Tensor) -> None:
+        self.features = ctx.inputs["features"].shards("val")
+        self.text, self.temperature = text, ctx.config.decoder.temperature
+
+    @torch.inference_mode()
+    def score(self, image_id: str) -> Tensor:
+        """Class scores of an image on the token grid. Shape: (C, h, w)."""
+        dense = torch.from_numpy(self.features.read(image_id, "dense").astype(np.float32))
+        return score_tokens(dense.to(self.text.device), self.text, self.temperature)
+
+    def count_cost(self) -> None:
+        """Not counted."""
+        return
+
+
+def score_tokens(dense: Tensor, text: Tensor, temperature: float) -> Tensor:
+    """Class probabilities of every token by its dense feature. (h, w, D), (C, D) -> (C, h, w)."""
+    return (temperature * dense @ text.T).softmax(-1).permute(2, 0, 1)
