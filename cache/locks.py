@@ -52,7 +52,9 @@ def lock_file(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
         yield False
         return
     try:
-        if not try_lock(handle):
+        with explain_disk_errors(path):
+            held = try_lock(handle)
+        if not held:
             waiting()
             fcntl.lockf(handle, fcntl.LOCK_EX)
         yield _same_file(handle, path)

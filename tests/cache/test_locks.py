@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import multiprocessing
 import os
 import time
@@ -75,6 +77,16 @@ def test_lock_in_a_folder_that_is_gone_does_not_count(tmp_path: Path) -> None:
 def test_lock_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(UserError, match="a folder is in the way of a file"), lock_file(tmp_path / "a"):
+        pass
+
+
+def test_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    line = r"cannot write .*/a: no locks available; .* --artifacts DIR"
+    with pytest.raises(UserError, match=line), lock_file(tmp_path / "a"):
         pass
 
 
