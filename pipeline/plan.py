@@ -127,7 +127,7 @@ class Stage:
     def slice(self) -> Slice:
         """The part of the config that it declared."""
         identities = {"clip.identity": self.plan.clip_identity} if "clip.identity" in self.reads else {}
-        return build_slice(self.config, dict.fromkeys(self.reads), identities)
+        return build_slice(self.config, tuple(dict.fromkeys(self.reads)), identities)
 
     @cached_property
     def key(self) -> str:
@@ -397,12 +397,3 @@ class Plan:
         from split_matching.model.weights_identity import weights_identity
 
         return weights_identity(self.config.clip)
-
-    def raw_files_touched(self) -> str:
-        """Return the present times of the raw files if PrepareDataset is stale for these alone, else "".
-
-        A copy of a data set has other times, and so has a file that was replaced by one of the same size.
-        """
-        state = self["dataset"].own_state
-        alone = state.name == "stale" and state.reasons == (f"input {RAW_TIMES} changed",)
-        return str(self.raw_fingerprint.times) if alone else ""

@@ -120,7 +120,7 @@ def _compare_raw_files(stage: Stage, options: Options) -> None:
     """
     plan = stage.plan
     member = next((s for s in plan.closure(stage.name) if s.name == "dataset"), None)
-    if member is None or plan.config.data.images or not (times := plan.raw_files_touched()):
+    if member is None or plan.config.data.images or not (times := _touched_times(plan)):
         return
     from split_matching.stages.data.prepare import RAW, digest_raw_files
 
@@ -134,6 +134,16 @@ def _compare_raw_files(stage: Stage, options: Options) -> None:
         if content == before:
             accept_input(artifact, RAW_TIMES, times)
     display.clear()
+
+
+def _touched_times(plan: Plan) -> str:
+    """Return the present times of the raw files if PrepareDataset is stale for these alone, else "".
+
+    A copy of a data set has other times, and so has a file that was replaced by one of the same size.
+    """
+    state = plan["dataset"].own_state
+    alone = state.name == "stale" and state.reasons == (f"input {RAW_TIMES} changed",)
+    return plan.raw_fingerprint.times if alone else ""
 
 
 def _run(

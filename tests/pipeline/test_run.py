@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -264,3 +267,18 @@ def test_quiet_prints_the_path_only(project: Toy) -> None:
     assert project.run("Page", "--quiet") == 0
     assert len(project.out) == 1
     assert project.err == []
+
+
+def test_luigi_runs_a_stage_by_its_own_command_line(tmp_path: Path) -> None:
+    settings = ["shapes.train_scenes=2", "shapes.val_scenes=1", "clip.weights=random", f"runtime.artifacts={tmp_path}"]
+    command = [
+        *(sys.executable, "-m", "luigi", "--module", "split_matching.pipeline.run.tasks", "PrepareDataset"),
+        *("--dataset", "shapes", "--settings", json.dumps(settings), "--local-scheduler", "--workers", "2"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "2 ran successfully" in done.stderr
+    assert len(list(tmp_path.glob("shapes/dataset/*/train.json"))) == 1
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert "1 complete ones were encountered" in again.stderr
