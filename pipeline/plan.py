@@ -188,7 +188,7 @@ class Stage:
 
     def import_module(self) -> ModuleType:
         """Import what does the work; the fingerprint of its code is taken before, and kept."""
-        assert self.code
+        _ = self.code
         for module in self.chosen:
             importlib.import_module(module)
         return importlib.import_module(self.module)
