@@ -1,4 +1,4 @@
-"""docs/extending.md on a copy of the checkout: its files and edits fit, its commands run, and what was fresh remains so."""
+"""docs/extending.md on a copy of the checkout: its edits fit, its commands run, and what was fresh remains fresh."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ EASY = [name for name in SECTIONS if name != "loss"]
 
 @pytest.fixture(scope="module")
 def extended(checkout: Path, pairs: Path) -> str:
-    """What was printed by the commands of all sections but that of the loss, after a whole run of the project as it is."""
+    """What the commands of all sections but that of the loss print, after a whole run of the project as it is."""
     before = run(checkout, [["Report", "--quiet", "--set", *TINY], STATUS])
     assert set(states(before).values()) == {"fresh"}, before
     for section in EASY:
@@ -128,7 +128,9 @@ def test_a_stage_and_a_page_make_their_files(extended: str, checkout: Path) -> N
 
 
 def test_a_clustering_method_makes_other_pseudo_masks(extended: str, checkout: Path) -> None:
-    manifests = [json.loads(path.read_text()) for path in checkout.glob("artifacts/shapes/pseudo_masks/*/manifest.json")]
+    manifests = [
+        json.loads(path.read_text()) for path in checkout.glob("artifacts/shapes/pseudo_masks/*/manifest.json")
+    ]
     assert sorted(manifest["config"]["pseudo_masks"]["method"] for manifest in manifests) == ["multiscale", "ward"]
     assert len({manifest["content"]["train"] for manifest in manifests}) == 2
     (ward,) = (manifest["code"] for manifest in manifests if manifest["config"]["pseudo_masks"]["method"] == "ward")
@@ -163,5 +165,7 @@ def test_a_loss_with_a_neutral_weight_keeps_every_result(extended: str, checkout
 def test_edits_keep_the_style_of_the_project(extended: str, checkout: Path) -> None:
     """The last test: all edits of the page are made."""
     for command in (["check"], ["format", "--check"]):
-        done = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=checkout, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "."], cwd=checkout, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
