@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import Check, Options, Report, Side, main, synchronise
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.stages.candidates.clustering import cluster, multiscale_faiss, multiscale_torch
 from split_matching.stages.candidates.clustering.faiss_kmeans import smooth, spherical_kmeans
 from split_matching.stages.candidates.pseudo_masks import remove_annotated

@@ -35,7 +35,7 @@ def main() -> None:
     plan = make_plan(config)
     if not plan["regions"].state.fresh:
         raise SystemExit(f"EmbedRegions is not fresh: run_pipeline.py EmbedRegions --dataset {options.dataset} first")
-    entries = load_classes(config.data.classes)
+    entries = load_classes(config.data)
     ids = [entry.id for entry in entries.entries]
     unseen = [index for index, entry in enumerate(entries.entries) if entry.id in entries.unseen_ids]
     text = FrozenClip(config.clip).encode_classes([e.name for e in entries.entries], config.text.templates).numpy()

@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Check, Options, Report, main, paired, ratio, scenes
-from split_matching.configs.schema import ClipConfig, RegionsConfig
+from split_matching.configs.settings import ClipConfig, RegionsConfig
 from split_matching.model.clip import FrozenClip
 from split_matching.stages.candidates.region_embedding import RegionItem, embed_regions
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from split_matching.configs.schema import DataConfig
 from split_matching.configs.section import Section
+from split_matching.configs.settings import DataConfig
 from split_matching.configs.strict_yaml import read_mapping
 from split_matching.errors import ConfigError, DataError, did_you_mean
 
@@ -108,13 +108,13 @@ class ClassList:
         return () if fold is None else self.seen()[fold::folds]
 
 
-def is_file(name: str) -> bool:
+def is_own_file(name: str) -> bool:
     """Whether `data.classes` names a file of the user's and not a list in `configs/classes/`."""
     return name.endswith(FILE_ENDINGS)
 
 
-def load_classes(name: str) -> ClassList:
-    """Read `configs/classes/<name>.yaml` as it is.
+def load_shipped_classes(name: str) -> ClassList:
+    """Read a list of this project, `configs/classes/<name>.yaml`, as it is.
 
     Args:
         name: name of the list, without folder or ending.
@@ -125,11 +125,11 @@ def load_classes(name: str) -> ClassList:
     Raises:
         ConfigError: no such list, or the file breaks a rule (ids or names twice, an unseen id that is no class, ...).
     """
-    return classes_of(DataConfig(classes=name))
+    return load_classes(DataConfig(classes=name))
 
 
-def classes_of(data: DataConfig) -> ClassList:
-    """Read the class list that a config names, with its `unseen`, `ignore` and `first_id` laid over it.
+def load_classes(data: DataConfig) -> ClassList:
+    """Read the class list that a config names; the config's own `unseen` and `ignore` replace those of the list.
 
     A list is YAML with `ignore`, `classes` (each `{id, name}`, or a plain name) and `unseen` (ids or names); or plain
     text with one name a line, or `ID: NAME` on every line. Plain names get the ids `data.first_id`, and so on.
@@ -144,15 +144,15 @@ def classes_of(data: DataConfig) -> ClassList:
         ConfigError: no such list, or it breaks a rule.
         DataError: the list is a file below the root, and no root is set.
     """
-    path, label = _place(data)
-    values = _read_text(path, label) if path.suffix == ".txt" else read_mapping(path, label)
-    values = _with_ids(values, data, label)
+    path, label = _locate(data)
+    values = _read_text_list(path, label) if path.suffix == ".txt" else read_mapping(path, label)
+    values = _fill_in(values, data, label)
     try:
         file = _File.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{label}: {where}: {first['msg']}, got {first['input']!r}; mend the file") from None
+        raise ConfigError(f"{label}: {where}: {first['msg']}, got {first['input']!r}; correct the file") from None
     _check(file, label)
     return ClassList(
         name=path.stem,
@@ -162,9 +162,9 @@ def classes_of(data: DataConfig) -> ClassList:
     )
 
 
-def _place(data: DataConfig) -> tuple[Path, str]:
-    """The file of a class list, and how errors name it."""
-    if not is_file(data.classes):
+def _locate(data: DataConfig) -> tuple[Path, str]:
+    """Return the file of a class list, and how errors name it."""
+    if not is_own_file(data.classes):
         known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
         if data.classes not in known:
             raise ConfigError(
@@ -184,8 +184,8 @@ def _place(data: DataConfig) -> tuple[Path, str]:
     return path, str(path)
 
 
-def _read_text(path: Path, label: str) -> dict[str, Any]:
-    """A text list as the mapping that a YAML list holds."""
+def _read_text_list(path: Path, label: str) -> dict[str, Any]:
+    """Read a text list as the mapping that a YAML list holds."""
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -199,15 +199,15 @@ def _read_text(path: Path, label: str) -> dict[str, Any]:
     return {"classes": [line.strip() for line in lines]}
 
 
-def _with_ids(values: Mapping[str, Any], data: DataConfig, label: str) -> dict[str, Any]:
-    """Give plain names their ids, and lay the config's own `unseen` and `ignore` over those of the list."""
+def _fill_in(values: Mapping[str, Any], data: DataConfig, label: str) -> dict[str, Any]:
+    """Give plain names their ids, and put the config's own `unseen` and `ignore` in place of those of the list."""
     values = dict(values)
     if data.ignore is not None or label.endswith(".txt"):
         values["ignore"] = (255,) if data.ignore is None else data.ignore
     classes = values.get("classes")
     if isinstance(classes, list) and classes and all(isinstance(entry, str) for entry in classes):
         classes = [{"id": data.first_id + place, "name": name} for place, name in enumerate(classes)]
-        # a plain list names background too where it has an id; the config says that it is no class
+        # a plain list names background too if it has an id; that it is no class is said by the config
         ignored = set(values["ignore"]) if isinstance(values.get("ignore"), list | tuple) else set()
         classes = values["classes"] = [entry for entry in classes if entry["id"] not in ignored]
     elif data.first_id:
@@ -216,12 +216,12 @@ def _with_ids(values: Mapping[str, Any], data: DataConfig, label: str) -> dict[s
     if not unseen:
         raise ConfigError(f"{label}: no class is unseen; expected some: --set 'data.unseen=[NAME, NAME]'")
     if isinstance(unseen, list) and isinstance(classes, list):
-        values["unseen"] = [_id_of(name, classes, label) if isinstance(name, str) else name for name in unseen]
+        values["unseen"] = [_find_id(name, classes, label) if isinstance(name, str) else name for name in unseen]
     return values
 
 
-def _id_of(name: str, classes: Sequence[Any], label: str) -> Any:
-    """The id of an unseen class that is given by its name."""
+def _find_id(name: str, classes: Sequence[Any], label: str) -> Any:
+    """Return the id of an unseen class that is given by its name."""
     ids = {entry.get("name"): entry.get("id") for entry in classes if isinstance(entry, dict)}
     if name not in ids:
         names = [other for other in ids if isinstance(other, str)]
@@ -231,7 +231,7 @@ def _id_of(name: str, classes: Sequence[Any], label: str) -> Any:
 
 
 def _check(file: _File, label: str) -> None:
-    """Refuse a list that contradicts itself."""
+    """Raise for a list that contradicts itself."""
     ids = [entry.id for entry in file.classes]
     names = [entry.name for entry in file.classes]
     groups: tuple[tuple[str, Sequence[int | str]], ...] = (("id", ids), ("name", names), ("unseen id", file.unseen))

@@ -1,7 +1,7 @@
 """Build the config of one run: schema defaults, then the data set's file, then `--set-file`, then `--set`.
 
 Values are validated by the schema after merging, and only validated values are ever used or hashed: YAML reads `1e-4`
-as text, the schema makes it a float. Every complaint is one line that names where the value came from.
+as text, the schema makes it a float. Every error is one line that says where the value came from.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from split_matching.configs.class_list import classes_of, is_file
+from split_matching.configs.class_list import is_own_file, load_classes
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_runtime
-from split_matching.configs.strict_yaml import parse_value, read_mapping, shortened
+from split_matching.configs.strict_yaml import parse_value, read_mapping, shorten
 from split_matching.environment import default_artifacts, home
 from split_matching.errors import ConfigError, did_you_mean
 
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9]\w*([.\-]\w+)*")
 
 
 def known_datasets() -> list[str]:
-    """Names that `--dataset` takes: the YAML files of `configs/`."""
+    """Return the names that `--dataset` takes: the YAML files of `configs/`."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -47,7 +47,7 @@ def load_config(dataset: str, set_files: Sequence[Path] = (), overrides: Sequenc
         The frozen config.
 
     Raises:
-        ConfigError: unknown data set, unknown key, refused value, or a file that is missing or broken.
+        ConfigError: unknown data set, unknown key, invalid value, or a file that is missing or broken.
     """
     name, file, label = _locate(dataset)
     layers = _Layers(name)
@@ -57,19 +57,19 @@ def load_config(dataset: str, set_files: Sequence[Path] = (), overrides: Sequenc
     for path in set_files:
         layers.add(read_mapping(path, str(path)), str(path), path.parent)
     for override in overrides:
-        layers.add(_override(override), "--set")
+        layers.add(_parse_override(override), "--set")
     config = layers.resolve()
     _check_classes(config)
     return config
 
 
 def dataset_name(dataset: str) -> str:
-    """Name of a data set given as `--dataset` takes it: the file's name for a path."""
+    """Return the name of a data set that is given as for `--dataset`: of a path, the name of the file."""
     return Path(dataset).stem if dataset.endswith(YAML_ENDINGS) else dataset
 
 
 def _locate(dataset: str) -> tuple[str, Path, str]:
-    """Name of a data set, its file, and how errors name that."""
+    """Return the name of a data set, its file, and how errors name the file."""
     known = known_datasets()
     if not dataset.endswith(YAML_ENDINGS):
         if dataset not in known:
@@ -98,11 +98,11 @@ def restore(values: Mapping[str, Any]) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {_expected(first)}") from None
+        raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {_format_reason(first)}") from None
 
 
 def describe(config: Config) -> str:
-    """The config as YAML, each value explained; a file of this text is a valid `--set-file`.
+    """Return the config as YAML, each value explained; a file of this text is a valid `--set-file`.
 
     Args:
         config: a resolved config.
@@ -114,11 +114,11 @@ def describe(config: Config) -> str:
     for name, info in Config.model_fields.items():
         value = getattr(config, name)
         if not isinstance(value, Section):
-            lines.append(_described(name, value, info))
+            lines.append(_describe_field(name, value, info))
             continue
         lines += ["", f"# {(type(value).__doc__ or '').splitlines()[0]}", f"{name}:"]
         for key, field in type(value).model_fields.items():
-            lines.append("  " + _described(key, getattr(value, key), field))
+            lines.append("  " + _describe_field(key, getattr(value, key), field))
     return "\n".join(lines) + "\n"
 
 
@@ -157,17 +157,17 @@ class _Layers:
             path = prefix + key
             field = model.model_fields.get(key)
             if field is None:
-                raise ConfigError(f"{source}: unknown key {path}; {_suggestion(path)}")
+                raise ConfigError(f"{source}: unknown key {path}; {_suggest(path)}")
             section = field.annotation
             if isinstance(section, type) and issubclass(section, Section):
                 if value is not None and not isinstance(value, Mapping):
                     raise ConfigError(
-                        f"{source}: {path} is {shortened(repr(value))}; expected keys below it, such as "
+                        f"{source}: {path} is {shorten(repr(value))}; expected keys below it, such as "
                         f"{path}.{next(iter(section.model_fields))}"
                     )
                 self._merge(section, value or {}, into.setdefault(key, {}), f"{path}.", source)
             else:
-                into[key] = _leaf(path, value, field, source)
+                into[key] = _convert(path, value, field, source)
                 self.origins[path] = source
 
     def resolve(self) -> Config:
@@ -176,10 +176,10 @@ class _Layers:
         try:
             return Config.model_validate(self.values)
         except ValidationError as error:
-            raise ConfigError(self._refusal(error)) from None
+            raise ConfigError(self._explain(error)) from None
 
-    def _refusal(self, error: ValidationError) -> str:
-        """One line for the first complaint of the schema."""
+    def _explain(self, error: ValidationError) -> str:
+        """Return one line for the first error of the schema."""
         details = error.errors(include_url=False)
         first = details[0]
         path = ".".join(str(part) for part in first["loc"])
@@ -187,17 +187,18 @@ class _Layers:
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         if known:
             source = self.origins[known[0]]
-            return f"{source}: {path} is {_shown(first['input'])}: {_expected(first)}; change it or leave it out{more}"
-        # A rule over several fields, of one section or (without a path) of several: name every layer that had a hand in
-        # it; the message of a rule over sections names its fields.
-        message = _expected(first)
+            value = _format_value(first["input"])
+            return f"{source}: {path} is {value}: {_format_reason(first)}; change it or leave it out{more}"
+        # A rule over several fields, of one section or (without a path) of several: name every layer that set one of
+        # them. The message of a rule over sections names its fields.
+        message = _format_reason(first)
         origins = [(known, source) for known, source in self.origins.items() if known in message or path]
         sources = dict.fromkeys(source for known, source in origins if known.startswith(f"{path}." if path else ""))
         return f"{', '.join(sources)}: {message}; change one of them{more}"
 
 
-def _override(text: str) -> dict[str, Any]:
-    """`a.b=value` as a nested mapping."""
+def _parse_override(text: str) -> dict[str, Any]:
+    """Parse `a.b=value` into a nested mapping."""
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -206,24 +207,26 @@ def _override(text: str) -> dict[str, Any]:
         layer: Any = parse_value(value)
     except ConfigError as error:
         raise ConfigError(f"--set {path.strip()}: {error}") from None
-    if isinstance(layer, Mapping) and _known_leaf(keys):
+    if isinstance(layer, Mapping) and _is_field(keys):
         layer = value  # `key=a: b` is text for a field that is no section, not a mapping
     for place, key in enumerate(reversed(keys)):
-        if place and not _known_section(keys[: len(keys) - place]):
+        if place and not _is_section(keys[: len(keys) - place]):
             break
         layer = {key: layer}
     else:
         return dict(layer)
-    raise ConfigError(f"--set: unknown key {path.strip()}; {_suggestion(path.strip())}")
+    raise ConfigError(f"--set: unknown key {path.strip()}; {_suggest(path.strip())}")
 
 
-def _leaf(path: str, value: Any, field: FieldInfo, source: str) -> Any:
-    """Mend or refuse what the schema would read otherwise than the user meant."""
-    types = set(_plain_types(field.annotation))
+def _convert(path: str, value: Any, field: FieldInfo, source: str) -> Any:
+    """Convert a value, or reject it, where the schema would not read it as the user meant it."""
+    types = set(_list_types(field.annotation))
     if isinstance(value, bool) and bool not in types:
         # The schema would read `yes` as the number 1.
-        expected = _type_names(types)
-        raise ConfigError(f"{source}: {path} is {_shown(value)}: expected {expected}; quote the word if meant so")
+        expected = _name_types(types)
+        raise ConfigError(
+            f"{source}: {path} is {_format_value(value)}: expected {expected}; quote the word if meant so"
+        )
     if Path in types and isinstance(value, str):
         return Path(value).expanduser()  # a shell leaves the ~ of `data.root=~/voc` alone
     if str in types and isinstance(value, int | float):
@@ -231,30 +234,30 @@ def _leaf(path: str, value: Any, field: FieldInfo, source: str) -> Any:
     return value
 
 
-def _plain_types(annotation: Any) -> Iterator[Any]:
-    """The classes and literal values' classes that an annotation is made of."""
+def _list_types(annotation: Any) -> Iterator[Any]:
+    """Return the classes that an annotation is made of; of a literal, the class of its value."""
     arguments = get_args(annotation)
     if not arguments:
         yield annotation if isinstance(annotation, type) else type(annotation)
     for argument in arguments:
-        yield from _plain_types(argument)
+        yield from _list_types(argument)
 
 
-def _type_names(types: set[Any]) -> str:
+def _name_types(types: set[Any]) -> str:
     words = {int: "a number", float: "a number", str: "text", Path: "a path", type(None): "null"}
     return " or ".join(sorted({words.get(kind, kind.__name__) for kind in types if kind in words})) or "another type"
 
 
-def _known_section(keys: Sequence[str]) -> bool:
-    return ".".join(keys) in {path.rpartition(".")[0] for path in _known_paths()}
+def _is_section(keys: Sequence[str]) -> bool:
+    return ".".join(keys) in {path.rpartition(".")[0] for path in _list_paths()}
 
 
-def _known_leaf(keys: Sequence[str]) -> bool:
-    return ".".join(keys) in set(_known_paths()) and not _known_section(keys)
+def _is_field(keys: Sequence[str]) -> bool:
+    return ".".join(keys) in set(_list_paths()) and not _is_section(keys)
 
 
-def _known_paths() -> list[str]:
-    """Every dotted path of the schema, sections and fields."""
+def _list_paths() -> list[str]:
+    """Return every dotted path of the schema, sections and fields."""
     paths: list[str] = []
     for name, field in Config.model_fields.items():
         paths.append(name)
@@ -263,10 +266,10 @@ def _known_paths() -> list[str]:
     return paths
 
 
-def _suggestion(path: str) -> str:
-    """What an unknown key was probably meant to be: a neighbour, the same name elsewhere, or any path that is alike."""
+def _suggest(path: str) -> str:
+    """Say what an unknown key was probably meant to be: a neighbour, the same name elsewhere, or any similar path."""
     parent, _, name = path.rpartition(".")
-    known = _known_paths()
+    known = _list_paths()
     siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
     namesakes = [key for key in known if key.rpartition(".")[2] == name]
     return (
@@ -278,19 +281,19 @@ def _suggestion(path: str) -> str:
     )
 
 
-def _expected(detail: ErrorDetails) -> str:
+def _format_reason(detail: ErrorDetails) -> str:
     message = " ".join(str(detail["msg"]).split()).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 
 
-def _shown(value: Any) -> str:
-    """A value as YAML on one line."""
+def _format_value(value: Any) -> str:
+    """Return a value as YAML on one line."""
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, tuple):
         value = list(value)
     text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True) if _is_plain(value) else None
-    return shortened(repr(value) if text is None else text.removesuffix("\n").removesuffix("...").strip())
+    return shorten(repr(value) if text is None else text.removesuffix("\n").removesuffix("...").strip())
 
 
 def _is_plain(value: Any) -> bool:
@@ -299,16 +302,16 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
-def _described(name: str, value: Any, field: FieldInfo) -> str:
+def _describe_field(name: str, value: Any, field: FieldInfo) -> str:
     note = "runtime, changes no result: " if is_runtime(field) else ""
-    return f"{name}: {_shown(value)}  # {note}{field.description or ''}".rstrip()
+    return f"{name}: {_format_value(value)}  # {note}{field.description or ''}".rstrip()
 
 
 def _check_classes(config: Config) -> None:
-    """The class list exists, and every fold both hides and leaves some seen class."""
-    if is_file(config.data.classes) and config.data.root is None:
+    """Check that the class list exists, and that every fold hides some seen class and leaves some."""
+    if is_own_file(config.data.classes) and config.data.root is None:
         return  # it lies below the root: whatever reads it will say so
-    classes = classes_of(config.data)
+    classes = load_classes(config.data)
     fold, folds = config.data.fold, config.data.folds
     if fold is None:
         return

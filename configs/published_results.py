@@ -1,4 +1,4 @@
-"""Results to be shown beside a run's own: `configs/published/<class list>.yaml`.
+"""Results that the report shows beside those of the run: `configs/published/<class list>.yaml`.
 
 Those of other methods, as published; for `shapes`, which nobody else uses, those of this project's own runs.
 """
@@ -54,4 +54,4 @@ def load_published(name: str) -> tuple[PublishedRow, ...]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{label}: {where}: {first['msg']}, got {first['input']!r}; mend the file") from None
+        raise ConfigError(f"{label}: {where}: {first['msg']}, got {first['input']!r}; correct the file") from None

@@ -2,7 +2,8 @@
 
 Both come from the same declaration, so a stage cannot read a value that its key does not know. Runtime fields enter no
 key, and fields that were added later enter it only if they are not neutral (see `configs.section`). What has no effect
-under a config is not declared there (`pipeline`). Besides sections and fields a stage may declare virtual paths:
+under a config is not declared by the stage, see `pipeline.stages`. Besides sections and fields a stage may declare
+virtual paths:
 
     classes.ids        raw ids only: all, seen (before any fold) and ignored; no names
     classes.seen_ids   raw ids of the seen classes that the fold leaves; all that training may know of the classes
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from split_matching.configs.class_list import ClassEntry, ClassList, classes_of
+from split_matching.configs.class_list import ClassEntry, ClassList, load_classes
 from split_matching.configs.published_results import load_published
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_neutral, is_runtime
@@ -105,25 +106,25 @@ def build_slice(config: Config, reads: Sequence[str], identities: Mapping[str, s
         section, _, name = path.partition(".")
         record = recorded.setdefault(section, {})
         if path in _VIRTUAL:
-            value = _VIRTUAL[path](config, classes_of(config.data))
+            value = _VIRTUAL[path](config, load_classes(config.data))
             parts.setdefault(section, {})[name] = value
-            record[name] = _jsonable(value)
+            record[name] = _to_json(value)
         elif path == "clip.identity":
             if identities is None or path not in identities:
                 raise ValueError(f"'{path}' was declared but not supplied")
             parts.setdefault(section, {})[name] = record[name] = identities[path]
         elif name:
-            model = _section(config, section, path)
+            model = _find_section(config, section, path)
             if name not in type(model).model_fields:
                 raise ValueError(f"no such field '{path}'")
             parts.setdefault(section, {})[name] = getattr(model, name)
-            record.update(_semantic(model, {name}))
+            record.update(_dump_semantic(model, {name}))
         else:
-            whole[section] = _section(config, section, path)
-            record.update(_semantic(whole[section], set(type(whole[section]).model_fields)))
+            whole[section] = _find_section(config, section, path)
+            record.update(_dump_semantic(whole[section], set(type(whole[section]).model_fields)))
     recorded = {section: values for section, values in recorded.items() if values}
     hashed = {section: _without_neutral(config, section, values) for section, values in recorded.items()}
-    return Slice(_sections(whole, parts), recorded, {section: values for section, values in hashed.items() if values})
+    return Slice(_combine(whole, parts), recorded, {section: values for section, values in hashed.items() if values})
 
 
 def _without_neutral(config: Config, section: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,8 +133,8 @@ def _without_neutral(config: Config, section: str, values: Mapping[str, Any]) ->
     return {name: value for name, value in values.items() if name not in fields or not is_neutral(fields[name], value)}
 
 
-def _sections(whole: Mapping[str, Section], parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Whole sections as they are; a whole section with a virtual value beside it becomes a part with every field."""
+def _combine(whole: Mapping[str, Section], parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return whole sections as they are; one with a virtual value beside it becomes a part with every field."""
     sections: dict[str, Any] = dict(whole)
     for name, values in parts.items():
         fields = {key: getattr(whole[name], key) for key in type(whole[name]).model_fields} if name in whole else {}
@@ -142,15 +143,15 @@ def _sections(whole: Mapping[str, Section], parts: Mapping[str, dict[str, Any]])
     return sections
 
 
-def _section(config: Config, name: str, path: str) -> Section:
+def _find_section(config: Config, name: str, path: str) -> Section:
     value = getattr(config, name, None) if name in type(config).model_fields else None
     if not isinstance(value, Section):
         raise ValueError(f"no such section or field '{path}'")
     return value
 
 
-def _semantic(model: Section, names: set[str]) -> dict[str, Any]:
-    """The named fields that are not runtime, as JSON types."""
+def _dump_semantic(model: Section, names: set[str]) -> dict[str, Any]:
+    """Return the named fields that are not runtime, as JSON types."""
     fields = type(model).model_fields
     return model.model_dump(mode="json", include={name for name in names if not is_runtime(fields[name])})
 
@@ -184,12 +185,12 @@ _VIRTUAL: dict[str, Callable[[Config, ClassList], Any]] = {
 }
 
 
-def _jsonable(value: Any) -> Any:
-    """Class values as JSON types."""
+def _to_json(value: Any) -> Any:
+    """Return values of classes as JSON types."""
     if isinstance(value, ClassList):
         # The list's own name is left out: a copy of the file under another name gives the same results.
         return {
-            "entries": _jsonable(value.entries),
+            "entries": _to_json(value.entries),
             "unseen": sorted(value.unseen_ids),
             "ignore": list(value.ignore),
         }
@@ -200,5 +201,5 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, ClassEntry):
         return {"id": value.id, "name": value.name}
     if isinstance(value, tuple):
-        return [_jsonable(item) for item in value]
+        return [_to_json(item) for item in value]
     return value

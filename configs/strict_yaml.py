@@ -14,13 +14,13 @@ from split_matching.errors import ConfigError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """`SafeLoader` that refuses duplicate keys, keys that are not strings, and aliases: few lines of these make GBs."""
+    """`SafeLoader` that rejects keys that appear twice or are no strings, and aliases: a few can make gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             alias = self.peek_event()
             raise yaml.composer.ComposerError(
-                None, None, f"alias *{alias.anchor} is not taken: write the value itself", alias.start_mark
+                None, None, f"alias *{alias.anchor} is not allowed: write the value itself", alias.start_mark
             )
         return super().compose_node(parent, index)
 
@@ -53,9 +53,9 @@ def parse_value(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"the value {shortened(text)!r} is not YAML: {_reason(error)}; quote it") from None
+        raise ConfigError(f"the value {shorten(text)!r} is not YAML: {_reason(error)}; quote it") from None
     except RecursionError:
-        raise ConfigError(f"the value {shortened(text)!r} is nested too deeply; expected one value") from None
+        raise ConfigError(f"the value {shorten(text)!r} is nested too deeply; expected one value") from None
 
 
 def read_mapping(path: Path, label: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def read_mapping(path: Path, label: str) -> dict[str, Any]:
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{label}: broken YAML: {_reason(error)}; mend the file") from None
+        raise ConfigError(f"{label}: broken YAML: {_reason(error)}; correct the file") from None
     except RecursionError:
         raise ConfigError(f"{label}: nested too deeply; expected `key: value` lines") from None
     if value is None:
@@ -92,13 +92,13 @@ def read_mapping(path: Path, label: str) -> dict[str, Any]:
     return value
 
 
-def shortened(text: str, limit: int = 100) -> str:
+def shorten(text: str, limit: int = 100) -> str:
     """Return a text that an error shows, cut where it is long."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """The parser's complaint as one line with the line number."""
+    """Return what the parser says as one line, with the line number."""
     if isinstance(error, yaml.MarkedYAMLError):
         where = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
         return f"{error.problem or error.context or 'not understood'}{where}"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from split_matching.configs.schema import ClipConfig
+from split_matching.configs.settings import ClipConfig
 from split_matching.model.clip_weights import create_open_clip, load_tokenizer
 from split_matching.model.towers import Tower, open_tower
 

@@ -20,7 +20,7 @@ from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from torch import Tensor
 
-from split_matching.configs.schema import ClipConfig
+from split_matching.configs.settings import ClipConfig
 from split_matching.errors import ConfigError, DataError, first_line
 from split_matching.model.hub_files import can_reach_hub, is_cached
 from split_matching.model.weight_files import WeightFile, read_weight_file

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from split_matching.configs.schema import DecoderConfig, TrainConfig
+from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.model.losses import mask_losses, nce_loss
 from split_matching.model.matcher import Indices, SplitMatcher, flatten
 from split_matching.model.process_group import ProcessGroup

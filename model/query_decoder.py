@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from split_matching.configs.schema import DecoderConfig
+from split_matching.configs.settings import DecoderConfig
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
-from split_matching.configs.class_list import load_classes
+from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.stages.candidates import features, pseudo_masks, regions
@@ -57,7 +57,7 @@ class Chain:
     def __init__(self, base: Path, *overrides: str, root: Path | None = None) -> None:
         self.base = base
         self.config: Config = load_config("shapes", overrides=[*TINY, *overrides])
-        classes, data = load_classes("shapes"), self.config.data
+        classes, data = load_shipped_classes("shapes"), self.config.data
         seen = classes.seen(data.fold, data.folds)
         view = SimpleNamespace(all=classes, seen=seen, seen_ids=tuple(entry.id for entry in seen))
         sections = {name: getattr(self.config, name) for name in Config.model_fields}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.stages.candidates.clustering.steps import check_points, to_unit_length
 from split_matching.stages.ground.region_map import number_by_area
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from split_matching.cache.build import Build, open_build, recover
 from split_matching.cache.shard_writer import ShardWriter
-from split_matching.configs.schema import RuntimeConfig
+from split_matching.configs.settings import RuntimeConfig
 from split_matching.errors import UserError
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session, torchrun

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from split_matching.configs.class_list import classes_of
+from split_matching.configs.class_list import load_classes
 from split_matching.errors import DataError
 from split_matching.pipeline.arguments import add_config_options, load_plan, parse_output_file, parse_positive
 from split_matching.pipeline.plan import Plan
@@ -73,7 +73,7 @@ def check_data(plan: Plan, out: Path | None, limit: int | None) -> tuple[list[st
     display = ProgressDisplay([NAME], ["images"])
     display.start(NAME)
     count = display.counter(NAME)
-    audit = audit_data(config.data, classes_of(config.data), root, count, limit, config.runtime.threads)
+    audit = audit_data(config.data, load_classes(config.data), root, count, limit, config.runtime.threads)
     display.end(NAME)
     path = out or plan.root / config.dataset / NAME / "sheet.png"
     write_contact_sheet(audit, config.data, root, path)

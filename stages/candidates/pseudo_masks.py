@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from split_matching.cache.shard_format import Field
 from split_matching.cache.shard_writer import ShardWriter
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.errors import DataError
 from split_matching.stages.candidates.batches import equal_batches
 from split_matching.stages.candidates.clustering import ClusteringModule, field_to_cluster, load_clustering

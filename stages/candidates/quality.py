@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from split_matching.configs.schema import RegionsConfig
+from split_matching.configs.settings import RegionsConfig
 from split_matching.errors import DataError
 from split_matching.stages.candidates.clustering import cluster, field_to_cluster
 from split_matching.stages.candidates.region_embedding import RegionItem, embed_regions

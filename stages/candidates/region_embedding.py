@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from split_matching.configs.schema import RegionsConfig
+from split_matching.configs.settings import RegionsConfig
 from split_matching.stages.candidates.batches import equal_batches
 from split_matching.stages.data.resize import resize_share
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from split_matching.cache.shard_format import Field
 from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
-from split_matching.configs.schema import RegionsConfig
+from split_matching.configs.settings import RegionsConfig
 from split_matching.stages.candidates.region_embedding import RegionItem, embed_regions
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source

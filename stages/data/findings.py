@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from split_matching.configs.class_list import ClassList
-from split_matching.configs.schema import DataConfig
+from split_matching.configs.settings import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.image_audit import ImageAudit
 from split_matching.stages.data.layouts.voc import voc_palette

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from split_matching.configs.schema import ClipConfig
+from split_matching.configs.settings import ClipConfig
 from split_matching.model.weights_identity import weights_file
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of

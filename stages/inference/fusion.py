@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from split_matching.configs.schema import RegionsConfig
+from split_matching.configs.settings import RegionsConfig
 from split_matching.model.votes import fuse
 from split_matching.stages.candidates.region_embedding import RegionItem, embed_regions
 

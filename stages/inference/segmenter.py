@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 from split_matching.configs.load import restore
-from split_matching.configs.schema import ClipConfig, Config
+from split_matching.configs.schema import Config
+from split_matching.configs.settings import ClipConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.clip import FrozenClip
 from split_matching.model.query_decoder import QueryDecoder

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from split_matching.configs.schema import TrainConfig
+from split_matching.configs.settings import TrainConfig
 from split_matching.model.token_encoder import split_patches
 from split_matching.stages.data.augment import View, distort, draw_view, take_image, take_labels
 from split_matching.stages.data.images import read_image, read_seen_labels

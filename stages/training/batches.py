@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from split_matching.configs.schema import TrainConfig
+from split_matching.configs.settings import TrainConfig
 from split_matching.errors import DataError
 from split_matching.model.criterion import Targets
 from split_matching.model.process_group import ProcessGroup

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from split_matching.configs.schema import ClipConfig, PretrainConfig
+from split_matching.configs.settings import ClipConfig, PretrainConfig
 from split_matching.model.clip import FrozenClip
 from split_matching.model.clip_weights import create_open_clip
 from split_matching.stages.data.shapes import COLOURS, PATTERNS, Scene, Thing, render_scene, scene_rng

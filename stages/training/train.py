@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from split_matching.configs.schema import DecoderConfig, TrainConfig
+from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.errors import ConfigError, UserError
 from split_matching.model.criterion import SplitCriterion, Targets
 from split_matching.model.match_statistics import match_statistics

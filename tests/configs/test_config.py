@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from split_matching.configs import class_list as classes_module
-from split_matching.configs.class_list import ClassEntry, load_classes
+from split_matching.configs.class_list import ClassEntry, load_shipped_classes
 from split_matching.configs.load import describe, known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError
@@ -213,14 +213,14 @@ def test_description_explains_every_field_and_marks_runtime():
 
 
 def test_voc_classes():
-    voc = load_classes("voc")
+    voc = load_shipped_classes("voc")
     assert voc.ids == tuple(range(1, 21)) and voc.ignore == (0, 255)
     assert [entry.name for entry in voc.unseen_entries] == ["pottedplant", "sheep", "sofa", "train", "tvmonitor"]
     assert voc.seen()[0] == ClassEntry(1, "aeroplane") and len(voc.seen()) == 15
 
 
 def test_folds_hide_every_seen_class_once():
-    voc = load_classes("voc")
+    voc = load_shipped_classes("voc")
     hidden = [entry for fold in range(4) for entry in voc.hidden(fold, 4)]
     assert sorted(entry.id for entry in hidden) == [entry.id for entry in voc.seen()]
     assert voc.hidden(1, 4) == voc.seen()[1::4]
@@ -244,7 +244,7 @@ def test_broken_class_lists(tmp_path, monkeypatch, text, words):
     write(tmp_path, text, "mine.yaml")
     monkeypatch.setattr(classes_module, "FOLDER", tmp_path)
     with pytest.raises(ConfigError) as caught:
-        load_classes("mine")
+        load_shipped_classes("mine")
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in ["configs/classes/mine.yaml", *words]), str(caught.value)
 

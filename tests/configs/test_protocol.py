@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score
 
-from split_matching.configs.class_list import load_classes
+from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores
 from split_matching.stages.inference.sliding import window_starts
@@ -64,7 +64,7 @@ def test_iou_agrees_with_two_independent_implementations(seed: int, classes: int
 
 
 def test_voc_classes_are_spelt_and_split_as_the_peers_do() -> None:
-    classes = load_classes("voc")
+    classes = load_shipped_classes("voc")
     assert [entry.name for entry in classes.unseen_entries] == ["pottedplant", "sheep", "sofa", "train", "tvmonitor"]
     assert {"aeroplane", "diningtable", "motorbike"} <= {entry.name for entry in classes.seen()}
     assert len(classes.seen()) == 15 and classes.ignore == (0, 255)

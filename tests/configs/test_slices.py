@@ -9,8 +9,9 @@ import pytest
 from pydantic import Field
 
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import Config, TrainConfig
+from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, added
+from split_matching.configs.settings import TrainConfig
 from split_matching.configs.slices import ClassIds, build_slice
 
 IDENTITY = {"clip.identity": "random:0"}

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from split_matching.configs.schema import ClipConfig
+from split_matching.configs.settings import ClipConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.clip import FrozenClip
 from split_matching.model.clip_weights import create_open_clip

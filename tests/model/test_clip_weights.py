@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import ClipConfig
+from split_matching.configs.settings import ClipConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.model import clip_weights
 from split_matching.model.clip import FrozenClip

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from split_matching.configs.schema import DecoderConfig, TrainConfig
+from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.model.criterion import SplitCriterion, Targets
 from split_matching.model.losses import mask_losses, nce_loss
 from split_matching.model.query_decoder import QueryOutput

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from split_matching.configs.schema import DecoderConfig
+from split_matching.configs.settings import DecoderConfig
 from split_matching.model.query_decoder import MultiScaleEnhancement, QueryDecoder
 from split_matching.model.votes import fuse, group_votes, label_map, query_probabilities
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from split_matching.configs.schema import ClipConfig
+from split_matching.configs.settings import ClipConfig
 from split_matching.model.clip import FrozenClip
 from split_matching.model.token_encoder import TokenEncoder, join_patches, split_patches
 

@@ -604,7 +604,7 @@ CONFIGS = [
         "billion laughs",
         lambda p: p.set_file(LAUGHS),
         2,
-        "{extra}: broken YAML: alias *a is not taken: write the value itself",
+        "{extra}: broken YAML: alias *a is not allowed: write the value itself",
     ),
     Row("endless nesting", lambda p: p.set_file("[" * 9999), 2, "{extra}: nested too deeply"),
     Row("not text", lambda p: p.set_file(b"train: \xff\xfe"), 2, "{extra}: not UTF-8 text; save the file as UTF-8"),

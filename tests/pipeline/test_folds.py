@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from split_matching.configs.class_list import load_classes
+from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.pipeline.cli import main
@@ -140,7 +140,7 @@ def relabel(source: Path, target: Path, ids: Sequence[int]) -> Path:
 
 
 def test_folds_are_blind_to_unseen_classes(tmp_path: Path) -> None:
-    unseen = sorted(load_classes("shapes").unseen_ids)
+    unseen = sorted(load_shipped_classes("shapes").unseen_ids)
     assert main(["RenderShapes", "--artifacts", str(tmp_path / "data"), "--quiet", "--set", *REAL]) == 0
     tree = next((tmp_path / "data" / "shapes" / "shapes").iterdir())
     lighter = variant(tmp_path, "lighter", "evaluate: {candidate_weight: 0.3}")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.configs.clusterings import clustering_module
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 
 
 class ClusteringModule(Protocol):

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.stages.candidates.clustering.steps import check_points, merge_centroids, to_unit_length
 from split_matching.stages.data.resize import resize_grid
 from split_matching.stages.ground.region_map import number_by_area

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.stages.candidates.clustering.faiss_kmeans import partition, smooth
 
 BATCHED = False

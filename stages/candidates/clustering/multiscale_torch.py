@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.stages.candidates.clustering.steps import check_points, merge_centroids, window_matrix
 from split_matching.stages.ground.region_map import number_by_area
 

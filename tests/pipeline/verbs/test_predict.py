@@ -72,18 +72,18 @@ def predict(artifacts: Path, image: Path, out: Path, *more: str, classes: str = 
 
 def test_prediction_is_that_of_evaluation(artifacts: Path, segmenter: Segmenter) -> None:
     """The cache holds half-precision features; all but a few pixels agree."""
-    from split_matching.configs.class_list import load_classes
+    from split_matching.configs.class_list import load_shipped_classes
     from split_matching.configs.load import load_config
     from split_matching.pipeline.stages import make_plan
 
     plan = make_plan(load_config("shapes", overrides=[f"runtime.artifacts={artifacts}", *settings()]))
     shards = plan["evaluate"].artifact().shards("val")
-    names = [entry.name for entry in load_classes("shapes").entries]
+    names = [entry.name for entry in load_shipped_classes("shapes").entries]
     root = plan["shapes"].entry.folder / "VOCdevkit" / "VOC2012" / "JPEGImages"
     for image_id in shards.ids:
         prediction = segmenter.predict(root / f"{image_id}.jpg", names)
         assert (prediction.labels == shards.read(image_id, "labels")).mean() > 0.99
-        assert sum(prediction.seen) == len(load_classes("shapes").seen())
+        assert sum(prediction.seen) == len(load_shipped_classes("shapes").seen())
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (1, 1), (3, 200), (200, 3), (65, 127)])

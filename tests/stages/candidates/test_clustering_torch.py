@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.errors import DataError
 from split_matching.stages.candidates import features, fused, pseudo_masks
 from split_matching.stages.candidates.clustering import faiss_kmeans, multiscale_faiss, multiscale_torch

@@ -15,7 +15,7 @@ from split_matching.cache.code import module_closure
 from split_matching.configs import clusterings
 from split_matching.configs.clusterings import CLUSTERINGS, Clustering, clustering_module
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.errors import ConfigError
 from split_matching.stages.candidates import features, pseudo_masks
 from split_matching.stages.candidates.clustering import ClusteringModule, cluster, load_clustering

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from split_matching.configs.schema import PseudoMasksConfig
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.errors import DataError
 from split_matching.stages.candidates.clustering import cluster
 from split_matching.stages.candidates.clustering.faiss_kmeans import smooth, spherical_kmeans

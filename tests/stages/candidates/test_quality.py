@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from split_matching.configs.class_list import load_classes
+from split_matching.configs.class_list import load_shipped_classes
 from split_matching.errors import DataError
 from split_matching.pipeline.cli import main
 from split_matching.stages.candidates import features
@@ -55,7 +55,7 @@ def test_no_region_overlaps_nothing() -> None:
 def test_unseen_labels_change_no_number(chain: Chain, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(chain.root, root)
-    unseen = [entry.id for entry in load_classes("shapes").unseen_entries]
+    unseen = [entry.id for entry in load_shipped_classes("shapes").unseen_entries]
     source, changed = open_source(chain.config.data, root), 0
     for image_id in source.ids("train"):
         mask = np.asarray(Image.open(source.mask_path(image_id)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from split_matching.configs.schema import ClipConfig, RegionsConfig
+from split_matching.configs.settings import ClipConfig, RegionsConfig
 from split_matching.model.clip import FrozenClip
 from split_matching.stages.candidates.region_embedding import RegionItem, crop_regions, embed_mean, embed_regions
 from split_matching.stages.ground.region_map import masks_of

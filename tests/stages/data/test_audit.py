@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from split_matching.configs.class_list import classes_of
+from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
 from split_matching.pipeline.cli import main
 from split_matching.stages.data.audit import Audit, audit_data
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 
 def audit(root: Path, *more: str, limit: int | None = None) -> Audit:
     data = load_config("folder", overrides=settings(root, *more)).data
-    return audit_data(data, classes_of(data), data.root, no_progress, limit, threads=2)
+    return audit_data(data, load_classes(data), data.root, no_progress, limit, threads=2)
 
 
 def problems(found: Audit) -> list[str]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from split_matching.configs.class_list import load_classes
+from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import DataConfig
+from split_matching.configs.settings import DataConfig
 from split_matching.stages.data.images import (
     IGNORE,
     UNANNOTATED,
@@ -152,7 +152,7 @@ def test_labels_read_through_a_source(voc_tree, make_mask):
 
 
 def test_real_photographs_and_masks_decode(voc_mini):
-    config, classes = load_config("voc"), load_classes("voc")
+    config, classes = load_config("voc"), load_shipped_classes("voc")
     source = open_source(config.data, voc_mini)
     assert (len(source.ids("train")), len(source.ids("val"))) == (160, 60)
     for image_id in source.ids("val")[:10]:

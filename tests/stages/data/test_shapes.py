@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from split_matching.configs.class_list import load_classes
-from split_matching.configs.schema import Config, PretrainConfig, ShapesConfig
+from split_matching.configs.class_list import load_shipped_classes
+from split_matching.configs.schema import Config
+from split_matching.configs.settings import PretrainConfig, ShapesConfig
 from split_matching.stages.data import shapes
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.training.pretrain import caption, contrastive_loss, crop_scene, render_batch
@@ -44,7 +45,7 @@ def test_files_are_in_voc_layout(tmp_path: Path) -> None:
 
 
 def test_classes_cover_every_colour_and_pattern() -> None:
-    classes = load_classes("shapes")
+    classes = load_shipped_classes("shapes")
     names = [f"{colour} {pattern}" for colour in shapes.COLOURS for pattern in shapes.PATTERNS]
     assert [entry.name for entry in classes.entries] == names
     assert list(classes.ids) == list(range(1, 25))

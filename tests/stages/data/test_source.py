@@ -10,7 +10,7 @@ import pytest
 
 from split_matching.cache.code import ROOMS, module_closure
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import DataConfig
+from split_matching.configs.settings import DataConfig
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data.source import layout_module, load_layout
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import ClipConfig
+from split_matching.configs.settings import ClipConfig
 from split_matching.model.clip import FrozenClip
 from split_matching.stages.inference.complexity import count_complexity, count_flops
 

@@ -192,7 +192,7 @@ def test_excluded_classes_enter_neither_mean() -> None:
     assert result.miou_seen == pytest.approx(0.5)
 
 
-def classes_of(*names: str) -> list[ClassEntry]:
+def class_entries(*names: str) -> list[ClassEntry]:
     return [ClassEntry(id=index + 1, name=name) for index, name in enumerate(names)]
 
 
@@ -203,7 +203,7 @@ def written(folder: Path) -> dict[str, bytes]:
 def test_files_hold_percent_null_and_groups(tmp_path: Path) -> None:
     confusion = ConfusionMatrix(4)
     confusion.update(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 2]], np.uint8), IGNORE)
-    names = classes_of("cat", 'a, "b"', "absent", "left out")
+    names = class_entries("cat", 'a, "b"', "absent", "left out")
     result = write_metrics(
         tmp_path,
         confusion,
@@ -230,7 +230,7 @@ def test_files_hold_percent_null_and_groups(tmp_path: Path) -> None:
 def test_undefined_means_are_null_in_json(tmp_path: Path) -> None:
     confusion = ConfusionMatrix(1)
     confusion.update(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), IGNORE)
-    write_metrics(tmp_path, confusion, classes_of("cat"), [True])
+    write_metrics(tmp_path, confusion, class_entries("cat"), [True])
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["mIoU_unseen"] is None
     assert metrics["hIoU"] is None
@@ -241,13 +241,13 @@ def test_equal_inputs_write_equal_bytes(tmp_path: Path) -> None:
         confusion = ConfusionMatrix(2)
         confusion.update(np.array([0, 1], np.uint8), np.array([1, 1], np.uint8), IGNORE)
         (tmp_path / name).mkdir()
-        write_metrics(tmp_path / name, confusion, classes_of("cat", "dog"), [True, False])
+        write_metrics(tmp_path / name, confusion, class_entries("cat", "dog"), [True, False])
     assert written(tmp_path / "first") == written(tmp_path / "second")
 
 
 def test_number_of_names_must_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 class names for a confusion matrix of 3 classes"):
-        write_metrics(tmp_path, ConfusionMatrix(3), classes_of("cat", "dog"), [True, True, False])
+        write_metrics(tmp_path, ConfusionMatrix(3), class_entries("cat", "dog"), [True, True, False])
 
 
 def test_image_scores_are_of_the_classes_that_the_truth_shows() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from split_matching.configs.class_list import ClassEntry, ClassList, load_classes
+from split_matching.configs.class_list import ClassEntry, ClassList, load_shipped_classes
 from split_matching.configs.schema import Config
 from split_matching.configs.slices import build_slice
 from split_matching.stages.ground.context import StageContext
@@ -124,7 +124,7 @@ def make_context(
 ) -> StageContext:
     """Make every upstream artifact of a tiny run on the VOC class list."""
     config = config or Config.model_validate({"dataset": "voc", "report": {"examples": 3, "worst": 1}})
-    classes = load_classes(config.data.classes)
+    classes = load_shipped_classes(config.data.classes)
     write_data(tmp_path / "data", classes)
     entries = [ClassEntry(e.id, (names or {}).get(e.id, e.name)) for e in classes.entries]
     confusion = ConfusionMatrix(len(entries))

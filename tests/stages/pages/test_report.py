@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jinja2 import Environment, meta
 
-from split_matching.configs.class_list import load_classes
+from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.schema import Config
 from split_matching.errors import CorruptError
 from split_matching.pipeline.stages import make_plan
@@ -136,7 +136,7 @@ def test_a_trial_says_so_where_no_published_split_does(
 def test_a_fold_shows_only_the_classes_it_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config.model_validate({"data": {"fold": 0}, "report": {"examples": 4}})
     ctx = make_context(tmp_path, monkeypatch, config=config)
-    classes = load_classes("voc")
+    classes = load_shipped_classes("voc")
     kept = classes.seen()  # the masks still hold the truly unseen ids, which are no class here
     trained = [entry in classes.seen(0) for entry in kept]
     write_metrics(tmp_path / "evaluate", ConfusionMatrix(len(kept)), kept, trained)

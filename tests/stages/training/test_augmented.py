@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from split_matching.configs.class_list import load_classes
+from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError
 from split_matching.model.process_group import ProcessGroup
@@ -204,7 +204,7 @@ def test_unseen_labels_change_no_bit(base: Chain, tmp_path: Path) -> None:
     """Nor do background and void: neither the targets nor where the crops lie."""
     root = tmp_path / "root"
     shutil.copytree(base.root, root)
-    source, seen = open_source(base.config.data, root), [entry.id for entry in load_classes("shapes").seen()]
+    source, seen = open_source(base.config.data, root), [entry.id for entry in load_shipped_classes("shapes").seen()]
     changed = 0
     for image_id in source.ids("train"):
         mask = np.asarray(Image.open(source.mask_path(image_id)))

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from split_matching.cache.code import module_closure
-from split_matching.configs.class_list import load_classes
-from split_matching.configs.schema import TrainConfig
+from split_matching.configs.class_list import load_shipped_classes
+from split_matching.configs.settings import TrainConfig
 from split_matching.errors import UserError
 from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
@@ -108,7 +108,7 @@ def test_unseen_labels_change_no_byte(chain: Chain, tmp_path: Path, blank: str) 
     """The inductive guarantee, from the masks on disk to the trained weights."""
     root = tmp_path / "root"
     shutil.copytree(chain.root, root)
-    unseen = [entry.id for entry in load_classes("shapes").unseen_entries]
+    unseen = [entry.id for entry in load_shipped_classes("shapes").unseen_entries]
     value = {"other unseen": unseen[-1], "background": 0, "void": 255}[blank]
     source, changed = open_source(chain.config.data, root), 0
     for image_id in source.ids("train"):
@@ -143,7 +143,7 @@ def test_images_without_targets_train(chain: Chain, tmp_path: Path, kind: str) -
     root = tmp_path / "root"
     shutil.copytree(chain.root, root)
     source = open_source(chain.config.data, root)
-    seen = load_classes("shapes").seen()[0].id
+    seen = load_shipped_classes("shapes").seen()[0].id
     for image_id in source.ids("train"):
         fill = {"all unannotated": 255, "fully annotated": seen, "no candidates": 0}[kind]
         Image.fromarray(np.full((64, 64), fill, np.uint8)).save(source.mask_path(image_id))
@@ -233,7 +233,7 @@ def test_evaluate_covers_all_classes_or_the_fold(chain: Chain, tmp_path: Path) -
     assert len(entries) == 24 and seen.sum() == 18
     folded = Chain(tmp_path, "data.fold=1", root=chain.root)
     entries, seen = evaluate.competing_classes(folded.slice)
-    unseen = {entry.id for entry in load_classes("shapes").unseen_entries}
+    unseen = {entry.id for entry in load_shipped_classes("shapes").unseen_entries}
     assert len(entries) == 18 and seen.sum() == 12 and not unseen & {entry.id for entry in entries}
 
 

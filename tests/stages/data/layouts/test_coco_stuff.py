@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from split_matching.configs.class_list import classes_of, load_classes
+from split_matching.configs.class_list import load_classes, load_shipped_classes
 from split_matching.configs.load import load_config
-from split_matching.configs.schema import RuntimeConfig
+from split_matching.configs.settings import RuntimeConfig
 from split_matching.configs.slices import build_slice
 from split_matching.errors import DataError
 from split_matching.pipeline.stages import make_plan
@@ -45,14 +45,14 @@ PUBLISHED = "53c59b920927b215690b4ba5aef4ed4794e5e4b278f9e67d7e633ddbfad9b830"
 
 
 def test_class_list_is_the_published_one() -> None:
-    classes = load_classes("coco_stuff")
+    classes = load_shipped_classes("coco_stuff")
     assert classes.ids == tuple(range(171)) and classes.ignore == (255,)
     assert {entry.id: entry.name for entry in classes.unseen_entries} == UNSEEN
     assert len(classes.seen()) == 156 and len(UNSEEN) == 15
 
 
 def test_raw_ids_become_the_published_train_ids() -> None:
-    names = [entry.name for entry in load_classes("coco_stuff").entries]
+    names = [entry.name for entry in load_shipped_classes("coco_stuff").entries]
     assert {label: names[TRAIN_ID[label - 1]] for label in LABELS} == LABELS
     assert len(RAW_IDS) == 171 and RAW_IDS[80:] == tuple(range(91, 182))  # stuff has no gaps
     assert [TRAIN_ID[raw] for raw in RAW_IDS] == list(range(171)) and TRAIN_ID[255] == 255
@@ -64,7 +64,7 @@ def test_raw_ids_become_the_published_train_ids() -> None:
 
 def test_every_name_and_raw_id_is_that_of_the_published_list() -> None:
     """Ours, written as the project writes its list, is that file byte by byte."""
-    entries = zip(RAW_IDS, load_classes("coco_stuff").entries, strict=True)
+    entries = zip(RAW_IDS, load_shipped_classes("coco_stuff").entries, strict=True)
     labels = {0: "unlabeled", **WITHOUT_MASKS, **{raw + 1: entry.name for raw, entry in entries}}
     text = "".join(f"{label}: {labels[label]}\n" for label in range(183))
     assert hashlib.sha256(text.encode()).hexdigest() == PUBLISHED
@@ -112,7 +112,7 @@ def test_raw_and_converted_maps_give_the_same_bytes(tmp_path: Path) -> None:
 def test_training_labels_know_no_unseen_class(tmp_path: Path) -> None:
     root = tree(tmp_path, converted=False)
     config = load_config("coco_stuff", overrides=[f"data.root={root}"])
-    source, classes = open_source(config.data, root), classes_of(config.data)
+    source, classes = open_source(config.data, root), load_classes(config.data)
     seen = [entry.id for entry in classes.seen()]
     labels, annotated = read_seen_labels(source, "000000000009", seen)
     truth = read_all_labels(source, "000000000009", classes.ids)

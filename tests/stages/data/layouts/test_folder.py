@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from split_matching.configs.class_list import ClassEntry, classes_of
+from split_matching.configs.class_list import ClassEntry, load_classes
 from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.cli import main
@@ -141,21 +141,21 @@ def test_fingerprint_follows_the_files(tmp_path: Path) -> None:
 
 
 def classes(root: Path, *more: str) -> list[ClassEntry]:
-    return list(classes_of(load_config("folder", overrides=[f"data.root={root}", *more]).data).entries)
+    return list(load_classes(load_config("folder", overrides=[f"data.root={root}", *more]).data).entries)
 
 
 def test_a_plain_list_counts_from_first_id(tmp_path: Path) -> None:
     write(tmp_path)
-    found = classes_of(load_config("folder", overrides=settings(tmp_path)).data)
+    found = load_classes(load_config("folder", overrides=settings(tmp_path)).data)
     assert found.ids == (0, 1, 2, 3, 4) and found.ignore == (255,)
     assert [entry.name for entry in found.unseen_entries] == ["dog", "kite"]
-    found = classes_of(load_config("folder", overrides=settings(tmp_path, "data.first_id=1", "data.ignore=[0]")).data)
+    found = load_classes(load_config("folder", overrides=settings(tmp_path, "data.first_id=1", "data.ignore=[0]")).data)
     assert found.ids == (1, 2, 3, 4, 5) and found.ignore == (0,)
 
 
 def test_a_plain_list_may_name_background(tmp_path: Path) -> None:
     write(tmp_path, names=("background", *folder_data.NAMES))
-    found = classes_of(load_config("folder", overrides=settings(tmp_path, "data.ignore=[0, 255]")).data)
+    found = load_classes(load_config("folder", overrides=settings(tmp_path, "data.ignore=[0, 255]")).data)
     assert found.entries[0] == ClassEntry(1, "wall") and len(found.entries) == 5
 
 
@@ -171,12 +171,12 @@ def test_a_text_list_may_give_ids(tmp_path: Path) -> None:
 def test_yaml_lists_take_names_or_ids(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "mine.yaml").write_text("ignore: [255]\nclasses: [a, b, c]\nunseen: [c, 0]\n")
-    found = classes_of(load_config("folder", overrides=[f"data.root={tmp_path}", "data.classes=mine.yaml"]).data)
+    found = load_classes(load_config("folder", overrides=[f"data.root={tmp_path}", "data.classes=mine.yaml"]).data)
     assert found.unseen_ids == {0, 2}
     more = [f"data.root={tmp_path}", "data.classes=mine.yaml", "data.unseen=[b]"]
-    assert classes_of(load_config("folder", overrides=more).data).unseen_ids == {1}
+    assert load_classes(load_config("folder", overrides=more).data).unseen_ids == {1}
     more = ["data.root=x", "data.classes=voc", "data.unseen=[cat, dog]"]
-    assert classes_of(load_config("folder", overrides=more).data).unseen_ids == {8, 12}
+    assert load_classes(load_config("folder", overrides=more).data).unseen_ids == {8, 12}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_config_beside_the_data(tmp_path: Path) -> None:
     write(tmp_path)
     config = load_config(str(tmp_path / "rooms.yaml"))
     assert config.dataset == "rooms" and config.data.root == tmp_path
-    assert len(classes_of(config.data).entries) == 5
+    assert len(load_classes(config.data).entries) == 5
     more = ["data.root=x", "data.classes=voc", "data.unseen=[cat]"]
     assert load_config(str(tmp_path / "rooms.yaml"), overrides=more).data.root == Path.cwd() / "x"
 

@@ -1,0 +1,382 @@
+"""Every setting of the pipeline, defined once: its type, its range, its default and what it does.
+
+A field marked `RUNTIME` says where or how fast something runs, never what comes out: it enters no cache key, so that
+changing it reruns nothing. All other fields are semantic and enter the key of each stage that reads them. A field that
+you add is marked `added(neutral=...)`, so that earlier results keep their keys: see `configs.section`.
+
+Sources: "paper" is arXiv 2505.05023; "choice" is ours, because the paper's text was not at hand.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from split_matching.configs.clusterings import find_clustering
+from split_matching.configs.section import IDENTITY, RUNTIME, Section
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class DataConfig(Section):
+    """Which images, which classes, and which of those are seen."""
+
+    layout: Literal["shapes", "voc", "coco_stuff", "folder"] = Field(
+        "voc",
+        description="How files lie under the root, see stages/data/layouts; `shapes` is rendered.",
+    )
+    root: Path | None = Field(
+        None,
+        description="Folder of the raw files; in a YAML file relative to that file, elsewhere to the working folder.",
+        json_schema_extra=RUNTIME,
+    )
+    classes: str = Field(
+        "voc",
+        description="Class list: NAME of configs/classes/NAME.yaml, or a .yaml or .txt file below the root.",
+    )
+    unseen: tuple[str, ...] = Field((), description="Names of the unseen classes; none: those that the list names.")
+    ignore: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = Field(
+        None, description="Mask ids that are no class; null: those that the list names, 255 for a .txt list."
+    )
+    first_id: NonNegative = Field(0, description="Mask id of the first name of a class list without ids.")
+    train_split: str = Field(
+        "trainaug", description="voc: name of the list; folder: list of ids (.txt below the root), or a folder's name."
+    )
+    val_split: str = Field("val", description="The same for validation.")
+    image_folder: str = Field("images", description="folder: where the images are, below the root.")
+    image_suffix: str = Field("", description="folder: end of every image's name, e.g. _rgb.png; none: any picture.")
+    mask_folder: str = Field("SegmentationClassAug", description="Folder of the index masks; unused by coco_stuff.")
+    mask_suffix: str = Field(".png", description="folder: end of every mask's name, in place of the image's ending.")
+    expected_train: Positive | None = Field(
+        None, description="Images of the whole training split; fewer is a subset, and the report says so."
+    )
+    expected_val: Positive | None = Field(None, description="The same for validation.")
+    images: tuple[str, ...] = Field(
+        (), description="Only these images, of both lists, for a quick trial; none: all. Short form: --images."
+    )
+    fold: NonNegative | None = Field(
+        None, description="Hide the seen classes of this fold as if unseen, and evaluate on them."
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(3, description="Number of folds of the seen classes.")
+
+    @field_validator("images")
+    @classmethod
+    def _each_once(cls, images: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(images)))
+
+    @field_validator("train_split", "val_split", "mask_folder", "image_folder")
+    @classmethod
+    def _inside_the_root(cls, name: str) -> str:
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError("expected a name inside the data set, without leading / and without ..")
+        return name
+
+    @model_validator(mode="after")
+    def _fold_in_range(self) -> DataConfig:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist: data.folds is {self.folds}, so 0..{self.folds - 1}")
+        return self
+
+
+class ShapesConfig(Section):
+    """The embedded data set: how many scenes, how large."""
+
+    train_scenes: Positive = Field(1000, description="Rendered training scenes.")
+    val_scenes: Positive = Field(300, description="Rendered validation scenes.")
+    image_size: Annotated[int, Field(ge=32)] = Field(128, description="Side of a scene, in pixels.")
+    seed: NonNegative = Field(0, description="Seed of the renderer.")
+
+
+class ClipConfig(Section):
+    """The frozen CLIP: an open_clip architecture and its weights."""
+
+    model: str = Field("ViT-B-16", description="open_clip name, or the name of a JSON file in configs/clip/.")
+    weights: str = Field(
+        "openai",
+        description="An open_clip pretrained tag, a local file, `bundled`, `pretrain` (the PretrainClip stage's "
+        "result) or `random` (plumbing only: results mean nothing).",
+        json_schema_extra=IDENTITY,
+    )
+    quick_gelu: bool | Literal["auto"] = Field(
+        "auto",
+        description="Activation that the weights were trained with: auto knows tags, OpenAI's files and architectures "
+        "with one activation only, and asks otherwise.",
+    )
+    seed: NonNegative = Field(0, description="Seed of `weights: random`.", json_schema_extra=IDENTITY)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of the image tower's products; sums, norms and results stay float32. bfloat16 is for GPUs that "
+        "multiply faster in it; features of `shapes` then differ by 0.3 % of their length (median, on a CPU).",
+    )
+
+
+class PretrainConfig(Section):
+    """Contrastive training of the small CLIP for `shapes` (choice)."""
+
+    steps: Positive = Field(3000, description="Optimiser steps.")
+    batch: Positive = Field(128, description="Scenes a step.")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak learning rate (AdamW, cosine).")
+    warmup: NonNegative = Field(200, description="Linear warm-up steps.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW weight decay.")
+    single_fraction: Fraction = Field(0.3, description="Share of scenes with one object on a plain ground.")
+    seed: NonNegative = Field(0, description="Seed of scenes, captions and initial weights.")
+
+
+class TextConfig(Section):
+    """Prompts: one template, or an ensemble whose embeddings are averaged and normalised again."""
+
+    templates: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1, description="`{}` takes the class name.")
+
+    @model_validator(mode="after")
+    def _has_slot(self) -> TextConfig:
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"template {template!r} needs exactly one {{}} for the class name")
+        return self
+
+
+class FeaturesConfig(Section):
+    """Dense CLIP features (choice: variant, block and size)."""
+
+    size: Annotated[int, Field(ge=16)] = Field(512, description="Target length of the side named by `resize`, pixels.")
+    resize: Literal["short", "long"] = Field(
+        "long", description="Which side gets `size`; both are then rounded to whole patches, nothing is padded."
+    )
+    variant: Literal["value", "qq", "kk", "last"] = Field(
+        "value",
+        description="Last block: values only (MaskCLIP), self-self attention (ClearCLIP), or the plain output.",
+    )
+    decoder_blocks: tuple[NonNegative, ...] = Field(
+        (3, 6, 9, 12), min_length=1, description="Blocks whose tokens the decoder reads; 1 is the first block."
+    )
+    shifts: Annotated[int, Field(ge=1, le=4)] = Field(
+        1,
+        description="For clustering: forward passes along each axis, at sub-token offsets that are stitched into one "
+        "grid; 2 makes clusters twice as fine for 4 more passes an image and 4 times the features to keep.",
+    )
+    persist: bool = Field(
+        True,
+        description="Keep the features of training images. false: pseudo masks and regions are made of them on the "
+        "fly, for data whose features would not fit on the disk; needs train.features online.",
+    )
+
+
+class PseudoMasksConfig(Section):
+    """Pseudo masks: clustering the dense features of one image (paper: cluster; choice: how)."""
+
+    method: str = Field(
+        "multiscale",
+        description="multiscale: seeds from sliding windows (after CLIP-ZSS); kmeans: plain k-means; or your own, see "
+        "configs/clusterings.py.",
+    )
+    block: Positive | None = Field(
+        None,
+        description="Cluster the tokens of this block (one of features.decoder_blocks) instead of the dense features.",
+    )
+    engine: str = Field(
+        "faiss",
+        description="What runs the method. faiss: on the CPU, an image a thread; torch: on runtime.device, many images "
+        "at once. Both give the same assignments except for ties and last bits; which is faster on a GPU was not "
+        "measured.",
+    )
+    smooth: Fraction = Field(
+        0.5, description="Weight of a cell's 3x3 neighbourhood mean against the cell itself, before clustering."
+    )
+    windows: tuple[Positive, ...] = Field((4, 8, 16), min_length=1, description="Window sizes of the seeds, in cells.")
+    k: Annotated[int, Field(ge=1, le=250)] = Field(8, description="Clusters for `kmeans`.")
+    iterations: Positive = Field(15, description="k-means iterations.")
+    merge: Annotated[float, Field(ge=-1, le=1)] = Field(
+        0.9, description="lambda: centroids with a cosine similarity above this become one."
+    )
+    min_area: Fraction = Field(0.005, description="Regions smaller than this share of the image are dropped.")
+    scale: Positive = Field(2, description="Label map resolution: this many cells per side of a clustered cell.")
+    seed: NonNegative = Field(0, description="Seed of plain k-means.")
+
+    @model_validator(mode="after")
+    def _clustering_exists(self) -> PseudoMasksConfig:
+        find_clustering(self.method, self.engine)
+        return self
+
+
+class RegionsConfig(Section):
+    """One CLIP embedding a region (paper: CLS tokens; choice: how)."""
+
+    method: Literal["crop", "attention", "mean"] = Field(
+        "crop",
+        description="CLS of the masked crop, CLS that attends to the region only, or mean dense feature (ablation).",
+    )
+    expand: Annotated[float, Field(ge=1.0)] = Field(1.1, description="Crop box side over region box side.")
+    blocks: Positive = Field(
+        3,
+        description="For `attention`: how many last blocks see only the region. If the block before them is one of "
+        "features.decoder_blocks, its cached tokens save the blocks up to it (9 of ViT-B/16's 12).",
+    )
+
+
+class DecoderConfig(Section):
+    """The query decoder (paper: queries, decoder, MFE; choice: sizes)."""
+
+    dim: Positive = Field(256, description="Width d of the decoder.")
+    layers: Positive = Field(3, description="Decoder layers.")
+    heads: Positive = Field(8, description="Attention heads.")
+    ffn: Positive = Field(1024, description="Hidden width of the feed-forward layers.")
+    seen_queries: Positive = Field(40, description="Queries matched to annotated seen classes.")
+    candidate_queries: NonNegative = Field(60, description="Queries matched to pseudo masks.")
+    mfe: bool = Field(True, description="Multi-scale feature enhancement before the decoder.")
+    upsample: Positive = Field(2, description="Mask resolution over token resolution: a power of two.")
+    masked_attention: bool = Field(True, description="Cross-attention looks only where the last mask was positive.")
+    temperature: Annotated[float, Field(gt=0)] = Field(30.0, description="tau: logit scale of the cosine class scores.")
+    prompts: NonNegative = Field(
+        0, description="Learnt tokens in every block of the frozen CLIP (peers: 10); needs train.features online."
+    )
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> DecoderConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"decoder.dim {self.dim} is not a multiple of decoder.heads {self.heads}")
+        if self.upsample & (self.upsample - 1):
+            raise ValueError(f"decoder.upsample {self.upsample} is not a power of two")
+        return self
+
+
+class TrainConfig(Section):
+    """Matching, losses and schedule."""
+
+    matching: Literal["split", "single"] = Field(
+        "split", description="Split matching (paper), or ordinary Hungarian matching with no-object (baseline)."
+    )
+    steps: Positive = Field(20000, description="Optimiser steps.")
+    batch: Positive = Field(16, description="Images a step, over all processes.")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="Peak learning rate (AdamW).")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW weight decay.")
+    warmup: NonNegative = Field(500, description="Linear warm-up steps.")
+    poly: Annotated[float, Field(ge=0)] = Field(0.9, description="Power of the poly decay.")
+    clip_grad: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
+    flip: bool = Field(True, description="Mirror features, masks and candidates at random.")
+    features: Literal["cached", "online"] = Field(
+        "cached", description="Token maps from the cache, or computed in the loop from augmented images."
+    )
+    scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
+        (0.5, 2.0), description="Online: image scale over that of `features`, drawn at random; then a crop."
+    )
+    cat_max_ratio: Fraction = Field(
+        0.75, description="Online: largest share of one seen class among the annotated pixels of a crop."
+    )
+    photometric: bool = Field(True, description="Online: change brightness, contrast, saturation and hue at random.")
+    cost_class: Annotated[float, Field(ge=0)] = Field(2.0, description="Matching cost of the class term.")
+    cost_mask: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of the mask BCE.")
+    cost_dice: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of dice.")
+    loss_class: Annotated[float, Field(ge=0)] = Field(2.0, description="Weight of the seen cross entropy.")
+    loss_mask: Annotated[float, Field(ge=0)] = Field(5.0, description="Weight of the mask BCE.")
+    loss_dice: Annotated[float, Field(ge=0)] = Field(5.0, description="Weight of dice.")
+    loss_cosine: Annotated[float, Field(ge=0)] = Field(2.0, description="Weight of 1 - cos to the region embedding.")
+    loss_nce: Annotated[float, Field(ge=0)] = Field(0.5, description="Weight of InfoNCE to the region embeddings.")
+    nce_temperature: Annotated[float, Field(gt=0)] = Field(0.07, description="Temperature of InfoNCE.")
+    no_object: Annotated[float, Field(ge=0)] = Field(0.1, description="Weight of no-object for unmatched seen queries.")
+    candidate_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of all candidate losses.")
+    deep_supervision: bool = Field(True, description="Losses at every decoder layer.")
+    checkpoint_every: Positive = Field(500, description="Steps between checkpoints.", json_schema_extra=RUNTIME)
+    log_every: Positive = Field(20, description="Steps between metric lines.", json_schema_extra=RUNTIME)
+    seed: NonNegative = Field(0, description="Seed of initial weights, order, flips and augmentation.")
+
+    @model_validator(mode="after")
+    def _scales_in_order(self) -> TrainConfig:
+        low, high = self.scale_range
+        if low > high:
+            raise ValueError(f"train.scale_range [{low}, {high}] is empty: expected the smaller scale first")
+        return self
+
+
+class EvaluateConfig(Section):
+    """Inference and metrics."""
+
+    mode: Literal["whole", "slide"] = Field("whole", description="Whole image, or average over sliding windows.")
+    window: Annotated[int, Field(ge=16)] = Field(512, description="Slide: window side, pixels of the resized image.")
+    stride: Positive = Field(426, description="Slide: pixels from window to window (peers: 426).")
+    short_side: Annotated[int, Field(ge=16)] | None = Field(
+        None, description="Slide: short side of the resized image, pixels (peers: 512); null: resized as `features`."
+    )
+    gamma: float = Field(0.0, description="Subtracted from the scores of seen classes (calibrated stacking).")
+    gamma_sweep: tuple[float, ...] = Field(
+        (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3), description="Other values of gamma to report beside it."
+    )
+    predictor: Literal["decoder", "dense", "regions"] = Field(
+        "decoder",
+        description="The trained decoder, or training-free CLIP: dense features or named clusters (baselines).",
+    )
+    fusion: Fraction = Field(
+        0.0, description="Weight of the frozen CLIP's score of each predicted region (ZegFormer); 0 does without."
+    )
+    fusion_method: Literal["crop", "attention", "mean"] = Field(
+        "crop",
+        description="How predicted regions are embedded for fusion; as regions.method, but chosen apart from it.",
+    )
+    fusion_floor: Fraction = Field(0.05, description="Queries with a smaller total vote are not shown to CLIP.")
+    group_classes: Literal["all", "own"] = Field(
+        "all",
+        description="What a query group votes for: all classes, or its own (seen queries for the seen classes, "
+        "candidate queries for all others). Single matching has one group, and always all.",
+    )
+    candidate_weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="Weight of the candidate group's votes against the seen group's."
+    )
+
+    @model_validator(mode="after")
+    def _windows_leave_no_gap(self) -> EvaluateConfig:
+        if self.stride > self.window:
+            raise ValueError(f"evaluate.stride {self.stride} leaves gaps: evaluate.window is {self.window}")
+        return self
+
+
+class ReportConfig(Section):
+    """What the page shows."""
+
+    examples: NonNegative = Field(12, description="Validation images in the grid.")
+    worst: NonNegative = Field(12, description="Validation images with the lowest mean IoU, in a grid of their own.")
+    quality_images: NonNegative = Field(
+        300, description="Training images, evenly spread, on which pseudo masks are compared with the truth; 0: none."
+    )
+
+
+class RuntimeConfig(Section):
+    """Where and how fast: no field here may change a result."""
+
+    artifacts: Path = Field(
+        Path("artifacts"),
+        description="Folder of the cache. Default: artifacts/ in the checkout; of an installed package, in the working "
+        "folder.",
+        json_schema_extra=RUNTIME,
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: cuda when there.", json_schema_extra=RUNTIME
+    )
+    workers: Positive = Field(1, description="Processes for sharded stages.", json_schema_extra=RUNTIME)
+    scheduler: str | None = Field(
+        None,
+        description="HOST:PORT of a luigid that several machines share; null: this process schedules for itself.",
+        json_schema_extra=RUNTIME,
+    )
+    threads: NonNegative = Field(
+        0,
+        description="CPU threads a process; 0: cores / workers, all cores for training (its last bits depend on them).",
+        json_schema_extra=RUNTIME,
+    )
+    shard_size: Positive = Field(128, description="Images a shard.", json_schema_extra=RUNTIME)
+    batch: Positive = Field(16, description="Images a forward pass outside training.", json_schema_extra=RUNTIME)
+    cache_mb: NonNegative = Field(
+        2048,
+        description="Memory for decoded training items, in MB; beyond it they are read again.",
+        json_schema_extra=RUNTIME,
+    )
+
+    @field_validator("scheduler")
+    @classmethod
+    def _is_address(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"[^\s/:]+:\d{1,5}", address):
+            raise ValueError(f"{address!r} is no address: expected HOST:PORT, e.g. node1:8082")
+        return address
