@@ -210,14 +210,23 @@ class Evaluate(Stage):
     @property
     def chosen(self) -> tuple[str, ...]:
         """What predicts, and the clustering where it names clusters."""
-        predictor = self.config.evaluate.predictor
-        clusters = (clustering(self.config).module,) if predictor == "regions" else ()
-        return (*super().chosen, predictor_module(predictor), *clusters)
+        method = (clustering(self.config).module,) if self.clusters else ()
+        return (*super().chosen, predictor_module(self.config.evaluate.predictor), *method)
+
+    @property
+    def clusters(self) -> bool:
+        """Whether clusters are named, a baseline."""
+        return self.config.evaluate.predictor == "regions"
 
     @property
     def embeds_regions(self) -> bool:
         """Whether CLIP is shown predicted or clustered regions of the image."""
-        return self.config.evaluate.fusion > 0 or not self.trained
+        return self.clusters or (self.trained and self.config.evaluate.fusion > 0)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the decoder looks at images instead of cached token maps."""
+        return self.trained and evaluates_images(self.config)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -230,16 +239,16 @@ class Evaluate(Stage):
         ]
         if self.embeds_regions:
             found += [*images(config), "regions", "features.variant"]
-        if not self.trained:
+        if self.clusters:
             found += clustering_fields(config)
-        if evaluates_images(config):
+        if self.reads_images:
             found += online_features(config)
         return tuple(found)
 
     @property
     def builds_on(self) -> Mapping[str, Files]:
         """Cached token maps, the decoder where one is trained, and the images where they are looked at."""
-        looks = self.embeds_regions or evaluates_images(self.config)
+        looks = self.embeds_regions or self.reads_images
         found: dict[str, Files] = {"dataset": ("val.json", "images.json") if looks else ("val.json",)}
         found["features"] = ("val",)
         return {**found, "train": ("weights.safetensors",)} if self.trained else found
