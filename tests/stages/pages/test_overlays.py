@@ -110,3 +110,10 @@ def decode(uri: str) -> np.ndarray:
 def test_jpeg_uri_is_close_to_the_image() -> None:
     assert jpeg_data_uri(GREY).startswith("data:image/jpeg;base64,")
     assert np.abs(decode(jpeg_data_uri(GREY)).astype(int) - 100).max() <= 1
+
+
+@pytest.mark.parametrize("quality", [50, 88, 95, 100])
+@pytest.mark.parametrize("side", [1, 64, 300, 700])
+def test_jpeg_uri_holds_the_finest_structure(side: int, quality: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    assert decode(jpeg_data_uri(noise, quality)).shape == noise.shape
