@@ -201,6 +201,17 @@ def test_weights_are_loaded_without_code():
     assert not wrong
 
 
+def test_images_are_opened_in_one_guarded_place():
+    """`Image.open` without `formats` hands some files to other programs."""
+    found = [
+        (place(path), sorted(key.arg for key in node.keywords))
+        for path in modules()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open")
+    ]
+    assert found == [("stages/data/images.py", ["formats"])]
+
+
 def test_tasks_know_no_arrays():
     """A task has no arithmetic: the pipeline does not import an array library."""
     arrays = {"numpy", "scipy", "torch", "PIL", "matplotlib"}

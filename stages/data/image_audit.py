@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from split_matching.configs.class_list import ClassList
 from split_matching.errors import DataError
-from split_matching.stages.data.images import class_id, decode_image, decode_values, read_bytes
+from split_matching.stages.data.images import (
+    class_id,
+    decode_values,
+    decode_with_orientation,
+    open_image,
+    read_bytes,
+)
 from split_matching.stages.data.source import Source
 
-ORIENTATION = 274  # EXIF tag
 COLOURED = ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "1")
 """Pillow's modes of masks that cannot be ids."""
 
@@ -57,8 +60,9 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         data = read_bytes(image_path)
         sha256 = hashlib.sha256(data).hexdigest()
         kind = "images cannot be decoded"
-        shape = decode_image(data, image_path).shape[:2]
-        rotated = Image.open(io.BytesIO(data)).getexif().get(ORIENTATION, 1) != 1
+        pixels, turned = decode_with_orientation(data, image_path)
+        shape, rotated = pixels.shape, turned != 1
+        del pixels  # a large image beside the next thread's
         kind = "masks are absent"
         mask_path = source.mask_path(image_id)
         content = read_bytes(mask_path)
@@ -84,6 +88,6 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
 
 def _mode(content: bytes) -> str:
     try:
-        return Image.open(io.BytesIO(content)).mode
+        return open_image(content).mode
     except Exception:  # Pillow's decoders raise almost any exception for damaged bytes; decoding will say what it is
         return ""

@@ -7,7 +7,10 @@ classes become one value before anything else reads them (void outlines unseen o
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Sequence
+import stat
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from split_matching.errors import DataError
+from split_matching.stages.data.pixel_budget import PixelBudget
 from split_matching.stages.data.source import Source
 
 UNANNOTATED = 255
@@ -26,7 +30,19 @@ IGNORE = 255
 MAX_PIXELS = 2**27
 """An image of more is an error, before it is decoded: a small file may claim sizes that fill any memory (choice)."""
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, on stderr; `_decode` has the limit
+MAX_BYTES = 8 * MAX_PIXELS
+"""A file of more is an error, before it is read: as many pixels of four 16-bit channels need (choice)."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+"""What is decoded, whatever a file's name says. Pillow knows more: it hands EPS files to another program."""
+
+ORIENTATION = 0x0112
+"""EXIF tag."""
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, on stderr; `_decoded` has the limit
+warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata; what matters becomes an error here
+
+_BUDGET = PixelBudget(MAX_PIXELS)
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -35,12 +51,31 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of an image or mask file.
 
     Raises:
-        DataError: the file is absent or cannot be read.
+        DataError: the file is absent, is too large, is a pipe or a device, or cannot be read.
     """
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe may wait for ever
+            raise DataError(f"{path}: not a regular file; expected an image: remove it")
+        if found.st_size > MAX_BYTES:
+            raise DataError(f"{path}: {found.st_size:,} bytes; expected {MAX_BYTES:,} at most: make the image smaller")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file") from None
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Read the header of an image, in one of `FORMATS`; any exception means that it is damaged or none of them."""
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a decoded image: 1 (upright) to 8; 1 where the EXIF data is absent or damaged."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow raises many kinds for damaged metadata
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -63,7 +98,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
     """Decode the bytes of an image; see `read_image`. `path` is for errors only."""
-    image = _decode(data, path, "image")
+    return decode_with_orientation(data, path)[0]
+
+
+def decode_with_orientation(data: bytes, path: Path) -> tuple[NDArray[np.uint8], int]:
+    """Decode the bytes of an image as `decode_image` does; return the pixels and the orientation that EXIF gives."""
+    with _decoded(data, path, "image") as image:
+        return _to_rgb(image, path), orientation(image)
+
+
+def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """Return the pixels of any mode as (H, W, 3) uint8; see `read_image`."""
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips instead of scaling.
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
@@ -72,7 +117,8 @@ def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path}: pixels of 32 bits have no fixed range; save the image with 8 or 16 bits a channel")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    # `convert` would copy what is RGB already
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
 
 
 def read_mask(
@@ -145,18 +191,8 @@ def translate(mask: Labels, table: Sequence[int]) -> Labels:
 
 def decode_values(data: bytes, path: Path, shape: tuple[int, int] | None = None) -> Labels:
     """Decode the bytes of a mask into the values of the file, (H, W), whatever they mean; see `read_mask`."""
-    image = _decode(data, path, "mask")
-    if image.format == "JPEG":
-        raise DataError(f"{path}: the mask is a JPEG, which smears ids; expected a PNG")
-    mask: Labels
-    if image.mode in ("P", "L"):
-        mask = np.array(image, dtype=np.uint8)
-    elif image.mode.startswith("I;16"):
-        mask = np.array(image).astype(np.uint16)
-    else:
-        raise DataError(
-            f"{path}: the mask has pixels of mode {image.mode}; expected class ids, as a palette or grey PNG"
-        )
+    with _decoded(data, path, "mask") as image:
+        mask = _to_values(image, path)
     if shape is not None and mask.shape != tuple(shape):
         turned = " (turned by 90 degrees: does the image have an EXIF orientation?)" if mask.T.shape == shape else ""
         raise DataError(
@@ -164,6 +200,17 @@ def decode_values(data: bytes, path: Path, shape: tuple[int, int] | None = None)
             "replace one of them"
         )
     return mask
+
+
+def _to_values(image: Image.Image, path: Path) -> Labels:
+    """Return the palette indices or grey values of a decoded mask."""
+    if image.format == "JPEG":
+        raise DataError(f"{path}: the mask is a JPEG, which smears ids; expected a PNG")
+    if image.mode in ("P", "L"):
+        return np.array(image, dtype=np.uint8)
+    if image.mode.startswith("I;16"):
+        return np.array(image).astype(np.uint16)
+    raise DataError(f"{path}: the mask has pixels of mode {image.mode}; expected class ids, as a palette or grey PNG")
 
 
 def seen_labels(mask: Labels, seen_ids: Sequence[int]) -> Labels:
@@ -244,21 +291,25 @@ def _index(mask: Labels, ids: Sequence[int]) -> Labels:
     return table[mask] if wide else table.astype(np.uint8)[mask]
 
 
-def _decode(data: bytes, path: Path, what: str) -> Image.Image:
-    """Decode every pixel, so that a truncated file is found now."""
+@contextmanager
+def _decoded(data: bytes, path: Path, what: str) -> Iterator[Image.Image]:
+    """Decode every pixel, so that a truncated file is found now; what is done with the image has the same guard."""
     if not data:
         raise DataError(f"{path}: the {what} file is empty; restore it or remove its id from the split")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise ValueError(f"it claims {image.width}x{image.height} pixels; expected {MAX_PIXELS:,} at most")
-            image.load()
-            return image
+            with _BUDGET.take(pixels):
+                image.load()
+                yield image
+    except DataError:
+        raise
     except Exception as error:  # Pillow's decoders raise almost any exception for damaged bytes
         reason = " ".join(str(error).split())
         if "cannot identify" in reason:
-            reason = "not an image"
+            reason = f"not an image: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise DataError(
             f"{path}: the {what} cannot be decoded ({reason or type(error).__name__}); "
             "restore the file or remove its id from the split"

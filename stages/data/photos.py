@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from split_matching.errors import DataError, one_line
-from split_matching.stages.data.images import decode_image, read_bytes
+from split_matching.stages.data.images import decode_with_orientation, orientation, read_bytes
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
-_ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,6 +41,8 @@ class Photo:
 def find_photos(given: Path, out: Path) -> list[Photo]:
     """Return the image files of a folder and all below it, or the one file, in sorted order.
 
+    Whatever has an image's name and is no folder is among them: what cannot be read is named when its turn comes.
+
     Args:
         given: a file or a folder.
         out: folder of results, which is not looked into.
@@ -50,7 +50,7 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
     Raises:
         DataError: nothing is there, or no image.
     """
-    if given.is_file():
+    if given.exists() and not given.is_dir():
         return [Photo(given, Path(given.name))]
     if not given.is_dir():
         raise DataError(f"{one_line(str(given))}: no such file or folder; give an image or a folder of images")
@@ -58,7 +58,7 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
     found = [
         Photo(path, path.relative_to(given))
         for path in sorted(given.rglob("*"))
-        if path.suffix.lower() in ENDINGS and path.is_file() and own not in path.resolve().parents
+        if path.suffix.lower() in ENDINGS and not path.is_dir() and own not in path.resolve().parents
     ]
     if not found:
         raise DataError(f"{one_line(str(given))}: no image in it; expected files that end in {', '.join(ENDINGS)}")
@@ -77,16 +77,15 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
 def decode_photo(data: bytes, path: Path) -> NDArray[np.uint8]:
     """Decode the bytes of a photograph; see `read_photo`. `path` is for errors only."""
     try:
-        pixels = decode_image(data, path)
+        pixels, turned = decode_with_orientation(data, path)
     except DataError as error:
         reason = str(error).partition(": ")[2].partition(";")[0]
         raise DataError(f"{one_line(str(path))}: {reason}") from None
-    with Image.open(io.BytesIO(data)) as image:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _TURNS.get(turned)
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Return a Pillow image with its EXIF orientation applied."""
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)

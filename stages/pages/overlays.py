@@ -120,7 +120,7 @@ def _paint(image: NDArray[np.uint8], labels: NDArray[Any], colours: NDArray[np.u
 def jpeg_data_uri(image: NDArray[np.uint8], quality: int = 88) -> str:
     """Return a (H, W, 3) uint8 image as a JPEG `data:` URI with full colour resolution.
 
-    Without `optimize`: Pillow then writes the file in one buffer of a byte for each pixel, and fine structure needs more.
+    Without `optimize`: with it, Pillow's buffer has a byte for each pixel, and fine structure needs more.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)

@@ -213,7 +213,7 @@ def test_unreadable_images_are_named_and_the_others_done(artifacts: Path, loaded
     (folder / "empty.jpg").touch()
     assert predict(artifacts, folder, tmp_path / "out", "--quiet") == 3
     out = capsys.readouterr().out
-    assert f"error: {folder / 'bad.png'}: the image cannot be decoded (not an image)" in out
+    assert f"error: {folder / 'bad.png'}: the image cannot be decoded (not an image: expected JPEG, " in out
     assert "empty" in out and "1 labelled, 2 failed" in out
     assert (tmp_path / "out" / "good.png.areas.json").is_file()
     assert not list((tmp_path / "out").rglob("*bad*")) and not list((tmp_path / "out").rglob("*.tmp"))

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import os
+import threading
+import zlib
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.load import load_config
 from split_matching.configs.settings import DataConfig
 from split_matching.stages.data.images import (
     IGNORE,
+    MAX_BYTES,
     UNANNOTATED,
     all_labels,
     read_all_labels,
+    read_bytes,
     read_image,
     read_mask,
     read_seen_labels,
     seen_labels,
 )
+from split_matching.stages.data.photos import find_photos, read_photo
+from split_matching.stages.data.pixel_budget import PixelBudget
 from split_matching.stages.data.source import open_source
 from tests.error_lines import check_error
 
@@ -51,6 +60,95 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
 def test_float_pixels_are_an_error(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     check_error(lambda: read_image(tmp_path / "float.tif"), "float.tif", "32 bits")
+
+
+def png_with_exif(exif: bytes) -> bytes:
+    """A PNG of 20x10 pixels with a chunk of EXIF data, whatever it is."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), (10, 20, 30)).save(buffer, "PNG")
+    data, body = buffer.getvalue(), b"eXIf" + exif
+    return data[:33] + len(exif).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big") + data[33:]
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"not a tiff header",
+        b"",
+        b"II*\0",
+        b"MM\0*\0\0\0\x08\xff\xff",
+        b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0",
+    ],
+)
+def test_an_image_with_damaged_exif_is_read_as_it_is(tmp_path, exif):
+    (tmp_path / "a.png").write_bytes(png_with_exif(exif))
+    assert read_photo(tmp_path / "a.png").shape == read_image(tmp_path / "a.png").shape == (10, 20, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_photo_is_turned_once(tmp_path, kind, turn):
+    exif = Image.Exif()
+    exif[274] = turn
+    Image.new("RGB", (20, 10)).save(tmp_path / f"a.{kind}", exif=exif)
+    assert read_photo(tmp_path / f"a.{kind}").shape == ((20, 10, 3) if turn > 4 else (10, 20, 3))
+
+
+def test_only_listed_formats_are_decoded(tmp_path, monkeypatch):
+    """Pillow gives EPS files, whatever their name, to Ghostscript."""
+    started = []
+    monkeypatch.setattr(EpsImagePlugin.EpsImageFile, "load", lambda *_: started.append(1))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 64\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "a.jpg").write_bytes(eps)
+    check_error(lambda: read_image(tmp_path / "a.jpg"), "a.jpg", "not an image: expected JPEG", "WEBP")
+    assert not started
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").symlink_to("nowhere")
+    assert [photo.path.name for photo in find_photos(tmp_path, tmp_path / "out")] == ["a.jpg", "b.jpg", "c.jpg"]
+    check_error(lambda: read_photo(tmp_path / "a.jpg"), "a.jpg", "not a regular file")
+    assert find_photos(tmp_path / "a.jpg", tmp_path / "out")[0].path == tmp_path / "a.jpg"
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)  # takes no room on the disk
+    check_error(lambda: read_bytes(tmp_path / "a.jpg"), "a.jpg", "1,073,741,825 bytes")
+
+
+def test_threads_decode_no_more_pixels_than_the_budget():
+    budget, lock, held, most = PixelBudget(100), threading.Lock(), [0], []
+
+    def decode(pixels: int) -> None:
+        for _ in range(50):
+            with budget.take(pixels):
+                with lock:
+                    held[0] += pixels
+                    most.append(held[0])
+                with lock:
+                    held[0] -= pixels
+
+    threads = [threading.Thread(target=decode, args=(pixels,)) for pixels in (10, 40, 60, 100, 250)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 250
+    assert all(value <= 100 or value == 250 for value in most), "an image above the budget is decoded alone"
+
+
+def test_decoding_takes_from_the_budget(tmp_path, monkeypatch):
+    taken = []
+    budget = PixelBudget(100)
+    monkeypatch.setattr(budget, "take", lambda pixels: taken.append(pixels) or PixelBudget.take(budget, pixels))
+    monkeypatch.setattr("split_matching.stages.data.images._BUDGET", budget)
+    Image.new("L", (20, 10)).save(tmp_path / "a.png")
+    read_image(tmp_path / "a.png")
+    read_mask(tmp_path / "a.png")
+    assert taken == [200, 200]
 
 
 def test_orientation_tag_is_not_applied(tmp_path):
