@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.model.criterion import SplitCriterion, Targets
-from split_matching.model.losses import mask_losses, nce_loss
 from split_matching.model.query_decoder import QueryOutput
+from tests.model.plain_costs import best_pairs, plain_costs
 
 DECODER = DecoderConfig(dim=8, heads=2, seen_queries=4, candidate_queries=3)
 CLASSES, WIDTH, SIDE = 5, 6, 4
@@ -80,59 +80,87 @@ def test_unmatched_candidates_get_no_gradient_at_all() -> None:
     assert prediction.no_object.grad[0, candidates].abs().sum() == 0
 
 
-def test_seen_class_term_equals_a_plain_loop() -> None:
-    prediction, wanted = output(), targets()
-    loss = criterion(no_object=0.1)
-    logits = DECODER.temperature * prediction.embeddings[:, :4] @ loss.text.T
-    logits = torch.cat([logits, prediction.no_object[:, :4, None]], 2)
-    affinity = logits.softmax(-1).gather(2, wanted.seen_labels[:, None].expand(-1, 4, -1))
-    cosine = prediction.embeddings[:, 4:] @ wanted.region_embeddings.transpose(1, 2)
-    masks = prediction.masks.flatten(2)
-    seen, candidate = loss.matcher(
-        (affinity, masks[:, :4], wanted.seen_masks),
-        (cosine, masks[:, 4:], wanted.region_masks),
-        wanted.valid,
-        (wanted.seen_counts, wanted.region_counts),
-    )
+def plain_pairs(
+    affinity: torch.Tensor, masks: torch.Tensor, wanted: torch.Tensor, counts: tuple[int, ...], valid: torch.Tensor
+) -> list[tuple[int, int, int]]:
+    """Image, query and target of all matches of a group, by trying all; costs are the defaults 2, 5 and 5."""
+    costs = plain_costs((affinity, masks, wanted), valid, (2.0, 5.0, 5.0))
+    return [(b, q, t) for b, count in enumerate(counts) for q, t in best_pairs(costs[b, :, :count])]
+
+
+def plain_mask_terms(
+    pairs: list[tuple[int, int, int]], masks: torch.Tensor, wanted: torch.Tensor, valid: torch.Tensor
+) -> tuple[float, float]:
+    """Mean BCE and dice of the matches, over cells that count."""
+    bce = dice = 0.0
+    for b, q, t in pairs:
+        keep = valid[b] > 0
+        p, y = masks[b, q][keep].double().sigmoid(), wanted[b, t][keep].double()
+        bce += F.binary_cross_entropy(p, y).item()
+        dice += (1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)).item()
+    return bce / max(1, len(pairs)), dice / max(1, len(pairs))
+
+
+def plain_seen_terms(output: QueryOutput, wanted: Targets, text: torch.Tensor, no_object: float) -> dict[str, float]:
+    masks = output.masks.flatten(2)[:, :4]
+    logits = torch.cat([30 * output.embeddings[:, :4] @ text.T, output.no_object[:, :4, None]], 2)
+    share = logits.softmax(-1)
+    labels = wanted.seen_labels.tolist()
+    affinity = torch.stack([share[b][:, labels[b]] for b in range(len(labels))])
+    pairs = plain_pairs(affinity, masks, wanted.seen_masks, wanted.seen_counts, wanted.valid)
+    matched = {(b, q): labels[b][t] for b, q, t in pairs}
     total = weights = 0.0
-    for b in range(2):
-        matched = dict(zip(seen[b][0].tolist(), seen[b][1].tolist(), strict=True))
+    for b in range(len(labels)):
         for q in range(4):
-            label = int(wanted.seen_labels[b, matched[q]]) if q in matched else CLASSES
-            weight = 1.0 if q in matched else 0.1
-            total += -weight * math.log(logits[b, q].softmax(0)[label].item())
+            weight = 1.0 if (b, q) in matched else no_object
+            total -= weight * math.log(share[b, q, matched.get((b, q), CLASSES)])
             weights += weight
-    terms = loss([prediction], wanted)
-    assert terms["seen_class"].item() == pytest.approx(total / weights, rel=1e-4)
-    pairs = [(b, q, t) for b in range(2) for q, t in zip(*(x.tolist() for x in candidate[b]), strict=True)]
-    expected = sum(1 - cosine[b, q, t].item() for b, q, t in pairs) / len(pairs)
-    assert terms["candidate_cosine"].item() == pytest.approx(expected, rel=1e-4)
+    mask, dice = plain_mask_terms(pairs, masks, wanted.seen_masks, wanted.valid)
+    return {"seen_class": total / max(1, weights), "seen_mask": mask, "seen_dice": dice}
 
 
-def test_mask_losses_equal_a_plain_loop_and_skip_padding() -> None:
-    g = torch.Generator().manual_seed(3)
-    masks, wanted = torch.randn(3, 8, generator=g), torch.rand(3, 8, generator=g)
-    valid = torch.ones(3, 8)
-    valid[1, 5:] = 0
-    bce, dice = mask_losses(masks, wanted, valid, torch.tensor(2.0))
-    expected_bce = expected_dice = 0.0
-    for i, count in enumerate((8, 5, 8)):
-        x, t = masks[i, :count], wanted[i, :count]
-        p = x.sigmoid()
-        expected_bce += F.binary_cross_entropy(p, t).item()
-        expected_dice += (1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)).item()
-    assert bce.item() == pytest.approx(expected_bce / 2, rel=1e-4)
-    assert dice.item() == pytest.approx(expected_dice / 2, rel=1e-4)
+def plain_candidate_terms(output: QueryOutput, wanted: Targets, alike: float) -> dict[str, float]:
+    embeddings, masks = output.embeddings[:, 4:], output.masks.flatten(2)[:, 4:]
+    cosine = torch.einsum("bqd,brd->bqr", embeddings, wanted.region_embeddings)
+    pairs = plain_pairs(cosine, masks, wanted.region_masks, wanted.region_counts, wanted.valid)
+    regions = [wanted.region_embeddings[b, t] for b, _, t in pairs]
+    nce = 0.0
+    for own, (b, q, _) in zip(regions, pairs, strict=True):
+        others = [other for other in regions if other is own or float(own @ other) <= alike]
+        total = sum(math.exp(float(embeddings[b, q] @ other) / 0.07) for other in others)
+        nce += math.log(total) - float(embeddings[b, q] @ own) / 0.07
+    mask, dice = plain_mask_terms(pairs, masks, wanted.region_masks, wanted.valid)
+    count = max(1, len(pairs))
+    return {
+        "candidate_cosine": sum(1 - cosine[pair].item() for pair in pairs) / count,
+        "candidate_nce": nce / count,
+        "candidate_mask": mask,
+        "candidate_dice": dice,
+    }
 
 
-def test_nce_leaves_out_regions_that_show_the_same() -> None:
-    target = unit(3, WIDTH, seed=4)
-    target[1] = F.normalize(target[0] + 0.01, dim=-1)  # nearly the first region
-    predicted = unit(3, WIDTH, seed=5)
-    logits = predicted @ target.T / 0.1
-    expected = -(logits[0, 0] - torch.logsumexp(logits[0, [0, 2]], 0))
-    expected = expected - (logits[1, 1] - torch.logsumexp(logits[1, [1, 2]], 0)) - F.log_softmax(logits[2], 0)[2]
-    assert nce_loss(predicted, target, 0.1, 0.9).item() == pytest.approx(expected.item(), rel=1e-4)
+@pytest.mark.parametrize(
+    ("seen", "regions"), [((2, 1), (2, 3)), ((1, 0), (0, 1)), ((0, 0), (0, 0)), ((4, 3), (3, 3)), ((6, 2), (5, 4))]
+)
+def test_all_terms_equal_plain_loops(seen: tuple[int, ...], regions: tuple[int, ...]) -> None:
+    """Few and many matches; without any, and with less than one of weight in all, the normalisers are 1."""
+    prediction, wanted = output(), targets(seen, regions)
+    wanted.valid[1, 9:] = 0
+    loss = criterion(no_object=0.1)
+    prediction = QueryOutput(prediction.embeddings.detach(), prediction.no_object.detach(), prediction.masks.detach())
+    expected = plain_seen_terms(prediction, wanted, loss.text, 0.1) | plain_candidate_terms(prediction, wanted, 0.9)
+    terms = {name: value.item() for name, value in loss([prediction], wanted).items() if name != "loss"}
+    assert terms == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_loss_is_the_weighted_sum_of_the_terms() -> None:
+    weights = {"loss_class": 2, "loss_mask": 3, "loss_dice": 5, "loss_cosine": 7, "loss_nce": 11}
+    weights["candidate_weight"] = 13
+    terms = {name: value.item() for name, value in criterion(**weights)([output()], targets()).items()}
+    seen = 2 * terms["seen_class"] + 3 * terms["seen_mask"] + 5 * terms["seen_dice"]
+    candidate = 7 * terms["candidate_cosine"] + 11 * terms["candidate_nce"]
+    candidate += 3 * terms["candidate_mask"] + 5 * terms["candidate_dice"]
+    assert terms["loss"] == pytest.approx(seen + 13 * candidate, rel=1e-5)
 
 
 def test_single_matching_uses_every_query_for_seen_classes() -> None:
@@ -144,9 +172,9 @@ def test_single_matching_uses_every_query_for_seen_classes() -> None:
 
 
 def test_deep_supervision_is_the_mean_over_layers() -> None:
-    layers = [output(seed=s) for s in (0, 1)]
-    both = criterion()(layers, targets())["loss"].item()
+    layers = [output(seed=s) for s in (0, 1, 2)]
+    together = criterion()(layers, targets())["loss"].item()
     single = [criterion()([layer], targets())["loss"].item() for layer in layers]
-    assert both == pytest.approx(sum(single) / 2, rel=1e-5)
+    assert together == pytest.approx(sum(single) / 3, rel=1e-5)
     last_only = criterion(deep_supervision=False)(layers, targets())["loss"].item()
-    assert last_only == pytest.approx(single[1], rel=1e-5)
+    assert last_only == pytest.approx(single[2], rel=1e-5)

@@ -1,12 +1,12 @@
 """Split matching against brute force, and its independence properties."""
 
 import itertools
-import math
 
 import pytest
 import torch
 
 from split_matching.model.matcher import SplitMatcher, assign, mask_costs
+from tests.model.plain_costs import best_pairs, plain_costs
 
 
 def random_group(batch: int, queries: int, targets: int, cells: int, seed: int) -> tuple[torch.Tensor, ...]:
@@ -14,47 +14,6 @@ def random_group(batch: int, queries: int, targets: int, cells: int, seed: int) 
     affinity = torch.rand(batch, queries, targets, generator=g)
     masks = torch.randn(batch, queries, cells, generator=g) * 3
     return affinity, masks, (torch.rand(batch, targets, cells, generator=g) > 0.5).float()
-
-
-def cheapest(cost: torch.Tensor) -> float:
-    """Least total cost over all assignments, by trying all of them."""
-    queries, targets = cost.shape
-    if queries < targets:
-        cost, queries, targets = cost.T, targets, queries
-    return min(sum(cost[q, t].item() for t, q in enumerate(p)) for p in itertools.permutations(range(queries), targets))
-
-
-def plain_cost(affinity: float, logits: list[float], target: list[float], weights: tuple[float, float, float]) -> float:
-    """Mask2Former's cost of one pair in plain numbers, on cells that count: class 2, BCE 5, dice 5 in the defaults."""
-    p = [1 / (1 + math.exp(-x)) for x in logits]
-    bce = -sum(y * math.log(q) + (1 - y) * math.log(1 - q) for q, y in zip(p, target, strict=True)) / len(p)
-    both = sum(q * y for q, y in zip(p, target, strict=True))
-    dice = 1 - (2 * both + 1) / (sum(p) + sum(target) + 1)
-    return weights[1] * bce + weights[2] * dice - weights[0] * affinity
-
-
-def plain_costs(
-    group: tuple[torch.Tensor, ...], valid: torch.Tensor, weights: tuple[float, float, float]
-) -> torch.Tensor:
-    """The costs of all pairs. Shape: (B, Q, T)."""
-    affinity, masks, targets = (part.double().tolist() for part in group)
-    return torch.tensor(
-        [
-            [
-                [
-                    plain_cost(
-                        affinity[b][q][t],
-                        [x for x, keep in zip(masks[b][q], valid[b].tolist(), strict=True) if keep],
-                        [y for y, keep in zip(targets[b][t], valid[b].tolist(), strict=True) if keep],
-                        weights,
-                    )
-                    for t in range(len(targets[b]))
-                ]
-                for q in range(len(masks[b]))
-            ]
-            for b in range(len(masks))
-        ]
-    ).reshape(len(masks), len(masks[0]), -1)
 
 
 WEIGHTS = [(2.0, 5.0, 5.0), (20.0, 1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)]
@@ -81,7 +40,8 @@ def test_both_groups_are_optimal(queries: int, targets: int, weights: tuple[floa
             assert len(rows) == min(block.shape)
             assert len(set(rows.tolist())) == len(rows) and len(set(cols.tolist())) == len(cols)
             if len(rows):
-                assert block[rows, cols].sum().item() == pytest.approx(cheapest(block), abs=1e-3)
+                best = sum(block[pair].item() for pair in best_pairs(block))
+                assert block[rows, cols].sum().item() == pytest.approx(best, abs=1e-3)
 
 
 @pytest.mark.parametrize("group", ["seen", "candidate"])

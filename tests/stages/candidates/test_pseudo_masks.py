@@ -11,7 +11,6 @@ from split_matching.stages.candidates.clustering.faiss_kmeans import smooth, sph
 from split_matching.stages.candidates.clustering.multiscale_faiss import window_seeds
 from split_matching.stages.candidates.clustering.steps import merge_centroids
 from split_matching.stages.candidates.pseudo_masks import remove_annotated
-from split_matching.stages.ground.region_map import number_by_area
 
 CONFIG = PseudoMasksConfig(windows=(2, 4), merge=0.9, min_area=0.01, smooth=0.0)
 
@@ -101,13 +100,6 @@ def test_pseudo_masks_never_cover_annotated_pixels() -> None:
     assert (labels[:8, :8] == 0).all() and (labels[:8, 8:] > 0).all()
     everything = remove_annotated(cluster(blocks(), CONFIG), np.ones((64, 64), bool), CONFIG)
     assert everything.max() == 0
-
-
-def test_small_regions_are_dropped_and_numbers_follow_area() -> None:
-    labels = np.array([[3, 3, 3, 7], [3, 5, 5, 0]])
-    assert number_by_area(labels, 0).tolist() == [[1, 1, 1, 3], [1, 2, 2, 0]]
-    assert number_by_area(labels, 2).tolist() == [[1, 1, 1, 0], [1, 2, 2, 0]]
-    assert number_by_area(np.arange(1, 401).reshape(20, 20), 0).max() == 254
 
 
 def test_clustering_is_deterministic() -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from split_matching.configs.class_list import ClassEntry
 from split_matching.errors import DataError
-from split_matching.stages.inference.metric_files import write_metrics
 from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores, harmonic_mean, score_image
 
 IGNORE = 255
@@ -112,7 +107,9 @@ def test_256_classes_fit_with_an_ignore_value_beyond_bytes() -> None:
     ("truth", "prediction", "message"),
     [
         ([0, 3], [0, 0], r"^truth holds the value 3 .* 0\.\.2 or 255"),
+        ([0, 5], [0, 0], r"^truth holds the value 5 .* 0\.\.2 or 255"),
         ([0, 1], [0, 3], r"^prediction holds the value 3 .* 0\.\.2"),
+        ([0, 1], [0, 5], r"^prediction holds the value 5 .* 0\.\.2"),
         ([0, 1], [0, 255], r"^prediction holds the value 255"),
         ([0, 1], [0, 1, 2], r"shape \(2,\) but the prediction has \(3,\)"),
     ],
@@ -133,21 +130,37 @@ def test_negative_labels_are_refused() -> None:
         ConfusionMatrix(3).update(np.array([-1]), np.array([0]), IGNORE)
 
 
+def byte_pixel() -> np.ndarray:
+    return np.zeros(1, np.uint8)
+
+
 @pytest.mark.parametrize(
-    "call",
+    ("call", "message"),
     [
-        lambda: ConfusionMatrix(0),
-        lambda: ConfusionMatrix(3).update(np.zeros(1, np.uint8), np.zeros(1, np.uint8), ignore=2),
-        lambda: ConfusionMatrix(3).update(np.zeros(1), np.zeros(1), IGNORE),
-        lambda: ConfusionMatrix(3).merge(ConfusionMatrix(4)),
-        lambda: compute_scores(np.zeros((2, 3), np.int64), [True, False]),
-        lambda: compute_scores(np.zeros((2, 2), np.int64), [True]),
-        lambda: compute_scores(np.zeros((2, 2), np.int64), [True, False], [True, False]),
+        (lambda: ConfusionMatrix(0), "at least one class, not 0"),
+        (lambda: ConfusionMatrix(3).update(byte_pixel(), byte_pixel(), ignore=2), r"ignore value 2 .* \(0\.\.2\)"),
+        (lambda: ConfusionMatrix(3).update(byte_pixel(), byte_pixel(), ignore=0), r"ignore value 0 .* \(0\.\.2\)"),
+        (lambda: ConfusionMatrix(3).update(np.zeros(1), np.zeros(1)), "not float64 and float64"),
+        (lambda: ConfusionMatrix(3).update(byte_pixel(), np.zeros(1)), "not uint8 and float64"),
+        (lambda: ConfusionMatrix(3).update(np.zeros(1), byte_pixel()), "not float64 and uint8"),
+        (lambda: ConfusionMatrix(3).merge(ConfusionMatrix(4)), "cannot merge 4 classes into 3"),
+        (lambda: compute_scores(np.zeros((2, 3), np.int64), [True, False]), r"is square, not \(2, 3\)"),
+        (lambda: compute_scores(np.zeros((2, 2, 2), np.int64), [True, False]), r"is square, not \(2, 2, 2\)"),
+        (lambda: compute_scores(np.zeros((2, 2), np.int64), [True]), r"\(1,\) and \(1,\), expected \(2,\)"),
+        (lambda: compute_scores(np.eye(2, dtype=int), [True, False], [False]), r"\(2,\) and \(1,\), expected \(2,\)"),
+        (lambda: compute_scores(np.eye(2, dtype=int), [True, False], [True, False]), "index 0 is marked both"),
     ],
 )
-def test_programming_errors_are_value_errors(call: Callable[[], object]) -> None:
-    with pytest.raises(ValueError, match=r".+"):
+def test_programming_errors_are_value_errors(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("truth", "prediction"), [("uint8", "int64"), ("int64", "uint8"), ("uint8", "uint8")])
+def test_types_may_differ_and_255_is_ignored_unless_said_otherwise(truth: str, prediction: str) -> None:
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.array([0, 1, 255], truth), np.array([1, 1, 0], prediction))
+    assert confusion.counts.tolist() == [[0, 1], [0, 1]]
 
 
 def test_hand_computed_numbers() -> None:
@@ -159,6 +172,8 @@ def test_hand_computed_numbers() -> None:
     assert result.miou_unseen == pytest.approx(5 / 24)  # predicted but never true: 0, and it counts
     assert result.hiou == pytest.approx(2 * 0.8 * (5 / 24) / (0.8 + 5 / 24))
     np.testing.assert_allclose(result.accuracy, [0.8, 0.5, np.nan])
+    percent = {"pAcc": 65, "mIoU_seen": 80, "mIoU_unseen": 500 / 24, "hIoU": 33.05785}  # 2 * 80 * 20.8333 / 100.8333
+    assert result.percent() == pytest.approx(percent, rel=1e-6)
 
 
 def test_a_class_absent_everywhere_enters_no_mean() -> None:
@@ -192,67 +207,11 @@ def test_excluded_classes_enter_neither_mean() -> None:
     assert result.miou_seen == pytest.approx(0.5)
 
 
-def class_entries(*names: str) -> list[ClassEntry]:
-    return [ClassEntry(id=index + 1, name=name) for index, name in enumerate(names)]
-
-
-def written(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def test_files_hold_percent_null_and_groups(tmp_path: Path) -> None:
-    confusion = ConfusionMatrix(4)
-    confusion.update(np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 2]], np.uint8), IGNORE)
-    names = class_entries("cat", 'a, "b"', "absent", "left out")
-    result = write_metrics(
-        tmp_path,
-        confusion,
-        names,
-        [True, False, False, False],
-        {"gamma": np.float32(0.5), "sweep": [{"hIoU": math.nan}]},
-        unseen_mask=[False, True, True, False],
-    )
-    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["mIoU_seen"] == pytest.approx(50.0) == 100 * result.miou_seen
-    assert metrics["hIoU"] == 100 * result.hiou
-    assert (metrics["images"], metrics["pixels"]) == (1, 3)
-    assert metrics["extra"] == {"gamma": 0.5, "sweep": [{"hIoU": None}]}
-    with (tmp_path / "per_class.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "name", "group", "iou", "accuracy", "truth_pixels", "predicted_pixels"]
-    assert [row["name"] for row in rows] == [entry.name for entry in names]
-    assert [row["group"] for row in rows] == ["seen", "unseen", "unseen", "excluded"]
-    assert rows[2]["iou"] == "nan"
-    assert (rows[0]["truth_pixels"], rows[1]["predicted_pixels"]) == ("2", "2")
-    np.testing.assert_array_equal(np.load(tmp_path / "confusion.npy", allow_pickle=False), confusion.counts)
-
-
-def test_undefined_means_are_null_in_json(tmp_path: Path) -> None:
-    confusion = ConfusionMatrix(1)
-    confusion.update(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), IGNORE)
-    write_metrics(tmp_path, confusion, class_entries("cat"), [True])
-    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["mIoU_unseen"] is None
-    assert metrics["hIoU"] is None
-
-
-def test_equal_inputs_write_equal_bytes(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        confusion = ConfusionMatrix(2)
-        confusion.update(np.array([0, 1], np.uint8), np.array([1, 1], np.uint8), IGNORE)
-        (tmp_path / name).mkdir()
-        write_metrics(tmp_path / name, confusion, class_entries("cat", "dog"), [True, False])
-    assert written(tmp_path / "first") == written(tmp_path / "second")
-
-
-def test_number_of_names_must_fit(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 class names for a confusion matrix of 3 classes"):
-        write_metrics(tmp_path, ConfusionMatrix(3), class_entries("cat", "dog"), [True, True, False])
-
-
 def test_image_scores_are_of_the_classes_that_the_truth_shows() -> None:
     counts = np.array([[6, 2, 0], [0, 4, 0], [0, 0, 0]])  # class 2 occurs nowhere
     accuracy, iou = score_image(counts)
     assert accuracy == 10 / 12 and iou == pytest.approx((6 / 8 + 4 / 6) / 2)
     assert score_image(np.array([[0, 3], [0, 0]]))[1] == 0  # class 1 is wrong, but not in the truth
+    assert score_image(np.array([[1, 1], [0, 0]])) == (0.5, 0.5)  # so its IoU of 0 does not count
+    assert score_image(np.array([[1, 0], [0, 0]])) == (1, 1)  # a single pixel is enough
     assert all(math.isnan(value) for value in score_image(np.zeros((2, 2), np.int64)))

@@ -1,0 +1,59 @@
+"""Loss terms of masks and embeddings against plain loops."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from split_matching.model.losses import mask_losses, nce_loss
+
+
+def unit(*shape: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_mask_losses_equal_a_plain_loop_and_skip_padding() -> None:
+    g = torch.Generator().manual_seed(3)
+    masks, wanted = torch.randn(3, 8, generator=g), torch.rand(3, 8, generator=g)
+    valid = torch.ones(3, 8)
+    valid[1, 5:] = 0
+    bce, dice = mask_losses(masks, wanted, valid, torch.tensor(2.0))
+    expected_bce = expected_dice = 0.0
+    for i, count in enumerate((8, 5, 8)):
+        x, t = masks[i, :count], wanted[i, :count]
+        p = x.sigmoid()
+        expected_bce += F.binary_cross_entropy(p, t).item()
+        expected_dice += (1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)).item()
+    assert bce.item() == pytest.approx(expected_bce / 2, rel=1e-4)
+    assert dice.item() == pytest.approx(expected_dice / 2, rel=1e-4)
+
+
+def test_mask_losses_of_one_cell_and_of_none() -> None:
+    one = mask_losses(torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([[1.0, 0.0]]), torch.tensor(1.0))
+    assert [term.item() for term in one] == pytest.approx([math.log(2), 1 - (2 * 0.5 + 1) / (0.5 + 1 + 1)])
+    none = mask_losses(torch.zeros(1, 2), torch.ones(1, 2), torch.zeros(1, 2), torch.tensor(1.0))
+    assert [term.item() for term in none] == [0, 0]
+
+
+def test_nce_leaves_out_regions_that_show_the_same() -> None:
+    target = unit(3, 6, seed=4)
+    target[1] = F.normalize(target[0] + 0.01, dim=-1)  # nearly the first region
+    predicted = unit(3, 6, seed=5)
+    logits = predicted @ target.T / 0.1
+    expected = -(logits[0, 0] - torch.logsumexp(logits[0, [0, 2]], 0))
+    expected = expected - (logits[1, 1] - torch.logsumexp(logits[1, [1, 2]], 0)) - F.log_softmax(logits[2], 0)[2]
+    assert nce_loss(predicted, target, 0.1, 0.9).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_nce_takes_regions_exactly_as_alike_as_lambda_for_different() -> None:
+    target = torch.eye(2)
+    assert nce_loss(target, target, 1.0, 0.0).item() == pytest.approx(2 * math.log(1 + math.exp(-1)))
+    assert nce_loss(target, target, 1.0, -0.1).item() == 0
+
+
+def test_nce_takes_negatives_from_all_processes() -> None:
+    """Of three regions, the last two are this process's own."""
+    pool = torch.eye(3)
+    loss = nce_loss(pool[1:], pool[1:], 0.5, 0.9, pool, 1)
+    assert loss.item() == pytest.approx(2 * math.log(1 + 2 * math.exp(-2)))
