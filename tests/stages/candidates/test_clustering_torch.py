@@ -74,6 +74,20 @@ def test_some_split_goes_round_more_than_once() -> None:
     assert np.allclose(split[1], rows[first % 6] * (1 + np.where(np.arange(8) % 2 == 0, 1, -1) / 1024))
 
 
+def test_halves_of_a_split_are_moved_apart_and_share_the_points() -> None:
+    """By hand. The draws are 0.19, 0.50, 0.62, 0.82, 0.44, 0.61, 0.79, 0.77, 0.78, 0.86, 0.27, 0.15, one a cluster.
+
+    The second draw takes cluster 1 for the first empty one, as its chance is 89 / 87. Then both halves have 45 points
+    and a chance of 44 / 87: the twelfth draw takes cluster 0, the first of the halves.
+    """
+    rows = np.ones((3, 4), np.float32)
+    split = fill_empty(rows, np.array([0, 90, 0], np.float32), 90)
+    e = 1 / 1024
+    expected = [[1 - e * e] * 4, [1 - e, 1 + e] * 2, [(1 + e) ** 2, (1 - e) ** 2] * 2]
+    assert np.allclose(split, expected, rtol=0, atol=1e-7)
+    assert np.array_equal(rows, np.ones((3, 4))), "the input is left as it is"
+
+
 def test_all_assignments_are_those_of_faiss_where_nothing_is_tied() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)

@@ -60,6 +60,8 @@ def test_window_seeds_are_window_means() -> None:
     expected = [dense[y : y + 4, x : x + 4].mean((0, 1)) for y in (0, 1) for x in (0, 2, 3)]
     assert np.allclose(seeds, unit(np.array(expected)), atol=1e-5)
     assert len(window_seeds(dense, (100,))) == 1
+    assert np.allclose(window_seeds(dense, (1,)), dense.reshape(-1, 4), atol=1e-6)
+    assert len(window_seeds(dense, (3,))) == 3 * 5  # half of 3 is 1: every place
     assert len(window_seeds(np.ones((16, 16, 3), np.float32), (4, 8, 16))) == 49 + 9 + 1
 
 
@@ -68,7 +70,8 @@ def test_smoothing_is_the_neighbourhood_mean() -> None:
     padded = np.pad(dense, ((1, 1), (1, 1), (0, 0)), mode="edge")
     mean = np.array([[padded[y : y + 3, x : x + 3].mean((0, 1)) for x in range(5)] for y in range(4)])
     assert np.allclose(smooth(dense, 0.3), unit(0.7 * dense + 0.3 * mean), atol=1e-5)
-    assert np.allclose(smooth(dense, 0.0), dense, atol=1e-6)
+    assert np.allclose(smooth(dense, 1.0), unit(mean), atol=1e-5)
+    assert np.allclose(smooth(2 * dense, 0.0), dense, atol=1e-6)
 
 
 def test_merging_keeps_what_differs() -> None:
@@ -78,7 +81,29 @@ def test_merging_keeps_what_differs() -> None:
     assert len(merged) == 2  # the empty cluster is gone, the first two are one
     assert np.allclose(merged[0], unit(30 * centroids[0] + 10 * centroids[1]), atol=1e-6)
     assert len(merge_centroids(centroids, sizes, 1.0)) == 3
+    assert np.allclose(merge_centroids(centroids[:2], sizes[:2], 0.9), merged[:1], atol=1e-6)
     assert len(merge_centroids(centroids[:1], sizes[:1], 0.9)) == 1
+
+
+def test_merging_is_by_the_mean_similarity_of_groups() -> None:
+    """Cosines 0.9 between neighbours and 0.62 from end to end: the third joins at 0.76, the mean of 0.9 and 0.62."""
+    angle = np.arccos(0.9) * np.arange(3)
+    centroids = unit(np.stack([np.cos(angle), np.sin(angle)], 1))
+    sizes = np.array([1, 1, 1])
+    assert [len(merge_centroids(centroids, sizes, threshold)) for threshold in (0.95, 0.77, 0.75)] == [3, 2, 1]
+
+
+def test_merged_centroids_are_in_order_of_their_first_member() -> None:
+    centroids = unit(np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 0.1, 0]]))
+    merged = merge_centroids(centroids, np.array([1, 3, 2, 1]), 0.9)
+    assert np.allclose(merged, [centroids[0], unit(3 * centroids[1] + centroids[3]), centroids[2]], atol=1e-6)
+
+
+def test_a_grid_of_fewer_cells_than_clusters_gets_one_a_cell() -> None:
+    cells = np.eye(8, dtype=np.float32)[:6].reshape(2, 3, 8)
+    config = CONFIG.model_copy(update={"method": "kmeans", "k": 8, "scale": 1})
+    assert np.unique(cluster(cells, config)).tolist() == [1, 2, 3, 4, 5, 6]
+    assert np.unique(cluster(cells, config.model_copy(update={"k": 6}))).tolist() == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("method", ["multiscale", "kmeans"])
@@ -100,6 +125,24 @@ def test_pseudo_masks_never_cover_annotated_pixels() -> None:
     assert (labels[:8, :8] == 0).all() and (labels[:8, 8:] > 0).all()
     everything = remove_annotated(cluster(blocks(), CONFIG), np.ones((64, 64), bool), CONFIG)
     assert everything.max() == 0
+
+
+def test_a_cell_that_is_half_annotated_is_no_candidate() -> None:
+    annotated = np.zeros((4, 8), bool)
+    annotated[:, :1] = True  # half of the first column of cells
+    annotated[:1, 2:4] = True  # half of one cell
+    annotated[0, 4] = True  # a quarter of one cell
+    kept = remove_annotated(np.ones((2, 4), np.uint8), annotated, CONFIG)
+    assert kept.tolist() == [[0, 0, 1, 1], [0, 1, 1, 1]]
+
+
+def test_the_least_area_is_a_share_of_the_image() -> None:
+    labels = np.repeat(np.array([1, 2, 3], np.uint8), [17, 2, 1]).reshape(4, 5)
+    nothing = np.zeros((4, 5), bool)
+    numbers = [
+        remove_annotated(labels, nothing, CONFIG.model_copy(update={"min_area": a})).max() for a in (0, 0.1, 0.11)
+    ]
+    assert numbers == [3, 2, 1]  # 2 of 20 cells are just enough for 0.1
 
 
 def test_clustering_is_deterministic() -> None:
