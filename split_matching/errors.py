@@ -17,8 +17,8 @@ def one_line(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the type of an error of a library and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    """Return the type of an error of a library and the first line of what it says, cut where it is long."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
 
 
 def did_you_mean(word: str, known: Iterable[str] | Mapping[str, str], count: int = 1) -> str:

@@ -114,6 +114,79 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, kind: str) -> None:
     assert trace.exists()  # the trap works where it is let
 
 
+def shared(opening: bytes, closing: bytes, levels: int = 40) -> bytes:
+    """A pickle of values that hold the same smaller value twice: 2 ** levels of them."""
+    parts = [b"\x80\x02}q\x00"]
+    for level in range(1, levels + 1):
+        before = b"h" + bytes([level - 1])
+        parts.append(opening.replace(b"?", before) + closing + b"q" + bytes([level]))
+    return b"".join(parts)
+
+
+TWICE = shared(b"}(X\1\0\0\0a?X\1\0\0\0b?", b"u")
+"""Dicts in dicts, as modules are."""
+
+AS_KEY = b"\x80\x02)q\x00" + shared(b"??", b"\x86")[5:] + b"0}h\x28K\x01s"
+"""Tuples in tuples as a key of a dict: hashing it would not end."""
+
+AS_NAME = TWICE + b"0h\x28h\x28R"
+"""What is called is a nested dict: showing it would not end."""
+
+ITSELF = b"\x80\x02}q\x00X\1\0\0\0ah\x00s"
+
+
+@pytest.mark.parametrize("pickled", [TWICE, AS_KEY, AS_NAME, ITSELF])
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.save", "legacy"])
+def test_values_that_nest_to_billions_end_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: bytes, kind: str
+) -> None:
+    monkeypatch.setattr("split_matching.model.weight_files.MAX_STEPS", 20_000)
+    path = tmp_path / "w.pt"
+    if kind == "legacy":
+        start = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+        path.write_bytes(start + pickled + b"." + pickle.dumps([], 2))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("w/data.pkl", pickled + b".")
+            archive.writestr("w/constants.pkl" if kind == "TorchScript" else "w/version", b"3")
+    with pytest.raises(DataError) as caught:
+        read_weight_file(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def save_storage(path: Path, content: bytes, size: int, packing: int = zipfile.ZIP_STORED) -> None:
+    """A torch.save archive with two tensors of `size` bytes in one storage."""
+
+    def text(word: str) -> bytes:
+        return b"X" + len(word).to_bytes(4, "little") + word.encode()
+
+    def number(value: int) -> bytes:
+        return b"J" + value.to_bytes(4, "little")
+
+    storage = b"(" + text("storage") + b"ctorch\nByteStorage\n" + text("0") + text("cpu") + number(size) + b"tQ"
+    tail = b"K\x00" + number(size) + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + tail
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02}(" + text("x") + tensor + text("y") + tensor + b"u.")
+        archive.writestr("w/data/0", content)
+
+
+def test_a_small_archive_that_unpacks_to_much_is_not_unpacked(tmp_path: Path) -> None:
+    save_storage(tmp_path / "w.pt", bytes(2**26), 2**26, zipfile.ZIP_DEFLATED)
+    with pytest.raises(DataError, match=r"w\.pt would unpack to 67,10\d,\d{3} bytes"):
+        read_weight_file(tmp_path / "w.pt")
+
+
+def test_sizes_in_a_pickle_are_not_believed(tmp_path: Path) -> None:
+    save_storage(tmp_path / "w.pt", b"12345678", 8)
+    found = read_weight_file(tmp_path / "w.pt").tensors
+    assert found["x"].tolist() == list(b"12345678")
+    assert found["x"].data_ptr() == found["y"].data_ptr(), "the storage is read once"
+    save_storage(tmp_path / "w.pt", b"12345678", 1_000_000)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_weight_file(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 half a zip"])
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "w.bin"])
 def test_damaged_files_end_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
