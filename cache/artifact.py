@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from split_matching.cache.disk_errors import explain_read_error
 from split_matching.cache.files import file_size
-from split_matching.cache.keys import digest, file_sha256
+from split_matching.cache.keys import digest, file_sha256, known_sha256
 from split_matching.errors import CorruptError
 
 if TYPE_CHECKING:  # `status` does without NumPy
@@ -102,8 +103,12 @@ class Artifact:
         path = self.path / name
         if name not in self.manifest["files"] or not path.is_file():
             raise CorruptError(f"{path} is missing: run the stage {self.manifest['stage']} again")
-        if not self._is_whole(name):
-            raise CorruptError(f"{path} is altered: run `verify`, then the stage again")
+        try:
+            sha256 = known_sha256(path)
+        except OSError as error:
+            raise explain_read_error(error, path) or error from error
+        if sha256 != self.manifest["files"][name]["sha256"]:
+            raise CorruptError(f"{path} is altered: run `verify`, then the stage again", path)
         return path
 
     def json(self, name: str) -> Any:
@@ -116,7 +121,7 @@ class Artifact:
         try:
             return json.loads(path.read_bytes())
         except ValueError as error:
-            raise CorruptError(f"{path} is altered: run `verify`, then the stage again") from error
+            raise CorruptError(f"{path} is altered: run `verify`, then the stage again", path) from error
 
     def shards(self, split: str) -> ShardSet:
         """Return the shards of a split.
@@ -131,7 +136,8 @@ class Artifact:
         names = [name for name in self.manifest["files"] if split_of(name) == split]
         if not names:
             raise CorruptError(f"{self.path} holds no shards of {split!r}: make it again with --force")
-        return ShardSet([self.path / name for name in sorted(names)])
+        files = self.manifest["files"]
+        return ShardSet([self.path / name for name in sorted(names)], [files[name] for name in sorted(names)])
 
     def damaged_files(self) -> list[str]:
         """Read every file, and return the names of those that are missing or altered."""
@@ -152,11 +158,6 @@ class Artifact:
                 reasons.append(f"{name} has {size} bytes, expected {entry['bytes']}")
         return reasons
 
-    def _is_whole(self, name: str) -> bool:
-        found = (self.path / name).stat()
-        sha256 = _known_sha256(self.path / name, found.st_mtime_ns, found.st_size, found.st_ino)
-        return sha256 == self.manifest["files"][name]["sha256"]
-
     def _check_declared(self, name: str) -> None:
         if self.only and name not in self.only:
             raise LookupError(
@@ -169,6 +170,7 @@ def load_artifact(folder: Path) -> Artifact:
 
     Raises:
         CorruptError: there is none, or its manifest is damaged.
+        UserError: the disk cannot be read.
     """
     path = folder / MANIFEST
     try:
@@ -176,7 +178,9 @@ def load_artifact(folder: Path) -> Artifact:
         return Artifact(folder, _read_manifest(path, found.st_mtime_ns, found.st_size, found.st_ino))
     except FileNotFoundError:
         raise CorruptError(f"{path} is missing: run the stage again") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, OSError) and (explained := explain_read_error(error, path)):
+            raise explained from error
         raise CorruptError(f"{path} is altered: run the stage again") from error
 
 
@@ -184,11 +188,6 @@ def self_digest(manifest: Mapping[str, Any]) -> str:
     """Return the digest that a manifest carries of itself."""
     body = {name: value for name, value in manifest.items() if name != "digest"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _known_sha256(path: Path, mtime_ns: int, size: int, inode: int) -> str:
-    return file_sha256(path)
 
 
 @lru_cache(maxsize=256)

@@ -35,6 +35,7 @@ from split_matching.cache.artifact import (
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import BUILD, DONE, Entry, Recipe, Shards, read_order
 from split_matching.cache.files import (
+    file_size,
     move_folder,
     read_json,
     remove,
@@ -43,8 +44,9 @@ from split_matching.cache.files import (
     synced_sha256,
     write_json,
 )
-from split_matching.cache.keys import canonical_json, file_sha256
+from split_matching.cache.keys import canonical_json
 from split_matching.cache.locks import LOCK, lock_file
+from split_matching.cache.shard_layout import describe_shard
 from split_matching.errors import CorruptError
 
 PACKAGES = ("numpy", "torch", "open_clip_torch", "h5py", "faiss-cpu", "faiss-gpu", "pillow", "scipy", "luigi")
@@ -144,8 +146,7 @@ class Build:
         """
         path = self.shard_file(split, index)
         with explain_disk_errors(path):
-            size, sha256 = path.stat().st_size, file_sha256(path)
-            write_json(_sidecar(path), {"bytes": size, "sha256": sha256, "seconds": round(seconds, 3)})
+            write_json(_sidecar(path), {**describe_shard(path), "seconds": round(seconds, 3)})
 
     def clear(self, resume: bool = False) -> None:
         """Remove what an earlier attempt left. Needs the lock.
@@ -269,9 +270,9 @@ def _take_over(build: Build, new: Path) -> None:
     manifest = artifact.manifest
     if not build.shards or manifest["plan"] != build.shards or build.entry.differences(manifest, build.recipe):
         return
-    damaged = set(artifact.damaged_files())
     for name, entry in manifest["files"].items():
-        if split_of(name) and name not in damaged:
+        # no shard is read here: a damaged one was renamed by the run that met it, or is found at the commit
+        if split_of(name) and file_size(artifact.path / name) == entry["bytes"]:
             try:
                 os.link(artifact.path / name, new / name)
             except OSError:  # not every file system has links
@@ -285,22 +286,22 @@ def _contents(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str,
     A split's digest runs over its images in order, so it does not depend on how they are cut into shards.
     """
     contents = {name: str(entry["sha256"]) for name, entry in files.items() if not split_of(name)}
-    splits: dict[str, list[Path]] = {}
+    splits: dict[str, list[tuple[Path, Mapping[str, Any]]]] = {}
     for name in sorted(files):
         if split := split_of(name):
-            splits.setdefault(split, []).append(folder / name)
-    for split, paths in splits.items():
-        contents[split] = _split_content(paths)
+            splits.setdefault(split, []).append((folder / name, files[name]))
+    for split, shards in splits.items():
+        contents[split] = _split_content(shards)
     return dict(sorted(contents.items()))
 
 
-def _split_content(paths: Sequence[Path]) -> str:
+def _split_content(shards: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
     from split_matching.cache.shard_format import SCHEMA as SHARD_SCHEMA
     from split_matching.cache.shard_reader import ShardReader
 
     content = hashlib.sha256()
-    for number, path in enumerate(paths):
-        reader = ShardReader(path)
+    for number, (path, entry) in enumerate(shards):
+        reader = ShardReader(path, entry)
         if number == 0:
             content.update(canonical_json([SHARD_SCHEMA, reader.kind, reader.attrs]).encode())
         for image_id, image_digest in zip(reader.ids, reader.digests, strict=True):

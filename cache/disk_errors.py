@@ -30,8 +30,22 @@ ADVICE = {
 }
 """By error number, what a user can do."""
 
+NOT_DAMAGE = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its permissions"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    **dict.fromkeys((errno.ENOMEM,), "use fewer --workers"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV), "check the disk or the network; rerun then"),
+    **dict.fromkeys(
+        (errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ESHUTDOWN), "check the network; rerun then"
+    ),
+}
+"""Errors of reading that say nothing about the file's bytes, with what a user can do."""
+
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 """How libraries written in Rust (safetensors) report an error number, in exceptions of their own."""
+
+_HDF5_ERROR = re.compile(r"\berrno = (\d+)")
+"""How HDF5 reports one that it met while it read data."""
 
 
 def explain_disk_error(
@@ -55,6 +69,19 @@ def explain_disk_error(
         return None
     name = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
     return UserError(f"cannot {action} {name}: {os.strerror(number).lower()}; {ADVICE[number].format(option=option)}")
+
+
+def explain_read_error(error: OSError, path: Path) -> UserError | None:
+    """Return the error for the user if a file could not be read; None if it could, and its bytes are wrong.
+
+    Args:
+        error: what reading it ended with; HDF5 gives its own errors the number of the system's.
+        path: the file.
+    """
+    found = _HDF5_ERROR.search(str(error))
+    number = error.errno or (int(found[1]) if found else 0)
+    advice = NOT_DAMAGE.get(number)
+    return UserError(f"cannot read {path}: {os.strerror(number).lower()}; {advice}") if advice else None
 
 
 @contextlib.contextmanager

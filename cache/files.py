@@ -119,18 +119,34 @@ def folder_size(folder: Path) -> int:
     return size
 
 
-def rename_damaged(path: Path) -> Path:
-    """Rename a damaged file to NAME.damaged, so that its stage makes it again, and return the new path.
+def rename_damaged(path: Path, sha256: str = "") -> Path | None:
+    """Rename a damaged file to NAME.damaged, so that its stage makes it again.
+
+    Goes through a handle of the folder: where another process puts a new folder in its place, that is left alone.
+
+    Args:
+        path: the file.
+        sha256: of the file as it was written, if it is not certain that it is damaged.
+
+    Returns:
+        The new path; None if the file is as it was written.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the file cannot be read, or the folder cannot be written.
     """
     damaged = path.with_name(f"{path.name}.damaged")
-    with contextlib.suppress(FileNotFoundError):  # another process may be faster
-        if damaged.exists():
+    with contextlib.suppress(FileNotFoundError), _open_folder(path.parent) as folder:  # another process may be faster
+        if sha256 and _sha256_in(folder, path.name) == sha256:
+            return None
+        if damaged.is_dir():
             remove(damaged)
-        path.rename(damaged)
+        os.replace(path.name, damaged.name, src_dir_fd=folder, dst_dir_fd=folder)
     return damaged
+
+
+def _sha256_in(folder: int, name: str) -> str:
+    with os.fdopen(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def synced_sha256(path: Path) -> str:

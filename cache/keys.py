@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 (64 hex digits) of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """Return the sha256 of a file, which is read once in a process unless it changes."""
+    found = path.stat()
+    return _known_sha256(path, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@lru_cache(maxsize=1024)
+def _known_sha256(path: Path, mtime_ns: int, size: int, inode: int) -> str:
+    return file_sha256(path)
 
 
 def changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from split_matching.cache.disk_errors import explain_read_error
 from split_matching.cache.memory_map import ChunkTable, MappedFile
 from split_matching.cache.shard_format import DIGESTS, IDS, SCHEMA, AttrValue, field_names
-from split_matching.errors import CorruptError, UserError
+from split_matching.cache.shard_layout import check_shard
+from split_matching.errors import CorruptError
 
 OPEN_FILES = 16  # files that one ShardSet keeps open in a process
 
@@ -29,12 +30,18 @@ class ShardReader:
     The first read of an array in a process goes through HDF5, which checks its checksums. Further ones are a copy from
     the file in memory (see `cache.memory_map`), unless the array is compressed.
 
+    Args:
+        path: the file.
+        expected: what the manifest says of it; a file that is not so is not shown to HDF5. None for a file of unknown
+            origin, which HDF5 is trusted with.
+
     Raises (from every member):
         CorruptError: the file is absent, truncated, altered or not a shard of this schema.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, expected: Mapping[str, Any] | None = None) -> None:
         self.path = path
+        self._expected = expected
         self._file: h5py.File | None = None
         self._pid = 0
         self._index: _Index | None = None
@@ -122,15 +129,17 @@ class ShardReader:
         self._file = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "expected": self._expected}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(state["path"], state["expected"])  # type: ignore[misc]
 
     def _handle(self) -> h5py.File:
         if self._file is None or self._pid != os.getpid():
             self.close()  # a handle from before a fork shares its file position with the parent
             if self._mapped is None:
+                if self._expected is not None:
+                    check_shard(self.path, self._expected)
                 # before HDF5 opens the file: if it is replaced in between, the next read finds this map outdated
                 self._mapped = MappedFile(self.path)
             self._file = h5py.File(self.path, "r", locking=False)
@@ -149,10 +158,10 @@ class ShardReader:
             yield
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
             self.close()
-            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.EACCES, errno.ENFILE):
-                raise UserError(f"cannot open {self.path}: {os.strerror(error.errno).lower()}") from error
+            if isinstance(error, OSError) and (explained := explain_read_error(error, self.path)):
+                raise explained from error
             reason = "is missing" if not self.path.exists() else "is truncated or altered"
-            raise CorruptError(f"{self.path} {reason}: run `verify`, then the stage again") from error
+            raise CorruptError(f"{self.path} {reason}: run `verify`, then the stage again", self.path) from error
 
 
 @dataclass(frozen=True)
@@ -219,11 +228,16 @@ class ShardSet:
 
     Picklable and safe across forks (for data loaders): files are opened on first use in each process, the most recently
     used ones stay open.
+
+    Args:
+        paths: the files, in the order of their images.
+        expected: what the manifest says of each, see `ShardReader`.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], expected: Sequence[Mapping[str, Any]] | None = None) -> None:
         self.paths = tuple(paths)
-        self._readers = [ShardReader(path) for path in self.paths]
+        self._expected = expected
+        self._readers = [ShardReader(*pair) for pair in zip(paths, expected or [None] * len(paths), strict=True)]
         self._open: OrderedDict[int, None] = OrderedDict()
         self._where: dict[str, int] = {}  # shard by image: of those that were read, or of all
         self._complete = False
@@ -274,10 +288,10 @@ class ShardSet:
         self._open.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"paths": self.paths}
+        return {"paths": self.paths, "expected": self._expected}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["paths"])  # type: ignore[misc]
+        self.__init__(state["paths"], state["expected"])  # type: ignore[misc]
 
     def _use(self, index: int) -> ShardReader:
         self._open[index] = None

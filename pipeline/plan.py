@@ -386,7 +386,8 @@ class Plan:
         """
         artifact = self["shapes"].artifact()
         if damaged := artifact.damaged_files():
-            raise CorruptError(f"{artifact.path / damaged[0]} is missing or altered: run RenderShapes again")
+            paths = [artifact.path / name for name in damaged]
+            raise CorruptError(f"{paths[0]} is missing or altered: run RenderShapes again", *paths)
         return artifact.path
 
     @cached_property

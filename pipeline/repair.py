@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.disk_errors import explain_disk_errors
-from split_matching.cache.entry import State
-from split_matching.cache.files import rename_damaged
+from split_matching.cache.entry import DONE, State
+from split_matching.cache.files import read_json, rename_damaged
 from split_matching.cache.folders import walk_folders
+from split_matching.cache.locks import lock_file
+from split_matching.errors import CorruptError
 from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.text import format_count
 
@@ -71,6 +74,50 @@ def rename_damaged_files(stage: Stage, state: State) -> list[str]:
     return lines
 
 
+def rename_if_damaged(plan: Plan, path: Path) -> str:
+    """Read one file that a stage could not use, and rename it if it is not as it was written.
+
+    Args:
+        plan: of the config whose stage met it.
+        path: a file of an artifact, or a shard of a build in progress.
+
+    Returns:
+        A line that says what was done; "" if the file is whole, or belongs to no stage of the config.
+
+    Raises:
+        UserError: it cannot be read, or not renamed.
+    """
+    for stage in plan.stages.values():
+        for folder, expected in ((stage.entry.folder, _written), (stage.entry.partial, _finished)):
+            if folder not in path.parents:
+                continue
+            name = path.relative_to(folder).as_posix()
+            # nobody makes the shard again meanwhile; a finished artifact has no such lock, and needs none
+            lock = lock_file(folder / f"{name}.lock") if folder == stage.entry.partial else contextlib.nullcontext()
+            with explain_disk_errors(path), lock:
+                sha256 = expected(stage, name)
+                missing = sha256 and not path.exists()
+                renamed = rename_damaged(path, sha256) if sha256 else None
+            what = "missing" if missing else f"altered, renamed to {renamed}"
+            return f"{stage.command}: {path} is {what}" if renamed else ""
+    return ""
+
+
+def _written(stage: Stage, name: str) -> str:
+    """The sha256 of a file of the artifact; "" without any."""
+    try:
+        entry = stage.artifact().manifest["files"].get(name, {})
+    except CorruptError:
+        return ""
+    return str(entry.get("sha256", ""))
+
+
+def _finished(stage: Stage, name: str) -> str:
+    """The sha256 of a finished shard of the build in progress; "" without any."""
+    sidecar = read_json(stage.entry.partial / f"{name}{DONE}")
+    return str(sidecar.get("sha256", "")) if isinstance(sidecar, dict) else ""
+
+
 def _rename_in(name: str, artifact: Artifact) -> list[str]:
     """Read every file of an artifact and rename damaged ones; returns one line a file."""
     lines = []
@@ -81,7 +128,7 @@ def _rename_in(name: str, artifact: Artifact) -> list[str]:
     return lines
 
 
-def _rename(path: Path) -> Path:
+def _rename(path: Path) -> Path | None:
     with explain_disk_errors(path):
         return rename_damaged(path)
 

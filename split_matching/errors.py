@@ -6,6 +6,7 @@ project and keeps its traceback.
 
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 SIMILAR = 0.5
 """Share of equal letters from which a name may have been meant, see `difflib.SequenceMatcher.ratio` (choice)."""
@@ -54,6 +55,15 @@ class DataError(UserError):
 
 
 class CorruptError(UserError):
-    """A file in the cache is truncated or altered."""
+    """A file in the cache is truncated or altered.
+
+    Args:
+        message: one line.
+        damaged: the files that are; a run renames them, and makes them again.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, *damaged: Path) -> None:
+        super().__init__(message)
+        self.damaged = damaged

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,12 @@ from split_matching.cache.entry import State
 from split_matching.errors import CorruptError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
-from split_matching.pipeline.repair import rename_damaged_files
+from split_matching.pipeline.repair import rename_if_damaged
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.text import format_duration
 
 INTERRUPTED = 130
-REPAIRS = 3  # how often damaged files are renamed in one run: on a failing disk it must end
+REPAIRS = 3  # how often one damaged file is renamed in a run: on a failing disk it must end
 SETTINGS = {
     "core": {"no_configure_logging": "true"},
     "worker": {
@@ -154,14 +155,15 @@ def _run(
 ) -> int:
     """Let luigi run what is not fresh; returns the exit code.
 
-    If a stage met a damaged file of the cache, damaged files are renamed, and what made them runs again.
+    If a stage met a damaged file of the cache, this file is renamed, and what made it runs again.
     """
     plan = stage.plan
     _check_clip(plan, [plan[name] for name, state in before.items() if not state.fresh])
     failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
     try:
         with _interruptible():
-            for repairs in range(REPAIRS + 1):
+            met: Counter[str] = Counter()
+            while True:
                 # all stages of the closure: one that was fresh may turn out to be damaged
                 members = plan.closure(stage.name)
                 display = ProgressDisplay(
@@ -173,7 +175,7 @@ def _run(
                     display.clear()
                 if stage.state.fresh:
                     return 0
-                if repairs == REPAIRS or not _repair(stage, failures, display):
+                if not _repair(stage, failures, display, met):
                     break
         return _report_failure(stage, failures, options, complain)
     except KeyboardInterrupt:
@@ -184,21 +186,38 @@ def _run(
         shutil.rmtree(failures, ignore_errors=True)
 
 
-def _repair(stage: Stage, failures: Path, display: ProgressDisplay) -> bool:
-    """If a damaged file made a stage fail, rename all damaged files, forget the failures, and say so."""
+def _repair(stage: Stage, failures: Path, display: ProgressDisplay, met: Counter[str]) -> bool:
+    """If damaged files made a stage fail, rename these, forget the failures, and say so.
+
+    Args:
+        stage: the wanted stage.
+        failures: folder of the records.
+        display: where it is said.
+        met: how often each file was met in this run; counted here.
+
+    Returns:
+        Whether to try again.
+    """
     from split_matching.pipeline.run.session import read_records
 
-    if not any(record["exit_code"] == CorruptError.exit_code for record in read_records(failures)):
+    records = [record for record in read_records(failures) if record["exit_code"] == CorruptError.exit_code]
+    if not records:
         return False
-    plan = stage.plan
-    states = plan.states([stage.name])
-    lines = [line for name, state in states.items() for line in rename_damaged_files(plan[name], state)]
+    named = sorted({name for record in records for name in record["damaged"]})
+    met.update(named or [""])
+    if max(met.values()) > REPAIRS:
+        return False
+    for name in named:
+        display.say(f"{name} could not be read: checking it")
+    lines = [line for name in named if (line := rename_if_damaged(stage.plan, Path(name)))]
     for line in lines:
         display.say(line)
-    if lines:
-        for path in failures.iterdir():
-            path.unlink()
-    return bool(lines)
+    corrupt = any(state.name == "corrupt" for state in stage.plan.states([stage.name]).values())
+    if not (lines or corrupt):
+        return False
+    for path in failures.iterdir():
+        path.unlink()
+    return True
 
 
 def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:

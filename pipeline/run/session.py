@@ -23,7 +23,7 @@ from typing import Any
 
 from split_matching.cache.disk_errors import explain_disk_error
 from split_matching.configs.schema import Config
-from split_matching.errors import UserError
+from split_matching.errors import CorruptError, UserError
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.stages import make_plan
@@ -99,6 +99,7 @@ def record(stage: str, error: Exception, trace: str = "") -> None:
         "stage": stage,
         "user": isinstance(error, UserError),
         "exit_code": error.exit_code if isinstance(error, UserError) else 1,
+        "damaged": [str(path) for path in error.damaged] if isinstance(error, CorruptError) else [],
         "type": type(error).__name__,
         "message": str(error) if isinstance(error, UserError) else " ".join(str(error).split()),
         "traceback": trace,

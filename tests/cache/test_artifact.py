@@ -30,7 +30,7 @@ def test_manifest_says_what_made_it(entry: Entry) -> None:
     assert manifest["inputs"] == {"numbers/train": "0"}
     assert manifest["config"] == {"k": {"n": 1}}
     assert manifest["summary"] == {"images": 10}
-    assert manifest["files"]["train-00000.h5"].keys() == {"bytes", "sha256", "seconds"}
+    assert manifest["files"]["train-00000.h5"].keys() == {"bytes", "sha256", "seconds", "data", "layout"}
     assert "numpy" in manifest["versions"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from split_matching.cache.disk_errors import ADVICE, explain_disk_error, explain_disk_errors
+from split_matching.cache.disk_errors import ADVICE, explain_disk_error, explain_disk_errors, explain_read_error
 from split_matching.errors import UserError
 
 
@@ -50,3 +50,20 @@ def test_block_raises_the_line_and_keeps_the_cause(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a folder is in the way of a file") as caught, explain_disk_errors(tmp_path):
         tmp_path.write_text("x")
     assert isinstance(caught.value.__cause__, IsADirectoryError)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EIO, "reason"), "input/output error"),
+        (OSError(errno.ESTALE, "reason"), "stale file handle"),
+        (OSError("Can't read data (file read failed: time = Sat, filename = 'x', errno = 5)"), "input/output error"),
+    ],
+)
+def test_failing_disk_is_told_from_wrong_bytes(error: OSError, reason: str) -> None:
+    assert str(explain_read_error(error, Path("a.h5"))).startswith(f"cannot read a.h5: {reason}; check the disk")
+
+
+@pytest.mark.parametrize("error", [OSError("bad checksum"), OSError(errno.ENOENT, "")])
+def test_wrong_bytes_are_no_error_of_the_disk(error: OSError) -> None:
+    assert explain_read_error(error, Path("a.h5")) is None

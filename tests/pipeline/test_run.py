@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from split_matching.cache.artifact import Artifact
 from tests.pipeline.toy_project import Toy
 
 ROOT = Path(__file__).parents[2]
@@ -282,3 +283,42 @@ def test_luigi_runs_a_stage_by_its_own_command_line(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("shapes/dataset/*/train.json"))) == 1
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert "1 complete ones were encountered" in again.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "4"])
+def test_repair_reads_the_file_that_was_named_and_no_other(
+    project: Toy, workers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.run("Squares")
+    shard = next((project.folder / "artifacts/shapes/squares").glob("*/train-00001.h5"))
+    data = bytearray(shard.read_bytes())
+    data[0] ^= 1
+    shard.write_bytes(data)
+    project.log()
+
+    read = Artifact.damaged_files
+
+    def read_others(artifact: Artifact) -> list[str]:
+        assert artifact.stage != "squares", "an artifact of shards is read whole"
+        return read(artifact)
+
+    monkeypatch.setattr(Artifact, "damaged_files", read_others)
+    assert project.run("Page", "--workers", workers) == 0
+    assert [line for line in project.log() if line.startswith("square")] == [
+        f"square train {i:04d}" for i in range(4, 8)
+    ]
+    assert sum("could not be read: checking it" in line for line in project.err) == 1
+
+
+def test_every_shard_damaged_is_made_again_in_one_run(project: Toy) -> None:
+    project.run("Page")
+    before = project.total()
+    for shard in (project.folder / "artifacts/shapes/squares").glob("*/*.h5"):
+        data = bytearray(shard.read_bytes())
+        data[0] ^= 1
+        shard.write_bytes(data)
+    project.log()
+    project.edit("total", 'log(f"total', 'log("other");log(f"total')
+    assert project.run("Page") == 0
+    assert sum(line.startswith("square") for line in project.log()) == 13
+    assert project.total() == before
