@@ -331,7 +331,12 @@ def _swap_in(partial: Path, folder: Path) -> None:
     old = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
     if folder.exists():
         folder.rename(old)
-    move_folder(partial, folder)
+    try:
+        move_folder(partial, folder)
+    except OSError:
+        if old.exists() and not folder.exists():
+            old.rename(folder)  # the next run finishes the commit; until then the older artifact is there
+        raise
     (folder / LOCK).unlink(missing_ok=True)
     if old.is_dir():
         shutil.rmtree(old, ignore_errors=True)

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from split_matching.configs.class_list import is_own_file, load_classes
 from split_matching.configs.schema import Config
-from split_matching.configs.section import Section, is_runtime
+from split_matching.configs.section import Section, is_identity, is_runtime
 from split_matching.configs.strict_yaml import parse_value, read_mapping, shorten
 from split_matching.environment import default_artifacts, home
 from split_matching.errors import ConfigError, did_you_mean
@@ -108,7 +108,8 @@ def describe(config: Config) -> str:
         config: a resolved config.
 
     Returns:
-        YAML text that ends with a newline. Runtime values, which change no result, are marked.
+        YAML text that ends with a newline. Runtime values, which change no result, are marked. What says where weights
+        lie is not: other weights give another result.
     """
     lines: list[str] = []
     for name, info in Config.model_fields.items():
@@ -303,7 +304,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _describe_field(name: str, value: Any, field: FieldInfo) -> str:
-    note = "runtime, changes no result: " if is_runtime(field) else ""
+    note = "runtime, changes no result: " if is_runtime(field) and not is_identity(field) else ""
     return f"{name}: {_format_value(value)}  # {note}{field.description or ''}".rstrip()
 
 

@@ -44,6 +44,11 @@ def is_runtime(field: FieldInfo) -> bool:
     return bool(_marks(field).get("runtime"))
 
 
+def is_identity(field: FieldInfo) -> bool:
+    """Whether a field enters cache keys not as it is, but as what it leads to."""
+    return "identity" in _marks(field)
+
+
 def is_neutral(field: FieldInfo, value: Any) -> bool:
     """Whether a field is marked as added later, and a value (as JSON) is the one that stands for its absence."""
     marks = _marks(field)

@@ -80,6 +80,23 @@ def test_crash_between_the_two_renames_is_finished_by_the_next_run(
     assert entry.artifact().file("out.txt").read_text() == "new"
 
 
+def test_failing_second_rename_leaves_the_older_artifact(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_plain(entry, "old")
+    newer = replace(RECIPE, inputs={"numbers/train": "1"})
+
+    def fail(new: Path, folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(new))
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="input/output error"):
+        patch.setattr(build_module, "move_folder", fail)
+        make_plain(entry, "new", newer)
+    assert entry.state(RECIPE).fresh
+    assert entry.artifact().file("out.txt").read_text() == "old"
+    assert sorted(p.name for p in entry.folder.parent.iterdir()) == [entry.folder.name, entry.partial.name]
+    recover(entry, newer)
+    assert entry.artifact().file("out.txt").read_text() == "new"
+
+
 def test_recover_leaves_a_build_without_manifest(entry: Entry) -> None:
     build = open_build(entry, RECIPE, plan_of(4))
     make_shard(build, 0, shards_of(4)[0])

@@ -264,3 +264,12 @@ def test_reading_a_config_needs_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_only_what_changes_no_result_is_called_so() -> None:
+    lines = {line.split(":")[0].strip(): line for line in describe(load_config("shapes")).splitlines() if ":" in line}
+    marked = {name for name, line in lines.items() if "changes no result" in line}
+    assert {"workers", "shard_size", "artifacts"} <= marked
+    assert not marked & {"weights", "steps", "k"}
+    clip = describe(load_config("shapes")).split("\nclip:\n")[1].split("\n\n")[0]
+    assert "seed: " in clip and "changes no result" not in clip
