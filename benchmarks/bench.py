@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.measure import ROOT
 from benchmarks.render import README, RESULTS, update
-from split_matching.pipeline.run.gpus import WAITING
+from split_matching.pipeline.run.cpu import WAITING
 
 NAMES = (
     "machine",

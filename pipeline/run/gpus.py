@@ -1,4 +1,4 @@
-"""Which GPU a worker uses, where a machine has several, and how CPU threads wait for each other.
+"""Which GPU a worker uses, where a machine has several.
 
 A worker has a GPU of its own, as long as there are enough. Every task of a run with several workers is a process of its
 own. It takes the first GPU that no other process of this user holds, by a lock that ends with the process. With more
@@ -14,14 +14,6 @@ from types import ModuleType
 from typing import IO
 
 from split_matching.cache.locks import try_lock
-
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""Environment of the CPU threads: they look for work a thousand times, some microseconds, and then sleep.
-
-A training step of `shapes` on 2 cores, alone and with a second training beside it: 150 and 150 ms where threads sleep
-at once (waking them costs more than such small products), 107 and 208 ms like this, 86 and 445 ms where they spin as
-long as libgomp lets them. What the environment says already is left as it is.
-"""
 
 _held: list[IO[str]] = []
 """The lock of this process, open until the process ends."""

@@ -19,7 +19,8 @@ from split_matching.configs.settings import RuntimeConfig
 from split_matching.errors import UserError
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session, torchrun
-from split_matching.pipeline.run.gpus import WAITING, take_gpu
+from split_matching.pipeline.run.cpu import WAITING, reproducible_kernels
+from split_matching.pipeline.run.gpus import take_gpu
 from split_matching.stages.ground.context import Shard, StageContext
 
 
@@ -72,6 +73,10 @@ def is_made(stage: Stage, shard: Shard) -> bool:
 def load_module(stage: Stage, alone: bool) -> ModuleType:
     """Import a stage's module, and set how many CPU threads and, in a worker, which GPU it may use.
 
+    In a sharded stage an operation of torch has one thread, and images are worked on side by side, see
+    `stages.ground.device.images_at_once`: matrix kernels round otherwise with another number of threads, and the bytes
+    of a shard must not depend on the number of workers.
+
     Args:
         stage: the stage.
         alone: whether it runs by itself, with all cores; otherwise workers share them.
@@ -80,7 +85,7 @@ def load_module(stage: Stage, alone: bool) -> ModuleType:
     threads = set_threads(runtime, alone)
     module = stage.import_module()
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1 if stage.splits else threads)
         if session.is_worker():
             take_gpu(torch, runtime.device)
     return module
@@ -91,7 +96,7 @@ def set_threads(runtime: RuntimeConfig, alone: bool) -> int:
     cores = len(os.sched_getaffinity(0))
     threads = runtime.threads or (cores if alone else max(1, cores // runtime.workers))
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    for name, value in WAITING.items():
+    for name, value in (WAITING | reproducible_kernels()).items():
         os.environ.setdefault(name, value)
     return threads
 

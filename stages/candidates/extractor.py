@@ -18,7 +18,7 @@ from split_matching.stages.candidates.batches import equal_batches
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.ground.device import images_per_batch
+from split_matching.stages.ground.device import device_of, images_at_once, images_per_batch, threads_of
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.ordered_map import worker_threads
 
@@ -43,15 +43,17 @@ class Extractor:
             )
         self.source = open_source(ctx.config.data, ctx.data_root)
         self.batch = images_per_batch(ctx)
+        self.threads = threads_of(ctx)
+        self.at_once = worker_threads(images_at_once(ctx)) if device_of(ctx) == "cpu" else None
         # what the shifted views are made for; read only where there are some, so only then a part of the key
         self.block_to_cluster: int | None = ctx.config.pseudo_masks.block if self.config.shifts > 1 else None
 
     def extract_all(self, ids: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
         """Ids and features of images, in the order given; the next are read while CLIP works on the present ones."""
-        size = 4 * self.batch
+        size = 4 * max(self.batch, self.threads)
         chunks = [ids[start : start + size] for start in range(0, len(ids), size)]
         # as many threads as there are cores: while a GPU works they are free, and it is done with an image sooner
-        with worker_threads(max(2, torch.get_num_threads())) as pool:
+        with worker_threads(max(2, self.threads)) as pool:
             ahead = [pool.submit(self.load, image_id) for image_id in chunks[0]]
             for chunk, following in zip(chunks, [*chunks[1:], ()], strict=True):
                 images = [future.result() for future in ahead]
@@ -66,10 +68,13 @@ class Extractor:
         return shifted_views(pixels, self.config.shifts, self.clip.patch)
 
     def extract(self, images: Sequence[Tensor]) -> list[Arrays]:
-        """Features of a few images, given by their views; those of equal size share forward passes.
+        """Features of a few images, given by their views.
 
-        A GPU gets its next batch before the results of one are waited for.
+        On the CPU they are worked on side by side. On a GPU those of equal size share forward passes, and it gets its
+        next batch before the results of one are waited for.
         """
+        if self.at_once:
+            return list(self.at_once.map(lambda image: start_copy(self._forward([image]))()[0], images))
         results: dict[int, Arrays] = {}
         previous: tuple[list[int], Callable[[], list[Arrays]]] | None = None
         for places in equal_batches([tuple(image.shape) for image in images], self.batch):

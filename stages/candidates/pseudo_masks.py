@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -27,7 +26,7 @@ from split_matching.stages.data.images import read_seen_labels
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Shard, StageContext
-from split_matching.stages.ground.device import device_of, images_per_batch
+from split_matching.stages.ground.device import device_of, images_per_batch, threads_of
 from split_matching.stages.ground.ordered_map import ordered_map
 from split_matching.stages.ground.region_map import number_by_area
 
@@ -79,7 +78,7 @@ def make_pseudo_masks(
     if clustering.BATCHED:
         images = cluster_batches(ctx, clustering, images)
     with threadpool_limits(1, "blas"):  # NumPy's products would start threads in every thread
-        yield from ordered_map(finish, images, torch.get_num_threads())
+        yield from ordered_map(finish, images, threads_of(ctx))
 
 
 def cluster_batches(

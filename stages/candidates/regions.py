@@ -21,7 +21,7 @@ from split_matching.stages.candidates.region_embedding import RegionItem, embed_
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Shard, StageContext
-from split_matching.stages.ground.device import images_per_batch
+from split_matching.stages.ground.device import images_at_once, images_per_batch
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.ordered_map import ordered_map
 from split_matching.stages.ground.region_map import masks_of
@@ -40,7 +40,7 @@ def fields(config: Any) -> dict[str, Field]:
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     """Embed the regions of one shard's images, in id order; the next images are read meanwhile.
 
-    On the CPU every image is its own batch, see `images_per_batch`.
+    On the CPU every image is its own batch, and some are worked on side by side, see `images_at_once`.
     """
     maps = ctx.inputs["pseudo_masks"].shards(shard.split)
     if "embeddings" in maps.fields:
@@ -55,9 +55,10 @@ def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
     size = images_per_batch(ctx)
     batches = [shard.ids[start : start + size] for start in range(0, len(shard.ids), size)]
     done = 0
-    # one thread: a ShardSet is not shared between threads
-    for ids, items in zip(batches, ordered_map(load, batches, threads=1), strict=True):
-        for image_id, embeddings in zip(ids, embed_regions(clip, items, ctx.config.regions), strict=True):
+    loaded = ordered_map(load, batches, threads=1)  # one thread: a ShardSet is not shared between threads
+    embedded = ordered_map(lambda items: embed_regions(clip, items, ctx.config.regions), loaded, images_at_once(ctx))
+    for ids, rows in zip(batches, embedded, strict=True):
+        for image_id, embeddings in zip(ids, rows, strict=True):
             writer.add(image_id, embeddings=embeddings.half().numpy())
             done += 1
             ctx.progress(done, len(shard.ids))

@@ -20,7 +20,7 @@ def worker_threads(count: int) -> ThreadPoolExecutor:
 
     Otherwise each of them would start an OpenMP team of its own at torch's first parallel loop. These teams share the
     cores with the main thread's: a training step of `shapes` took twice as long, 213 against 100 ms on 2 cores, beside
-    a thread that had once resized a mask. See also `pipeline.run.gpus.WAITING`.
+    a thread that had once resized a mask. See also `pipeline.run.cpu.WAITING`.
 
     Args:
         count: how many threads.
