@@ -23,6 +23,9 @@ from split_matching.errors import CorruptError
 
 BUILD = "build.json"
 DONE = ".done.json"
+PROGRESS = "checkpoint.json"
+"""How far a stage that saves itself has come: step, steps, and the seconds that it took."""
+
 KEY_LENGTH = 16
 
 Shards = Mapping[str, Sequence[str]]
@@ -129,7 +132,8 @@ class Entry:
         done, total = self._progress(recipe)
         if not (self.folder / MANIFEST).is_file():
             if done is not None:
-                return State("partial", (), done, total)
+                step, steps, _ = read_progress(self.partial)
+                return State("partial", (f"step {step} of {steps}",) if step else (), done, total)
             left = self.folder.is_dir() and any(self.folder.iterdir())
             return State("corrupt", (f"{MANIFEST} is missing",)) if left else State("missing")
         try:
@@ -194,6 +198,15 @@ class Entry:
             return None, 0
         total = sum(len(digests) for digests in order["plan"].values())
         return sum(1 for _ in self.partial.glob(f"*{DONE}")), total
+
+
+def read_progress(partial: Path) -> tuple[int, int, float]:
+    """Return the step that a stage was saved at, all its steps, and the seconds it took; zeros if that is not known."""
+    value = read_json(partial / PROGRESS)
+    try:
+        return int(value["step"]), int(value["steps"]), float(value["seconds"])
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return 0, 0, 0.0
 
 
 def read_order(partial: Path) -> Any:

@@ -34,6 +34,7 @@ from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.text import format_duration
 
 INTERRUPTED = 130
+END_SECONDS = 25.0  # for a worker to write its checkpoint; Slurm kills 30 s after its SIGTERM
 REPAIRS = 3  # how often one damaged file is renamed in a run: on a failing disk it must end
 SETTINGS = {
     "core": {"no_configure_logging": "true"},
@@ -179,8 +180,9 @@ def _run(
                     break
         return _report_failure(stage, failures, options, complain)
     except KeyboardInterrupt:
-        _end_workers()
-        print("interrupted: finished stages and shards are kept, the same command resumes there", file=sys.stderr)
+        print(
+            "interrupted: finished stages, shards and steps are kept, the same command resumes there", file=sys.stderr
+        )
         return INTERRUPTED
     finally:
         shutil.rmtree(failures, ignore_errors=True)
@@ -345,7 +347,10 @@ def _print_stages(stage: Stage, before: Mapping[str, State]) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Make Ctrl-C and a polite kill end the run in the parent; forked workers inherit the handlers and do not act."""
+    """Make Ctrl-C, a polite kill and a scheduler's notice (SIGUSR1) end the run in the parent.
+
+    Forked workers inherit the handlers and do not act.
+    """
     parent = os.getpid()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -357,17 +362,28 @@ def _interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
+    except KeyboardInterrupt:
+        for number in (signal.SIGTERM, signal.SIGUSR1):  # a scheduler may send both
+            signal.signal(number, signal.SIG_IGN)
+        _end_workers()
+        raise
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
 def _end_workers() -> None:
-    for process in multiprocessing.active_children():
-        process.terminate()
-        process.join(5)
+    """End the workers, once they have saved what they can; a second Ctrl-C does not wait for that."""
+    workers = multiprocessing.active_children()
+    end = time.monotonic() + END_SECONDS
+    with contextlib.suppress(KeyboardInterrupt):
+        for process in workers:
+            process.terminate()
+        for process in workers:
+            process.join(max(0.0, end - time.monotonic()))
+    for process in workers:
         if process.is_alive():
             process.kill()

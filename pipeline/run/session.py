@@ -131,10 +131,11 @@ def is_worker() -> bool:
 
 
 def settle_into_process() -> None:
-    """In a worker: leave Ctrl-C to the parent, which ends the workers, and end with the parent if that is killed."""
+    """In a worker: leave Ctrl-C and SIGUSR1 to the parent, which ends it, and end with the parent if that is killed."""
     if not is_worker():
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

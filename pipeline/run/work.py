@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from split_matching.cache.build import Build, open_build, recover
+from split_matching.cache.entry import read_progress
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.settings import RuntimeConfig
 from split_matching.errors import UserError
@@ -118,7 +119,7 @@ def _run_whole(stage: Stage, build: Build) -> None:
     build.clear(stage.resumes)
     module = load_module(stage, alone=True)
     display = session.current().display
-    started = time.monotonic()
+    started = time.monotonic() - read_progress(build.path)[2]  # with the time of interrupted runs
     display.start(stage.command)
     run = torchrun.share_training(module.run, stage)
     summary = run(_context(stage, build, display.counter(stage.command))) or {}

@@ -1,5 +1,7 @@
 """Checkpoints of a training stage: a kill at any moment leaves the last one whole, and resuming from it is exact.
 
+One is written every few steps, every ten minutes, and before a signal ends the process.
+
 The file is the sha256 of the rest (32 bytes) and then what `torch.save` wrote: torch itself does not notice altered
 numbers. It also records the length and sha256 of each log at that step.
 """
@@ -10,17 +12,83 @@ import copy
 import hashlib
 import io
 import os
+import time
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import nn
 
-from split_matching.cache.files import atomic_write
+from split_matching.cache.entry import PROGRESS, read_progress
+from split_matching.cache.files import atomic_write, write_json
+from split_matching.model.process_group import ProcessGroup
+from split_matching.stages.training.signals import DelayedSignals
 
 CHECKPOINT = "checkpoint.pt"
 LOGS = "*.jsonl"
 DIGEST_BYTES = 32
+MOST_SECONDS = 600.0  # between two checkpoints
+
+
+class Checkpoints:
+    """Writes the checkpoints of a training; a context manager around its steps.
+
+    Of several processes the first one writes, and all of them end after the same step if one got a signal to end.
+
+    Args:
+        out: folder of the unfinished stage.
+        model: its parameters are saved.
+        optimizer: its state is saved.
+        every: steps from one checkpoint to the next.
+        steps: of the whole training.
+        device: where the processes talk to each other.
+    """
+
+    def __init__(
+        self, out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, every: int, steps: int, device: str = "cpu"
+    ) -> None:
+        self._what = out, model, optimizer
+        self._every, self._steps, self._device = every, steps, device
+        self._group = ProcessGroup()
+        self._signals = DelayedSignals()
+        self._before, self._started = read_progress(out)[2], time.monotonic()
+        self._saved = self._started
+
+    def __enter__(self) -> Self:
+        self._signals.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._signals.__exit__(kind, error, trace)
+
+    def step_done(self, done: int) -> None:
+        """Write a checkpoint if one is due.
+
+        Args:
+            done: number of steps that are done.
+
+        Raises:
+            KeyboardInterrupt: a signal to end has come; the step is saved.
+        """
+        ends = self._ends()
+        now = time.monotonic()
+        due = done < self._steps and (done % self._every == 0 or now - self._saved >= MOST_SECONDS)
+        if self._group.rank == 0 and (due or ends):
+            save_checkpoint(*self._what, done)
+            seconds = round(self._before + now - self._started, 3)
+            write_json(self._what[0] / PROGRESS, {"step": done, "steps": self._steps, "seconds": seconds})
+            self._saved = now
+        if ends:
+            raise KeyboardInterrupt
+
+    def _ends(self) -> bool:
+        received = bool(self._signals.received)
+        if self._group.size == 1:
+            return received
+        return bool(self._group.sum(torch.tensor(float(received), device=self._device)))
 
 
 def save_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -26,7 +27,7 @@ from split_matching.model.clip import FrozenClip
 from split_matching.model.clip_weights import create_open_clip
 from split_matching.stages.data.shapes import COLOURS, PATTERNS, Scene, Thing, render_scene, scene_rng
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.training.checkpoint import restore_checkpoint, save_checkpoint
+from split_matching.stages.training.checkpoint import Checkpoints, restore_checkpoint
 
 CROPS = 2  # of a rendered scene: rendering costs as much as a training step's forward pass
 LEADS = ("a photo of {}.", "{}.", "a picture of {}.", "an image with {}.")
@@ -104,7 +105,8 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, captions: list[
 def _batches(config: PretrainConfig, native: int, start: int) -> Iterator[tuple[NDArray[np.uint8], list[str]]]:
     """Batches in order, rendered a few steps ahead by one spawned process."""
     ahead = 4
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    ignoring = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and this one ends with its parent
+    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignoring) as pool:
         jobs = [pool.submit(render_batch, (config, native, s)) for s in range(start, min(start + ahead, config.steps))]
         for step in range(start, config.steps):
             batch = jobs.pop(0).result()
@@ -149,7 +151,8 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     )
     mean, std = (torch.tensor(v)[:, None, None] for v in (frozen.mean, frozen.std))
     start = restore_checkpoint(ctx.out, model, optimizer, "cpu")
-    with (ctx.out / LOG).open("a", encoding="utf-8") as log:
+    checkpoints = Checkpoints(ctx.out, model, optimizer, CHECKPOINT_EVERY, config.steps)
+    with (ctx.out / LOG).open("a", encoding="utf-8") as log, checkpoints:
         for step, (images, captions) in enumerate(_batches(config, frozen.native, start), start):
             rate = config.lr * min(1, (step + 1) / max(1, config.warmup))
             rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
@@ -167,8 +170,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             if step % 50 == 0 or step == config.steps - 1:
                 log.write(json.dumps({"step": step, "loss": round(loss.item(), 5), "lr": rate}) + "\n")
                 log.flush()
-            if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < config.steps:
-                save_checkpoint(ctx.out, model, optimizer, step + 1)
+            checkpoints.step_done(step + 1)
             ctx.progress(step + 1, config.steps)
     state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     save_file(state, ctx.out / "clip.safetensors")

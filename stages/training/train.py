@@ -24,7 +24,7 @@ from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.training.batches import CachedImages, TrainingImages, collate, prefetch
-from split_matching.stages.training.checkpoint import restore_checkpoint, save_checkpoint
+from split_matching.stages.training.checkpoint import Checkpoints, restore_checkpoint
 from split_matching.stages.training.metric_log import MetricLog
 
 WEIGHTS = "weights.safetensors"
@@ -70,7 +70,8 @@ def train_decoder(
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr, fused=True)
     start = _resume(ctx, model, optimizer, device, group)
     writes = group.rank == 0
-    with MetricLog(ctx.out, start) if writes else contextlib.nullcontext() as log:
+    checkpoints = Checkpoints(ctx.out, model, optimizer, config.checkpoint_every, config.steps, device)
+    with MetricLog(ctx.out, start) if writes else contextlib.nullcontext() as log, checkpoints:
         for step, items in enumerate(prefetch(images, config, start, group), start):
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
             outputs = _predict(model, encoder, tokens, valid, step)
@@ -81,8 +82,7 @@ def train_decoder(
             if log and (step % config.log_every == 0 or step == config.steps - 1):
                 numbers = _round(metrics | {"grad_norm": norm}) | {"lr": rate}
                 log.add(step, numbers, _describe_matching(criterion, outputs[-1], targets))
-            if writes and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-                save_checkpoint(ctx.out, model, optimizer, step + 1)
+            checkpoints.step_done(step + 1)
             ctx.progress(step + 1, config.steps)
     if writes:
         save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, ctx.out / WEIGHTS)

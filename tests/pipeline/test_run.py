@@ -186,8 +186,10 @@ def test_a_stage_that_resumes_sees_its_files_and_commits_no_checkpoint(project: 
     assert sorted(p.name for p in files) == ["manifest.json", "total.txt"]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_ends_with_130_and_is_resumed(project: Toy, workers: str) -> None:
+@pytest.mark.parametrize(
+    ("workers", "number"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("1", signal.SIGTERM), ("2", signal.SIGUSR1)]
+)
+def test_ctrl_c_and_a_notice_end_with_130_and_are_resumed(project: Toy, workers: str, number: int) -> None:
     project.trouble("wait 0005")
     process = project.start("Page", "--workers", workers)
     deadline = time.monotonic() + 40
@@ -197,10 +199,10 @@ def test_ctrl_c_ends_with_130_and_is_resumed(project: Toy, workers: str) -> None
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("interrupted: finished stages and shards are kept")
+    assert err.splitlines()[-1].startswith("interrupted: finished stages, shards and steps are kept")
     assert "Traceback" not in err
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 0)

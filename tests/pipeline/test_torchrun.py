@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from split_matching.cache.entry import read_progress
 from split_matching.pipeline.cli import main
 from tests.handmade import TINY
 
@@ -114,6 +115,18 @@ def test_a_batch_that_cannot_be_shared_is_said_once(alone: Path) -> None:
     assert (first, second) == (2, 2)
     assert why == ["error: TrainDecoder: train.batch 3 cannot be shared evenly by 2 processes"]
     assert not silent
+
+
+@pytest.mark.parametrize("receiver", [0, 1])
+def test_a_signal_to_one_process_saves_the_step_and_ends_both(alone: Path, receiver: int) -> None:
+    job = Job(alone, "train.steps=100000", "train.checkpoint_every=100000", f"train.seed={receiver + 2}")
+    job.wait_for_steps()
+    job.processes[receiver].send_signal(signal.SIGTERM)
+    (first, _, said), (second, _, silent) = job.end()
+    assert (first, second) == (130, 130 if receiver == 0 else -signal.SIGTERM)
+    assert len(said) == 1 and said[0].startswith("interrupted") and not silent
+    [path] = job.logs() - job.left
+    assert read_progress(path.parent)[0] > 0
 
 
 @pytest.mark.parametrize("victim", [0, 1])

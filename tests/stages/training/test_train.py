@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from PIL import Image
 
 from split_matching.cache.code import module_closure
+from split_matching.cache.entry import read_progress
 from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.settings import TrainConfig
 from split_matching.errors import UserError
 from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
-from split_matching.stages.training import train
+from split_matching.stages.training import checkpoint, train
 from split_matching.stages.training.batches import CachedImages, batch_ids, collate
+from split_matching.stages.training.signals import DelayedSignals
 from split_matching.stages.training.train import learning_rate
 from tests.handmade import Chain
 
@@ -53,6 +56,59 @@ def test_interrupted_and_resumed_equals_undisturbed(chain: Chain, stop: int) -> 
         chain.whole(train, f"stopped-{stop}", progress=interrupt)
     assert not (chain.folder(f"stopped-{stop}") / "weights.safetensors").exists()
     assert trained(chain, f"stopped-{stop}") == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("stop", [2, 5, 6])
+def test_a_signal_ends_the_training_after_its_step(chain: Chain, number: int, stop: int) -> None:
+    undisturbed = trained(chain, "whole")
+    name = f"{number}-{stop}"
+    started = []
+
+    def end(done: int, total: int) -> None:
+        started.append(done)
+        if done == stop - 1:
+            signal.raise_signal(number)
+
+    former = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            chain.whole(train, name, progress=end)
+        assert started == list(range(1, stop)) and read_progress(chain.folder(name))[:2] == (stop, 6)
+        assert trained(chain, name) == undisturbed
+    finally:
+        for n, handler in former.items():
+            signal.signal(n, handler)
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), DelayedSignals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it waited")
+
+
+def test_signals_that_are_ignored_stay_ignored() -> None:
+    former = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with DelayedSignals() as signals:
+            signal.raise_signal(signal.SIGUSR1)
+            assert not signals.received
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+
+
+def test_checkpoints_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(1, 1)
+    clock = iter([0.0, 1.0, 599.0, 600.0, 601.0, 1200.0])
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with checkpoint.Checkpoints(tmp_path, model, optimizer, 100, 50) as checkpoints:
+        found = [[checkpoints.step_done(step), read_progress(tmp_path)][1] for step in range(1, 6)]
+    assert found == [(0, 0, 0.0), (0, 0, 0.0), (3, 50, 600.0), (3, 50, 600.0), (5, 50, 1200.0)]
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
