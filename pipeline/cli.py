@@ -7,7 +7,6 @@ cache is damaged, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import traceback
@@ -35,6 +34,7 @@ from split_matching.pipeline.verbs import (
     status,
     verify,
 )
+from split_matching.streams import OUTPUT, drop_output
 
 
 class Verb(Protocol):
@@ -93,8 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `status | head`: the reader has ended
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -104,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         line, code = describe_error(error, debug)
+        if isinstance(error, OSError) and error.filename == OUTPUT:
+            drop_output()
         print(f"error: {one_line(line)}", file=sys.stderr)
         return code
 
@@ -112,6 +113,8 @@ def describe_error(error: Exception, debug: bool = False) -> tuple[str, int]:
     """Return the line that tells the user of an error, and the exit code."""
     if isinstance(error, UserError):
         return str(error), error.exit_code
+    if isinstance(error, OSError) and error.filename == OUTPUT:
+        return f"cannot write to {OUTPUT}: {os.strerror(error.errno or 0).lower()}", 1
     if explained := explain_disk_error(error, action="use"):  # e.g. the folder of the cache may not be read
         return str(explained), explained.exit_code
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("split_matching"):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 
 from split_matching.environment import explain_missing_package
+from split_matching.streams import prepare_streams
 
 OLDEST_PYTHON = (3, 11)
 
 
 def main() -> int:
     """Run the command line and return the exit code."""
+    prepare_streams()
     if sys.version_info < OLDEST_PYTHON:
         found, needed = (".".join(map(str, version)) for version in (sys.version_info[:2], OLDEST_PYTHON))
         print(f"error: this is Python {found}; Split Matching needs {needed} or newer", file=sys.stderr)

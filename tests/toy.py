@@ -194,6 +194,9 @@ def install(folder: Path) -> None:
 
 if __name__ == "__main__":
     from split_matching.pipeline.cli import main
+    from split_matching.streams import prepare_streams
+
+    prepare_streams()
 
     install(Path(sys.argv[1]))
     sys.exit(main(sys.argv[2:]))
