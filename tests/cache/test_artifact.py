@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from split_matching.cache.artifact import shard_name
@@ -15,6 +17,7 @@ from split_matching.cache.files import rename_damaged
 from split_matching.cache.keys import digest
 from split_matching.errors import CorruptError
 from tests.cache.example_builds import (
+    IDS,
     RECIPE,
     make_plain,
     make_shard,
@@ -51,6 +54,43 @@ def test_content_is_known_by_file_and_split(entry: Entry) -> None:
     assert artifact.content_of(["train", "a.json"]) == artifact.content
     with pytest.raises(CorruptError, match="'val'"):
         artifact.content_of(["val"])
+
+
+def test_content_of_a_file_is_its_sha256_and_of_a_split_that_of_its_images(entry: Entry) -> None:
+    build = open_build(entry, RECIPE, plan_of(5))
+    hashed = hashlib.sha256(b'[1,"squares",{}]')
+    for index, ids in enumerate(shards_of(5)):
+        make_shard(build, index, ids)
+        for count in map(int, ids):
+            squares = np.arange(count, dtype="<i8") ** 2
+            image = f"x <i8 {squares.shape}\n".encode() + squares.tobytes()
+            hashed.update(f'"{count:03d}"'.encode() + hashlib.sha256(image).digest())
+    (build.path / "a.json").write_text("1")
+    with build.lock():
+        artifact = build.commit(1.0)
+    assert artifact.manifest["content"] == {
+        "a.json": hashlib.sha256(b"1").hexdigest(),
+        "train": hashed.hexdigest(),
+    }
+
+
+def test_shards_are_read_in_order_and_unknown_splits_are_an_error(entry: Entry) -> None:
+    artifact = make_sharded(entry)
+    shards = artifact.shards("train")
+    assert list(shards.ids) == IDS
+    assert [shards.read(image_id, "x").tolist() for image_id in ("000", "003")] == [[], [0, 1, 4]]
+    with pytest.raises(CorruptError, match="holds no shards of 'val'"):
+        artifact.shards("val")
+
+
+def test_file_that_is_not_there_or_not_of_the_artifact_is_an_error(entry: Entry) -> None:
+    artifact = make_plain(entry)
+    (artifact.path / "stranger.txt").write_text("text")
+    with pytest.raises(CorruptError, match=r"stranger\.txt is missing: run the stage Square again"):
+        artifact.file("stranger.txt")
+    (artifact.path / "out.txt").unlink()
+    with pytest.raises(CorruptError, match=r"out\.txt is missing: run the stage Square again"):
+        artifact.file("out.txt")
 
 
 def test_undeclared_file_is_an_error(entry: Entry) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
 import resource
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ import pytest
 
 from split_matching.cache import build as build_module
 from split_matching.cache.artifact import shard_name
-from split_matching.cache.build import open_build, recover
+from split_matching.cache.build import Build, open_build, recover
 from split_matching.cache.entry import Entry
-from split_matching.errors import UserError
+from split_matching.cache.files import write_json
+from split_matching.errors import CorruptError, UserError
 from tests.cache.example_builds import (
     KEY,
     RECIPE,
@@ -97,6 +100,85 @@ def test_failing_second_rename_leaves_the_older_artifact(entry: Entry, monkeypat
     assert entry.artifact().file("out.txt").read_text() == "new"
 
 
+def test_recover_leaves_a_finished_build_of_something_else(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_plain(entry, "old")
+    newer = replace(RECIPE, inputs={"numbers/train": "1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "_swap_in", lambda partial, folder: None)
+        make_plain(entry, "new", newer)
+    assert (entry.partial / "manifest.json").is_file()
+    before = listing(entry.root)
+    recover(entry, RECIPE)
+    assert listing(entry.root) == before
+
+
+def test_recover_leaves_a_build_that_another_process_swaps_in(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "_swap_in", lambda partial, folder: None)
+        with pytest.raises(CorruptError):  # there is no artifact yet
+            make_plain(entry)
+    monkeypatch.setattr(build_module, "lock_file", lambda path: contextlib.nullcontext(False))
+    before = listing(entry.root)
+    recover(entry, RECIPE)
+    assert listing(entry.root) == before
+
+
+def test_build_is_thrown_away_only_if_it_still_differs_under_its_lock(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While this process waited for the lock, another one started the very build that is wanted."""
+    newer = replace(RECIPE, code={"stages/a.py": "2"})
+    open_build(entry, RECIPE)
+
+    @contextlib.contextmanager
+    def another_process(build: Build) -> Iterator[bool]:
+        write_json(build.path / "build.json", entry.order(newer, {}))
+        (build.path / "result").write_text("of another process")
+        yield True
+
+    monkeypatch.setattr(Build, "lock", another_process)
+    assert (open_build(entry, newer).path / "result").read_text() == "of another process"
+
+
+def test_build_whose_lock_does_not_count_is_not_thrown_away(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process removed it, and whatever is at its place now belongs to that process."""
+    newer = replace(RECIPE, code={"stages/a.py": "2"})
+    open_build(entry, RECIPE)
+
+    @contextlib.contextmanager
+    def removed_meanwhile(build: Build) -> Iterator[bool]:
+        build.path.rename(build.path.with_name("before"))
+        build.path.mkdir()
+        (build.path / "result").write_text("of another process")
+        yield False
+        write_json(build.path / "build.json", entry.order(newer, {}))
+
+    monkeypatch.setattr(Build, "lock", removed_meanwhile)
+    assert (open_build(entry, newer).path / "result").read_text() == "of another process"
+
+
+def test_shards_taken_over_are_copied_where_there_are_no_links(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = make_sharded(entry)
+    whole = artifact.file("train-00000.h5").read_bytes()
+    artifact.file("train-00001.h5").unlink()
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", fail)
+    build = open_build(entry, RECIPE, plan_of(4))
+    assert [build.is_done("train", index) for index in range(3)] == [True, False, True]
+    assert build.shard_file("train", 0).read_bytes() == whole
+
+
+def test_each_shard_has_a_lock_of_its_own(entry: Entry) -> None:
+    build = open_build(entry, RECIPE, plan_of(4))
+    with build.lock_shard("train", 0) as first, build.lock_shard("train", 1) as second:
+        assert first and second
+        locks = ["build.lock", "train-00000.h5.lock", "train-00001.h5.lock"]
+        assert sorted(path.name for path in build.path.glob("*.lock")) == locks
+
+
 def test_recover_leaves_a_build_without_manifest(entry: Entry) -> None:
     build = open_build(entry, RECIPE, plan_of(4))
     make_shard(build, 0, shards_of(4)[0])
@@ -129,12 +211,13 @@ def test_damage_is_named_and_only_that_shard_made_again(entry: Entry, damage: An
 def test_left_over_files_do_not_get_into_the_artifact(entry: Entry) -> None:
     build = open_build(entry, RECIPE)
     (build.path / "sub").mkdir()
-    for name in ("weights.bin", "checkpoint.pt", "sub/checkpoint-3", "sub/a.txt", ".a.h5.1234.tmp"):
+    for name in ("weights.bin", "checkpoint.pt", "sub/checkpoint-3", "sub/a.txt", ".a.h5.1234.tmp", ".x", "y.tmp"):
         (build.path / name).write_text(name)
     with build.lock():
         artifact = build.commit(1.0)
-    assert sorted(artifact.manifest["files"]) == ["sub/a.txt", "weights.bin"]
-    assert sorted(p.name for p in artifact.path.rglob("*") if p.is_file()) == ["a.txt", "manifest.json", "weights.bin"]
+    assert sorted(artifact.manifest["files"]) == [".x", "sub/a.txt", "weights.bin", "y.tmp"]
+    present = sorted(p.name for p in artifact.path.rglob("*") if p.is_file())
+    assert present == [".x", "a.txt", "manifest.json", "weights.bin", "y.tmp"]
 
 
 def test_build_that_resumes_keeps_all_but_what_a_killed_writer_left(entry: Entry) -> None:

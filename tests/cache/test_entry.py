@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from split_matching.cache import build as build_module
 from split_matching.cache.build import open_build
 from split_matching.cache.entry import Entry
 from split_matching.cache.keys import digest
@@ -58,6 +59,63 @@ def test_unfinished_build_is_partial_and_resumes(entry: Entry) -> None:
     assert str(entry.state(RECIPE)) == "partial 1/3"
     again = open_build(entry, RECIPE, plan_of(4))
     assert [again.is_done("train", index) for index in range(3)] == [False, True, False]
+
+
+def test_build_beside_an_artifact_is_counted(entry: Entry) -> None:
+    artifact, newer = make_sharded(entry), replace(RECIPE, code={"stages/a.py": "2"})
+    assert str(entry.state(newer)) == "stale (code stages/a.py)"
+    build = open_build(entry, newer, plan_of(4))
+    assert str(entry.state(newer)) == "stale 0/3 (code stages/a.py)"
+    make_shard(build, 1, shards_of(4)[1])
+    assert str(entry.state(newer)) == "stale 1/3 (code stages/a.py)" and entry.has_build(newer)
+    assert str(entry.state(RECIPE)) == "fresh" and not entry.has_build(RECIPE)
+    (artifact.path / "train-00000.h5").unlink()
+    assert str(entry.state(RECIPE)) == "corrupt (train-00000.h5 is missing)"
+    (artifact.path / "manifest.json").write_text("{")
+    assert str(entry.state(RECIPE)).startswith("corrupt (")
+    assert str(entry.state(newer)).startswith("corrupt 1/3 (")
+    assert str(replace(entry, key=digest("other")).state(RECIPE)) == "missing"
+
+
+def test_damaged_artifact_that_is_being_made_again_is_counted(entry: Entry) -> None:
+    (make_sharded(entry).path / "train-00001.h5").unlink()
+    open_build(entry, RECIPE, plan_of(4))
+    assert str(entry.state(RECIPE)) == "corrupt 2/3 (train-00001.h5 is missing)"
+
+
+def test_only_a_build_of_the_same_is_resumed(entry: Entry) -> None:
+    open_build(entry, RECIPE, plan_of(4), "token")
+    assert entry.resumes(RECIPE, plan_of(4), "token")
+    assert not entry.resumes(RECIPE, plan_of(4))
+    assert not entry.resumes(RECIPE, plan_of(5), "token")
+    assert not entry.resumes(replace(RECIPE, inputs={}), plan_of(4), "token")
+
+
+def test_other_artifacts_of_the_stage_are_listed_newest_first(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [digest(n) for n in range(3)]
+    for number in (1, 0, 2):
+        made = {"created": f"2026-01-0{number + 1}"}
+        monkeypatch.setattr(build_module, "_circumstances", lambda made=made: made)
+        make_plain(replace(entry, key=keys[number]))
+    make_plain(entry)
+    open_build(replace(entry, key=digest(3)), RECIPE)  # in progress: no artifact
+    shutil.copytree(entry.folder, entry.folder.with_name("notes"))
+    assert [found.path.name for found in entry.others()] == [key[:16] for key in reversed(keys)]
+    assert replace(entry, stage="absent").others() == []
+
+
+def test_damaged_shards_of_a_build_are_named(entry: Entry) -> None:
+    assert entry.damaged_shards() == []
+    build = open_build(entry, RECIPE, plan_of(3))
+    for index, ids in enumerate(shards_of(3)):
+        make_shard(build, index, ids)
+    assert entry.damaged_shards() == []
+    for index in (1, 2):
+        path = build.shard_file("train", index)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    build.shard_file("train", 3).unlink()
+    build.shard_file("train", 2).with_name("train-00002.h5.done.json").write_text("[]")
+    assert entry.damaged_shards() == [build.shard_file("train", 1)]
 
 
 def test_state_changes_nothing(entry: Entry) -> None:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import stat
 import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
@@ -57,6 +58,15 @@ def test_free_lock_is_not_waited_for(tmp_path: Path) -> None:
         assert held
     with lock_file(tmp_path / "a", lambda: pytest.fail("waited")) as held:
         assert held
+
+
+def test_lock_file_is_readable_by_others_and_no_program(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with lock_file(tmp_path / "a"):
+            assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
 
 
 def test_lock_in_a_folder_that_is_gone_does_not_count(tmp_path: Path) -> None:

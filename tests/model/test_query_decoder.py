@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from split_matching.configs.settings import DecoderConfig
-from split_matching.model.query_decoder import MultiScaleEnhancement, QueryDecoder
-from split_matching.model.votes import fuse, group_votes, label_map, query_probabilities
+from split_matching.model.query_decoder import MultiScaleEnhancement, QueryDecoder, sine_positions
+from tests.model.plain_decoder import plain_decoder, plain_positions
 
 CONFIG = DecoderConfig(dim=32, heads=4, ffn=48, layers=2, seen_queries=5, candidate_queries=4, upsample=2)
 
@@ -33,6 +33,57 @@ def test_output_shapes(upsample: int) -> None:
     assert outputs[-1].masks.shape == (2, 9, 6 * upsample, 7 * upsample)
     assert outputs[-1].embeddings.shape == (2, 9, 10) and outputs[-1].no_object.shape == (2, 9)
     assert torch.allclose(outputs[-1].embeddings.norm(dim=-1), torch.ones(2, 9), atol=1e-5)
+
+
+def trained(model: QueryDecoder) -> QueryDecoder:
+    """The decoder with no weight at its start: no norm is the identity, no bias is zero."""
+    g = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=g))
+    return model
+
+
+@pytest.mark.parametrize(("shape", "masked"), [((6, 7), True), ((4, 8), True), ((1, 3), True), ((6, 7), False)])
+def test_decoder_equals_plain_steps(shape: tuple[int, int], masked: bool) -> None:
+    model, maps = trained(decoder(masked_attention=masked)), tokens(*shape)
+    with torch.no_grad():
+        outputs = model(maps, whole(maps))
+        for image in range(2):
+            expected = plain_decoder(model, [t[image] for t in maps], masked)
+            for output, (embeddings, no_object, masks) in zip(outputs, expected, strict=True):
+                assert torch.allclose(output.embeddings[image], embeddings, atol=1e-4)
+                assert torch.allclose(output.no_object[image], no_object, atol=1e-4)
+                assert torch.allclose(output.masks[image], masks, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dim", [8, 32, 34])
+def test_positions_are_sines_of_the_shares_of_each_own_grid(dim: int) -> None:
+    valid = torch.zeros(2, 5, 4, dtype=torch.bool)
+    valid[0], valid[1, :3, :2] = True, True
+    found = sine_positions(valid, dim).unflatten(1, (5, 4))
+    assert torch.allclose(found[0].flatten(0, 1), plain_positions(5, 4, dim), atol=1e-5)
+    assert torch.allclose(found[1, :3, :2].flatten(0, 1), plain_positions(3, 2, dim), atol=1e-5)
+    assert sine_positions(valid[:1].expand(3, -1, -1), dim).shape == (1, 20, dim)
+
+
+def test_number_of_parameters() -> None:
+    """By hand: d 32, feed-forward 48, 2 layers, 9 queries, 2 maps of width 12, CLIP width 10, masks twice as fine."""
+    maps = 2 * (2 * 12 + 12 * 32 + 32)
+    enhance = 3 * (32 * 16 * 9 + 16 + 16 * 32 + 32)
+    pixels = 32 * 16 * 4 + 16 + 16 * 16 + 16
+    layer = 3 * 2 * 32 + 8 * (32 * 32) + 8 * 32 + 2 * 32 * 48 + 48 + 32  # norms, q k v out twice, feed-forward
+    heads = 2 * 32 + 2 * (32 * 32 + 32) + 32 * 16 + 16 + 32 * 32 + 32 + 32 * 10 + 10 + 32 + 1
+    assert sum(p.numel() for p in decoder().parameters()) == maps + enhance + pixels + 2 * layer + 2 * 9 * 32 + heads
+
+
+def test_prompts_are_drawn_as_those_of_vpt() -> None:
+    torch.manual_seed(0)
+    prompts = QueryDecoder(CONFIG.model_copy(update={"prompts": 5}), width=12, maps=2, dim=10, blocks=4).prompts
+    assert prompts.shape == (4, 5, 12)
+    assert prompts.max() <= 0.5 and prompts.min() >= -0.5  # (3 / 12) ** 0.5
+    assert prompts.max() > 0.48 and prompts.min() < -0.48
+    assert decoder().prompts is None
 
 
 def test_enhancement_starts_as_identity() -> None:
@@ -91,45 +142,3 @@ def test_masked_attention_never_gives_nan(masked: bool) -> None:
         for parameter in model.mask_head[-1].parameters():
             parameter.zero_()  # every mask is empty: each query must then see everything
     assert torch.isfinite(model(maps, whole(maps))[-1].embeddings).all()
-
-
-def test_probabilities_equal_a_plain_loop() -> None:
-    model, maps = decoder(), tokens()
-    output = model(maps, whole(maps))[-1]
-    text = F.normalize(torch.randn(7, 10, generator=torch.Generator().manual_seed(3)), dim=-1)
-    got = query_probabilities(output, text, 5, 20.0)
-    for b in range(2):
-        for q in range(9):
-            logits = 20.0 * output.embeddings[b, q] @ text.T
-            knows_nothing = torch.cat([logits, output.no_object[b, q : q + 1]]).softmax(0)[:-1]
-            assert torch.allclose(got[b, q], knows_nothing if q < 5 else logits.softmax(0), atol=1e-5)
-
-
-def test_votes_of_groups_equal_a_plain_loop() -> None:
-    seen = torch.tensor([True, False, True])
-    for own in (False, True):
-        got = group_votes(seen, 2, 5, 0.3, own)
-        for query in range(5):
-            for entry in range(3):
-                expected = 1.0 if query < 2 else 0.3
-                if own and bool(seen[entry]) != (query < 2):
-                    expected = 0.0
-                assert got[query, entry] == torch.tensor(expected)
-
-
-def test_fusion_is_a_geometric_mean_that_keeps_the_vote() -> None:
-    own = torch.tensor([[[0.2, 0.1, 0.1], [0.5, 0.3, 0.2]]])
-    named = torch.tensor([[[0.1, 0.8, 0.1], [torch.nan] * 3]])
-    fused = fuse(own, named, 0.5)
-    expected = torch.tensor([(0.5 * 0.1) ** 0.5, (0.25 * 0.8) ** 0.5, (0.25 * 0.1) ** 0.5])
-    assert torch.allclose(fused[0, 0], 0.4 * expected / expected.sum(), atol=1e-6)
-    assert torch.equal(fused[0, 1], own[0, 1])
-    assert torch.allclose(fuse(own, named, 0.0)[0, 0], own[0, 0], atol=1e-6)
-    assert torch.allclose(fuse(own, named, 1.0)[0, 0], 0.4 * named[0, 0], atol=1e-6)
-
-
-def test_gamma_moves_ties_to_unseen() -> None:
-    scores = torch.tensor([[[0.5]], [[0.45]]])
-    seen = torch.tensor([True, False])
-    assert label_map(scores, seen, 0.0, 2, 2).unique().tolist() == [0]
-    assert label_map(scores, seen, 0.1, 2, 2).unique().tolist() == [1]

@@ -74,6 +74,19 @@ def test_some_split_goes_round_more_than_once() -> None:
     assert np.allclose(split[1], rows[first % 6] * (1 + np.where(np.arange(8) % 2 == 0, 1, -1) / 1024))
 
 
+def test_an_empty_cluster_is_filled_even_if_no_other_is_small() -> None:
+    points, seeds = np.eye(3, dtype=np.float32)[[0] * 8], np.eye(3, dtype=np.float32)[:2]
+    assert by_torch(points, seeds, 1)[:, 0] == pytest.approx([1, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_smoothing_is_that_of_one_image(weight: float) -> None:
+    images = np.stack([image(seed) for seed in (0, 1)])
+    found = multiscale_torch.smooth(torch.from_numpy(2 * images), weight).numpy()
+    for one, smoothed in zip(images, found, strict=True):
+        assert np.allclose(smoothed, faiss_kmeans.smooth(one, weight), atol=1e-5)
+
+
 def test_halves_of_a_split_are_moved_apart_and_share_the_points() -> None:
     """By hand. The draws are 0.19, 0.50, 0.62, 0.82, 0.44, 0.61, 0.79, 0.77, 0.78, 0.86, 0.27, 0.15, one a cluster.
 
