@@ -12,6 +12,7 @@ CODE = '''"""Doc."""
 import math
 
 LIMIT = 3
+NAME = "area"
 
 
 def area(r: float) -> float:
@@ -40,6 +41,7 @@ def fingerprint(tmp_path: Path, text: str) -> str:
         ("    # a comment\n", "\n\n    # two\n    # lines\n"),
         ('    """Area."""\n', ""),
         ('    """Only a docstring."""\n', "    pass\n"),
+        ('NAME = "area"', "NAME = u'area'  # type: str"),
         ("math.pi * r**2", "(math.pi *\n            r ** 2)"),
     ],
 )
@@ -79,12 +81,13 @@ def test_closure_follows_all_local_imports(tmp_path: Path) -> None:
         "stages/sub/d.py": "",
         "stages/b.py": "import split_matching.cache.keys\n",
         "stages/unused.py": "",
+        "model/__init__.py": "",
         "model/deep.py": "import split_matching.stages.a\n",
         "cache/keys.py": "",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    expected = ["model/deep.py", "stages/__init__.py", "stages/a.py", "stages/b.py"]
+    expected = ["model/__init__.py", "model/deep.py", "stages/__init__.py", "stages/a.py", "stages/b.py"]
     expected += ["stages/sub/__init__.py", "stages/sub/c.py", "stages/sub/d.py"]
     assert list(module_closure("split_matching.stages.a", root=tmp_path)) == expected

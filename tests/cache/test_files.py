@@ -10,9 +10,11 @@ from split_matching.cache import files
 from split_matching.cache.files import (
     atomic_write,
     file_size,
+    folder_size,
     move_folder,
     read_json,
     remove,
+    rename_damaged,
     replace_file,
     synced_sha256,
     write_json,
@@ -214,6 +216,40 @@ def test_size_and_digest(tmp_path):
     assert file_size(tmp_path / "a") == 4
     assert file_size(tmp_path) is None and file_size(tmp_path / "b") is None
     assert synced_sha256(tmp_path / "a") == file_sha256(tmp_path / "a")
+
+
+def test_size_of_a_folder_is_that_of_its_own_files(tmp_path):
+    inner = tmp_path / "folder/inner"
+    inner.mkdir(parents=True)
+    for path, length in ((tmp_path / "folder/a", 10), (inner / "b", 200), (tmp_path / "outside", 3000)):
+        path.write_bytes(b"x" * length)
+    assert folder_size(tmp_path / "folder") == 210
+    (inner / "file").symlink_to(tmp_path / "outside")
+    (inner / "loop").symlink_to(tmp_path)
+    links = sum((inner / name).lstat().st_size for name in ("file", "loop"))
+    assert folder_size(tmp_path / "folder") == 210 + links
+    assert folder_size(tmp_path / "absent") == 0
+
+
+def test_damaged_file_is_renamed_once(tmp_path):
+    path = tmp_path / "a"
+    write(path, b"as it was written")
+    sha256 = file_sha256(path)
+    assert rename_damaged(path, sha256) is None and names(tmp_path) == ["a"]
+    write(path, b"altered")
+    assert rename_damaged(path, sha256) == tmp_path / "a.damaged"
+    assert names(tmp_path) == ["a.damaged"]
+    rename_damaged(path, sha256)  # another process was faster
+    write(path, b"certainly damaged")
+    rename_damaged(path)
+    assert names(tmp_path) == ["a.damaged"] and (tmp_path / "a.damaged").read_bytes() == b"certainly damaged"
+
+
+def test_folder_at_the_name_of_a_damaged_file_makes_room(tmp_path):
+    (tmp_path / "a.damaged/inner").mkdir(parents=True)
+    write(tmp_path / "a", b"x")
+    rename_damaged(tmp_path / "a")
+    assert names(tmp_path) == ["a.damaged"] and (tmp_path / "a.damaged").read_bytes() == b"x"
 
 
 def test_remove(tmp_path):
