@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from split_matching.cache.disk_errors import explain_read_error
-from split_matching.cache.files import file_size
+from split_matching.cache.files import file_size, parse_json
 from split_matching.cache.keys import digest, file_sha256, known_sha256
 from split_matching.errors import CorruptError
 
@@ -119,7 +119,7 @@ class Artifact:
         """
         path = self.file(name)
         try:
-            return json.loads(path.read_bytes())
+            return parse_json(path.read_bytes())
         except ValueError as error:
             raise CorruptError(f"{path} is altered: run `verify`, then the stage again", path) from error
 
@@ -192,7 +192,7 @@ def self_digest(manifest: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=256)
 def _read_manifest(path: Path, mtime_ns: int, size: int, inode: int) -> Mapping[str, Any]:
-    manifest = json.loads(path.read_bytes())
+    manifest = parse_json(path.read_bytes())
     if manifest["schema"] != SCHEMA or manifest["digest"] != self_digest(manifest):
         raise ValueError("the manifest's own digest does not fit")
     return dict(manifest)

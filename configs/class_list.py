@@ -19,6 +19,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from split_matching.configs.section import Section
 from split_matching.configs.settings import DataConfig
 from split_matching.configs.strict_yaml import read_mapping
+from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, did_you_mean
 
 FOLDER = Path(__file__).parent / "classes"
@@ -172,7 +173,7 @@ def _locate(data: DataConfig) -> tuple[Path, str]:
                 ".txt file below data.root"
             )
         return FOLDER / f"{data.classes}.yaml", f"configs/classes/{data.classes}.yaml"
-    path = Path(data.classes).expanduser()
+    path = user_path(data.classes)
     if not path.is_absolute():
         if data.root is None:
             raise DataError("data.root is not set; expected the folder of the data set: --set data.root=PATH")

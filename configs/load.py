@@ -21,6 +21,7 @@ from split_matching.configs.class_list import is_own_file, load_classes
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_identity, is_runtime
 from split_matching.configs.strict_yaml import parse_value, read_mapping, shorten
+from split_matching.configs.user_path import user_path
 from split_matching.environment import default_artifacts, home
 from split_matching.errors import ConfigError, did_you_mean
 
@@ -77,7 +78,7 @@ def _locate(dataset: str) -> tuple[str, Path, str]:
             expected = f"expected one of: {', '.join(known)}, or a YAML file of your own"
             raise ConfigError(f"unknown data set {dataset!r}; {expected}{hint and f'; {hint}'}")
         return dataset, FOLDER / f"{dataset}.yaml", f"configs/{dataset}.yaml"
-    file, name = Path(dataset).expanduser(), dataset_name(dataset)
+    file, name = user_path(dataset), dataset_name(dataset)
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{file}: {name!r} cannot name a folder of the cache; use letters, digits, _ and -")
     if name in known and file.absolute().parent != FOLDER.absolute():
@@ -147,9 +148,7 @@ class _Layers:
         root = layer.get("data", {}).get("root") if isinstance(layer.get("data"), Mapping) else None
         if isinstance(root, str):
             # absolute, so that it means the same when the resolved config is read from another place
-            self.values["data"]["root"] = Path(
-                os.path.normpath((folder or Path()).absolute() / Path(root).expanduser())
-            )
+            self.values["data"]["root"] = Path(os.path.normpath((folder or Path()).absolute() / user_path(root)))
 
     def _merge(
         self, model: type[Section], layer: Mapping[str, Any], into: dict[str, Any], prefix: str, source: str
@@ -229,7 +228,7 @@ def _convert(path: str, value: Any, field: FieldInfo, source: str) -> Any:
             f"{source}: {path} is {_format_value(value)}: expected {expected}; quote the word if meant so"
         )
     if Path in types and isinstance(value, str):
-        return Path(value).expanduser()  # a shell leaves the ~ of `data.root=~/voc` alone
+        return user_path(value)  # a shell leaves the ~ of `data.root=~/voc` alone
     if str in types and isinstance(value, int | float):
         return str(value)  # a split or a class list may be named by a number
     return value

@@ -10,7 +10,10 @@ from typing import Any
 
 import yaml
 
-from split_matching.errors import ConfigError
+from split_matching.errors import ConfigError, first_line
+
+LONGEST_INTEGER = 64
+"""Bits of a whole number."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -23,6 +26,22 @@ class _StrictLoader(yaml.SafeLoader):
                 None, None, f"alias *{alias.anchor} is not allowed: write the value itself", alias.start_mark
             )
         return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number of usual size; Python refuses to print huge ones."""
+        value = int(super().construct_yaml_int(node))
+        if value.bit_length() > LONGEST_INTEGER:
+            raise yaml.constructor.ConstructorError(None, None, "the number is too large", node.start_mark)
+        return value
+
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        """Return a text that can be part of a path and be printed."""
+        value = str(super().construct_yaml_str(node))
+        if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise yaml.constructor.ConstructorError(
+                None, None, "the text has a character that cannot be written", node.start_mark
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -38,6 +57,20 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+_StrictLoader.add_constructor("tag:yaml.org,2002:str", _StrictLoader.construct_yaml_str)
+
+
+def _load(text: str) -> Any:
+    """Parse YAML; whatever is wrong with a value is a YAMLError, but RecursionError for deep nesting."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, RecursionError):
+        raise
+    except Exception as error:  # the parser hands 0b_, 2024-13-45 and 5,000 digits to Python, which raises many kinds
+        raise yaml.YAMLError(f"a value cannot be understood ({first_line(error)})") from None
+
+
 def parse_value(text: str) -> Any:
     """Parse the value of an override, `key=value`.
 
@@ -51,7 +84,7 @@ def parse_value(text: str) -> Any:
         ConfigError: the text is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        return _load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value {shorten(text)!r} is not YAML: {_reason(error)}; quote it") from None
     except RecursionError:
@@ -80,7 +113,7 @@ def read_mapping(path: Path, label: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{label}: cannot be read ({error.strerror}); expected a YAML file") from None
     try:
-        value = yaml.load(text, Loader=_StrictLoader)
+        value = _load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{label}: broken YAML: {_reason(error)}; correct the file") from None
     except RecursionError:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from split_matching.configs.settings import ClipConfig
+from split_matching.configs.user_path import user_path
 from split_matching.errors import DataError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -39,7 +40,7 @@ def weights_file(clip: ClipConfig) -> Path | None:
         there = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))
         remedy = f"bundled weights are for {there}; choose a tag or a file, or --set clip.weights=pretrain"
     elif is_file_spec(clip.weights):
-        path = Path(clip.weights).expanduser()
+        path = user_path(clip.weights)
         remedy = "give the path of a .pt or .safetensors file of this architecture as --set clip.weights=PATH"
     else:
         return None

@@ -20,6 +20,7 @@ class Served:
         etag: version of all files.
         break_after: bytes of the body after which the connection is cut, once for each entry.
         refuse: status of the next answers, once for each entry.
+        length: what it says as Content-Length, if not the truth.
         requests: name and Range header of every request so far.
         sent: bytes of all bodies so far.
     """
@@ -29,6 +30,7 @@ class Served:
     etag: str = '"1"'
     break_after: list[int] = field(default_factory=list)
     refuse: list[int] = field(default_factory=list)
+    length: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
     sent: int = 0
     url: str = ""
@@ -60,7 +62,7 @@ def serving(files: dict[str, bytes]) -> Iterator[Served]:
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("Content-Length", served.length or str(len(body) - start))
             self.send_header("ETag", served.etag)
             self.end_headers()
             rest = body[start : start + served.break_after.pop(0)] if served.break_after else body[start:]

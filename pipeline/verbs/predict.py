@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, one_line
 from split_matching.pipeline.arguments import (
     add_config_options,
@@ -114,7 +115,7 @@ def read_names(text: str) -> list[str]:
     if not text.endswith(NAMES_ENDING):
         return text.split(",")
     try:
-        lines = Path(text).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = user_path(text).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{text}: the class names cannot be read ({error}); expected one name a line") from None
     return [line for line in lines if line.strip()]

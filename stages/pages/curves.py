@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from split_matching.cache.files import parse_json
 from split_matching.errors import CorruptError
 from split_matching.stages.pages.colours import (
     CURVE_COLOURS,
@@ -50,11 +50,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         CorruptError: a line is not a JSON object with a `step`.
     """
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             float(record["step"])
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptError(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from split_matching.cache.files import atomic_write
+from split_matching.cache.files import atomic_write, parse_json
 from split_matching.errors import DataError, one_line
 from split_matching.stages.data.images import read_bytes
 from split_matching.stages.data.photos import Photo, decode_photo
@@ -112,7 +112,7 @@ def _describe(prediction: Prediction, segmenter: Segmenter, made_from: dict[str,
 def _read_record(path: Path) -> Any:
     """Return what an earlier run made the results from; None if it recorded nothing."""
     try:
-        return json.loads(path.read_bytes())["made_from"]
+        return parse_json(path.read_bytes())["made_from"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -7,8 +7,10 @@ one and not by `extractall`, so that an interrupted run can resume; only the nam
 from __future__ import annotations
 
 import contextlib
+import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -56,12 +58,20 @@ def read_members(archive: Path, progress: Progress) -> Iterator[Member]:
     return _zip_members(archive, progress) if archive.suffix == ".zip" else _tar_members(archive, progress)
 
 
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(ValueError, OverflowError, RuntimeError),  # numbers, names and methods of packing that make no sense
+)
+
+
 @contextlib.contextmanager
 def explain_damage(archive: Path) -> Iterator[None]:
     """Turn what the libraries raise for a damaged archive into a DataError that names it."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; without a number it is what gzip and bz2 raise for damaged bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{archive}: the archive is damaged ({reason}); remove it and run again") from None
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from split_matching.cache.disk_errors import explain_disk_errors
-from split_matching.cache.files import replace_file
+from split_matching.cache.files import parse_json, replace_file
 from split_matching.cache.locks import try_lock
 from split_matching.errors import DataError
 from split_matching.stages.ground.context import Progress
@@ -37,6 +37,7 @@ TIMEOUT = 60.0  # seconds without a byte
 ATTEMPTS = 5  # in a row without a new byte
 PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -107,7 +108,7 @@ def _complete(archive: Archive, file: IO[bytes], part: Path, progress: Progress)
                     f"{archive.url}: the server answers {error.code} {error.reason}; {_explain_by_hand(part)}"
                 ) from None
             reason = f"the server answers {error.code}"
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: odd addresses
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise
             reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
@@ -139,7 +140,7 @@ def _append(archive: Archive, file: IO[bytes], part: Path, progress: Progress) -
         if error.code != 416 or not start:
             raise
         # nothing is left to send: the file is whole, or not of this size any more
-        total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+        total = re.fullmatch(r"bytes \*/(\d{1,18})", error.headers.get("Content-Range", ""))
         if total and int(total[1]) == start:
             return True
         file.truncate(0)
@@ -150,6 +151,10 @@ def _append(archive: Archive, file: IO[bytes], part: Path, progress: Progress) -
             file.truncate(0)
             _validator_file(part).write_text(json.dumps(_validator(response.headers)), encoding="utf-8")
         length = response.headers.get("Content-Length")
+        if length and not _NUMBER.fullmatch(length):
+            raise DataError(
+                f"{archive.url}: the server gives the length {length[:40]!r}, no number; {_explain_by_hand(part)}"
+            )
         total_bytes = start + int(length) if length else 0
         _check_room(part, total_bytes - start)
         return _copy(response, file, start, total_bytes, progress)
@@ -178,7 +183,7 @@ def _validator_file(part: Path) -> Path:
 
 def _read_validator(part: Path) -> str:
     try:
-        return str(json.loads(_validator_file(part).read_bytes()))
+        return str(parse_json(_validator_file(part).read_bytes()))
     except (OSError, ValueError):
         return ""
 

@@ -100,6 +100,12 @@ def test_a_part_that_is_whole_needs_no_more_bytes(served: Served, tmp_path: Path
     assert served.sent == 0
 
 
+@pytest.mark.parametrize("length", ["abc", "-5", "9" * 5000])
+def test_a_length_that_is_no_number_is_named(served: Served, tmp_path: Path, length: str) -> None:
+    served.length = length
+    check_error(lambda: fetch(archive(served), tmp_path, silent), served.url, f"{length[:40]!r}, no number")
+
+
 def test_busy_servers_are_asked_again(served: Served, tmp_path: Path) -> None:
     served.refuse = [503, 503]
     assert fetch(archive(served), tmp_path, silent).read_bytes() == BODY
