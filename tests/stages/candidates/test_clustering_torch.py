@@ -127,7 +127,7 @@ def test_half_precision_and_no_smoothing_are_taken_as_they_are() -> None:
         (image(0, (1, 2)), "tokens cannot make"),
     ],
 )
-def test_what_cannot_be_clustered_is_refused(dense: Floats, message: str) -> None:
+def test_what_cannot_be_clustered_is_an_error(dense: Floats, message: str) -> None:
     with pytest.raises(DataError, match=message):
         multiscale_torch.cluster([dense], CONFIG.model_copy(update={"windows": (1, 2)}), "cpu")
 

@@ -125,22 +125,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_only_validation_features_are_on_the_disk(folder: Path) -> None:
     files = {path.name for path in folder.glob("shapes/features/*/*.h5")}
     assert files == {"val-00000.h5"}
-    assert all(state.fresh for slug, state in plan(folder, *FUSED).states().items() if slug != "pretrain")
+    assert all(state.fresh for stage, state in plan(folder, *FUSED).states().items() if stage != "pretrain")
 
 
 def test_the_run_ends_as_with_kept_features(folder: Path, tmp_path: Path) -> None:
     run(tmp_path, "Evaluate", "train.features=online")
     kept, unkept = plan(tmp_path, "train.features=online"), plan(folder, *FUSED)
-    for slug, name in (("train", "weights.safetensors"), ("evaluate", "metrics.json"), ("regions", "train-00000.h5")):
-        assert (kept[slug].entry.folder / name).read_bytes() == (unkept[slug].entry.folder / name).read_bytes(), name
+    for stage, name in (("train", "weights.safetensors"), ("evaluate", "metrics.json"), ("regions", "train-00000.h5")):
+        assert (kept[stage].entry.folder / name).read_bytes() == (unkept[stage].entry.folder / name).read_bytes(), name
     assert kept["train"].key != unkept["train"].key
 
 
 def test_shards_and_workers_change_nothing(folder: Path, tmp_path: Path) -> None:
     cut = ("runtime.shard_size=3", "runtime.workers=2")
     run(tmp_path, "EmbedRegions", *FUSED, *cut)
-    for slug in ("pseudo_masks", "regions"):
-        assert plan(tmp_path, *FUSED, *cut)[slug].artifact().content == plan(folder, *FUSED)[slug].artifact().content
+    for stage in ("pseudo_masks", "regions"):
+        assert plan(tmp_path, *FUSED, *cut)[stage].artifact().content == plan(folder, *FUSED)[stage].artifact().content
     assert len(list(tmp_path.glob("shapes/pseudo_masks/*/train-*.h5"))) == 2
 
 
@@ -148,7 +148,7 @@ def test_other_settings_of_regions_run_both_stages_again(folder: Path) -> None:
     other = plan(folder, *FUSED, "regions.expand=1.4")
     states = other.states(["train"])
     assert "features" not in states  # nothing that trains reads them
-    assert {slug for slug, state in states.items() if not state.fresh} == {"pseudo_masks", "regions", "train"}
+    assert {stage for stage, state in states.items() if not state.fresh} == {"pseudo_masks", "regions", "train"}
 
 
 @pytest.mark.parametrize("kind", ["pseudo_masks", "regions", "features", "matches"])
@@ -195,6 +195,6 @@ def test_photographs_of_many_sizes(voc_mini: Path, tmp_path: Path) -> None:
     assert files[0] == files[1] and len(files[0]) == 2
 
 
-def test_training_on_features_that_are_not_kept_is_refused() -> None:
+def test_training_on_features_that_are_not_kept_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"features.persist false keeps no features .* set train.features online"):
         load_config("shapes", overrides=["features.persist=false"])
