@@ -1,4 +1,4 @@
-"""The code that decides whether a stage is stale: which files each stage holds, and that an edit makes no other one stale.
+"""The code of each stage, which decides whether it is stale: which files, and that an edit makes no other one stale.
 
     python -m tests.pipeline.test_closures     # accept the present lists, after looking at the difference
 
@@ -22,7 +22,7 @@ from split_matching.pipeline.stages import STAGES, make_plan
 
 EXPECTED = Path(__file__).with_name("closures.yaml")
 ACCEPT = "python -m tests.pipeline.test_closures"
-HEADER = f"""# The files whose code makes the result of each stage of `shapes`: an edit of one of them makes the stage stale.
+HEADER = f"""# The files that make the result of each stage of `shapes`: an edit of their code makes the stage stale.
 # Held by test_closures.py. Accept a change with: {ACCEPT}
 
 """
@@ -48,7 +48,7 @@ def test_every_stage_holds_the_files_that_are_listed() -> None:
     expected, found = EXPECTED.read_text(encoding="utf-8"), present()
     if expected == found:
         return
-    lines = difflib.unified_diff(expected.splitlines(), found.splitlines(), "closures.yaml", "now", lineterm="", n=30)
+    lines = difflib.unified_diff(expected.splitlines(), found.splitlines(), EXPECTED.name, "now", lineterm="", n=30)
     pytest.fail(f"the code of a stage has changed; if that is meant, accept it with: {ACCEPT}\n" + "\n".join(lines))
 
 
