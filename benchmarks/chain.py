@@ -55,8 +55,8 @@ def run(options: Options) -> Report:
             ("fused", unkept, "pseudo_masks", one_pass),
         )
         for _ in range(min(options.rounds, 3)):
-            for name, place, slug, module in stages:
-                ctx, shard = place.context(slug, Path(folder)), space.shard(slug)
+            for name, place, stage, module in stages:
+                ctx, shard = place.context(stage, Path(folder)), space.shard(stage)
                 path = Path(folder) / f"{name}.h5"
                 synchronise()
                 start = time.perf_counter()
