@@ -207,9 +207,10 @@ def scheduler(results: Results) -> str:
     work = SHARD * min(facts[f"{stage}_ms_per_image"] for stage in STAGES)
     slow, useless = (2 * (share * work - add) / ask for share in (BUDGET, 1.0))
     return (
-        f"**How many shards the scheduler can handle**: every request for work looks at all open shards, {1000 * ask:.3g} us each "
-        f"here. For the cheapest stage, {number(work / 1000)} s a shard of {SHARD} images, it costs {BUDGET:.0%} of "
-        f"the work of one machine from {max(0, round(slow)):,} shards on, and as much as the work at {round(useless):,}."
+        "**How many shards the scheduler can handle**: every request for work looks at all open shards, "
+        f"{1000 * ask:.3g} us each here. For the cheapest stage, {number(work / 1000)} s a shard of {SHARD} images, it "
+        f"costs {BUDGET:.0%} of the work of one machine from {max(0, round(slow)):,} shards on, and as much as the work "
+        f"at {round(useless):,}."
     )
 
 
