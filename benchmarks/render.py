@@ -209,8 +209,8 @@ def scheduler(results: Results) -> str:
     return (
         "**How many shards the scheduler can handle**: every request for work looks at all open shards, "
         f"{1000 * ask:.3g} us each here. For the cheapest stage, {number(work / 1000)} s a shard of {SHARD} images, it "
-        f"costs {BUDGET:.0%} of the work of one machine from {max(0, round(slow)):,} shards on, and as much as the work "
-        f"at {round(useless):,}."
+        f"costs {BUDGET:.0%} of the work of one machine from {max(0, round(slow)):,} shards on, and as much as the "
+        f"work at {round(useless):,}."
     )
 
 
