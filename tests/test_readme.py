@@ -204,6 +204,7 @@ def user_folder(tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyP
     return tmp_path
 
 
+@pytest.mark.slow
 def test_python_of_the_readme_runs(user_folder: Path) -> None:
     (code,) = code_blocks(README, "python")
     names: dict[str, object] = {}
@@ -213,6 +214,7 @@ def test_python_of_the_readme_runs(user_folder: Path) -> None:
     assert len([line for line in code.splitlines() if line]) <= 5
 
 
+@pytest.mark.slow
 def test_python_of_the_docs_runs(user_folder: Path) -> None:
     (key,) = (path.name for path in (user_folder / "artifacts/shapes/pseudo_masks").iterdir())
     names: dict[str, object] = {}

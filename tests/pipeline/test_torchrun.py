@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from split_matching.pipeline.cli import main
 from tests.handmade import TINY
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = (*TINY, "train.batch=4", "train.steps=8", "train.lr=5e-5", "shapes.train_scenes=6", "runtime.threads=1")
 TRAIN = ["TrainDecoder", "--dataset", "shapes", "--device", "cpu"]
