@@ -21,7 +21,7 @@ from split_matching.cache.shard_format import Field
 from split_matching.cache.shard_reader import ShardReader
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.schema import Config
-from split_matching.stages.candidates import features, fused, pseudo_masks, regions
+from split_matching.stages.candidates import features, one_pass, pseudo_masks, regions
 
 
 def bytes_an_image(path: Path, fields: Mapping[str, Field], shard_size: int) -> float:
@@ -52,11 +52,11 @@ def run(options: Options) -> Report:
             ("features", space, "features", features),
             ("pseudo_masks", space, "pseudo_masks", pseudo_masks),
             ("regions", space, "regions", regions),
-            ("fused", unkept, "pseudo_masks", fused),
+            ("fused", unkept, "pseudo_masks", one_pass),
         )
         for _ in range(min(options.rounds, 3)):
-            for name, place, slug, module in stages:
-                ctx, shard = place.context(slug, Path(folder)), space.shard(slug)
+            for name, place, stage, module in stages:
+                ctx, shard = place.context(stage, Path(folder)), space.shard(stage)
                 path = Path(folder) / f"{name}.h5"
                 synchronise()
                 start = time.perf_counter()

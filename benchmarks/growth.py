@@ -20,8 +20,10 @@ STAGES = ("ExtractFeatures", "ClusterPseudoMasks", "EmbedRegions", "Evaluate")
 IMPORTS = (
     "split_matching.model.clip",
     *(f"split_matching.stages.candidates.{name}" for name in ("features", "pseudo_masks", "regions")),
+    "split_matching.stages.candidates.clustering.multiscale_faiss",
     "split_matching.stages.training.train",
     "split_matching.stages.inference.evaluate",
+    "split_matching.stages.inference.predictors.decoder",
 )
 KEPT_MB = 10
 ROUNDS = 3

@@ -175,14 +175,14 @@ class Workspace:
         if code:
             raise SystemExit(code)
 
-    def context(self, slug: str, out: Path) -> StageContext:
+    def context(self, name: str, out: Path) -> StageContext:
         """What the function of a stage is given; its inputs were made."""
-        plan = self.plan
-        return StageContext(plan[slug].slice, plan[slug].inputs(), out, plan.config.runtime, plan[slug].data_root)
+        stage = self.plan[name]
+        return StageContext(stage.slice, stage.inputs(), out, stage.config.runtime, stage.data_root)
 
-    def shard(self, slug: str) -> Shard:
+    def shard(self, name: str) -> Shard:
         """All training images as one shard."""
-        return self.plan[slug].shards()[0]
+        return self.plan[name].shards()[0]
 
 
 @contextmanager

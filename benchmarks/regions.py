@@ -3,7 +3,7 @@
     python -m benchmarks.regions [--quick] [--json FILE]
 
 ViT-B/16 with random weights at 512 px; the regions are ten vertical stripes of one image. `attention` is what the stage
-does by default: it goes on from cached tokens of block 9 (in memory here, as float16) and runs the last three blocks.
+does by default: it continues from cached tokens of block 9 (in memory here, as float16) and runs the last three blocks.
 `attention, from pixels` runs all twelve.
 """
 

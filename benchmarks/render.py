@@ -205,11 +205,12 @@ def scheduler(results: Results) -> str:
     add, ask = scheduler_costs(results)
     facts = results["chain"]["facts"]
     work = SHARD * min(facts[f"{stage}_ms_per_image"] for stage in STAGES)
-    bend, wall = (2 * (share * work - add) / ask for share in (BUDGET, 1.0))
+    slow, useless = (2 * (share * work - add) / ask for share in (BUDGET, 1.0))
     return (
-        f"**Where the scheduler bends**: every request for work looks at all open shards, {1000 * ask:.3g} us each "
-        f"here. For the cheapest stage, {number(work / 1000)} s a shard of {SHARD} images, it costs {BUDGET:.0%} of "
-        f"the work of one machine from {max(0, round(bend)):,} shards on, and as much as the work at {round(wall):,}."
+        "**How many shards the scheduler can handle**: every request for work looks at all open shards, "
+        f"{1000 * ask:.3g} us each here. For the cheapest stage, {number(work / 1000)} s a shard of {SHARD} images, it "
+        f"costs {BUDGET:.0%} of the work of one machine from {max(0, round(slow)):,} shards on, and as much as the "
+        f"work at {round(useless):,}."
     )
 
 
@@ -225,7 +226,7 @@ def size(value: float) -> str:
 
 
 def updated(text: str, results: Results) -> str:
-    """The page with its tables rendered anew."""
+    """The page with its tables rendered again."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{page(results)}\n{END}{after}"

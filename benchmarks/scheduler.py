@@ -1,4 +1,4 @@
-"""Where luigi's scheduler bends: empty shards, in this process, up to 100,000 of them.
+"""How many shards luigi's scheduler can handle: empty shards, in this process, up to 100,000 of them.
 
     python -m benchmarks.scheduler [--quick] [--json FILE]
 

@@ -111,7 +111,7 @@ class ClusterPseudoMasks(Stage):
     @property
     def module(self) -> str:
         """Without kept features, one that extracts, clusters and embeds an image in one go."""
-        return f"split_matching.stages.candidates.{'pseudo_masks' if self.config.features.persist else 'fused'}"
+        return f"split_matching.stages.candidates.{'pseudo_masks' if self.config.features.persist else 'one_pass'}"
 
     @property
     def chosen(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from PIL import Image
 Mask = NDArray[np.integer]
 
 PHOTOS = "SPLIT_MATCHING_VOC_MINI"
+CLIP_TEXT = "SPLIT_MATCHING_CLIP_TEXT"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,15 @@ def voc_mini() -> Path:
     if not root:
         pytest.skip(f"{PHOTOS} is not set: it names a folder with VOCdevkit/VOC2012 photographs")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def clip_text() -> Path:
+    """Folder of real text embeddings and positions of OpenAI's ViT-B/16; skips where they are not at hand."""
+    folder = os.environ.get(CLIP_TEXT)
+    if not folder:
+        pytest.skip(f"{CLIP_TEXT} is not set: it names a folder with text embeddings of OpenAI's CLIP, as .npy")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -965,8 +965,10 @@ MODULES = (
     *(f"split_matching.pipeline.{name}" for name in ("cli", "run.launch", "run.tasks", "run.luigid", "verbs.status")),
     *(f"split_matching.stages.data.{name}" for name in ("shapes", "prepare")),
     *(f"split_matching.stages.candidates.{name}" for name in ("features", "pseudo_masks", "regions")),
+    "split_matching.stages.candidates.clustering.multiscale_faiss",
     *(f"split_matching.stages.training.{name}" for name in ("pretrain", "text", "train")),
     "split_matching.stages.inference.evaluate",
+    "split_matching.stages.inference.predictors.decoder",
     "split_matching.stages.pages.report",
 )
 

@@ -36,6 +36,8 @@ def commands() -> list[str]:
     """What follows the name of the command in the code blocks, continued lines joined and comments cut."""
     found = []
     for page in PAGES:
+        if page.name == "extending.md":  # its stages are made there: see test_extending.py
+            continue
         for line in "".join(code_blocks(page, "sh", "console")).replace("\\\n", " ").splitlines():
             words = re.split(r"run_pipeline\.py |split-matching ", line, maxsplit=1)[1:]
             found += [command for word in words if (command := re.split(r"\s+#", word)[0]) != "--help"]
@@ -128,6 +130,11 @@ def test_targets_of_make_exist(page: Path) -> None:
     assert [name for name in re.findall(r"(?:`|\n)make ([a-z]+)\b", TEXTS[page]) if name not in targets] == []
 
 
+def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
+    assert "\nmake test" in "".join(code_blocks(README, "sh"))
+    assert Path(".ci/run").read_text(encoding="utf-8").splitlines()[-1] == "exec make test"
+
+
 def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in Path("split_matching").glob("*.py"))
     for room in ("configs", "cache", "model", "stages", "pipeline"):
@@ -197,6 +204,7 @@ def user_folder(tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyP
     return tmp_path
 
 
+@pytest.mark.slow
 def test_python_of_the_readme_runs(user_folder: Path) -> None:
     (code,) = code_blocks(README, "python")
     names: dict[str, object] = {}
@@ -206,6 +214,7 @@ def test_python_of_the_readme_runs(user_folder: Path) -> None:
     assert len([line for line in code.splitlines() if line]) <= 5
 
 
+@pytest.mark.slow
 def test_python_of_the_docs_runs(user_folder: Path) -> None:
     (key,) = (path.name for path in (user_folder / "artifacts/shapes/pseudo_masks").iterdir())
     names: dict[str, object] = {}

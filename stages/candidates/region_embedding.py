@@ -109,6 +109,7 @@ def crop_regions(
         Shape: (R, side, side, 3), uint8.
     """
     height, width = image.shape[:2]
+    # not `resize_labels`, which has half-pixel centres: it would change the embeddings of all photographs
     rows = (np.arange(height) * masks.shape[1] // height)[:, None]
     cols = np.arange(width) * masks.shape[2] // width
     crops = np.empty((len(masks), side, side, 3), np.uint8)

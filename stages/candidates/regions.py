@@ -65,7 +65,7 @@ def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:
 
 
 def _copy_embeddings(ctx: StageContext, shard: Shard, maps: ShardSet, writer: ShardWriter) -> None:
-    """Take over the embeddings that came with the pseudo masks where features are not kept, see `fused`."""
+    """Take over the embeddings that came with the pseudo masks where features are not kept, see `one_pass`."""
     for done, image_id in enumerate(shard.ids, 1):
         writer.add(image_id, embeddings=maps.read(image_id, "embeddings"))
         ctx.progress(done, len(shard.ids))

@@ -19,7 +19,7 @@ def open_training_features(ctx: StageContext) -> Features:
 class ComputedFeatures:
     """Features of training images where none are kept: computed when they are asked for, as extraction would.
 
-    For looking at single images; a stage that needs them all is `stages.candidates.fused`.
+    For looking at single images; a stage that needs them all is `stages.candidates.one_pass`.
 
     Args:
         ctx: inputs `dataset`, and `pretrain` where CLIP's weights come from there; reads `clip`, `data`, `features`.

@@ -123,22 +123,22 @@ def _surface(thing: Thing, rows: slice, cols: slice, rng: np.random.Generator) -
     if thing.pattern == "plain":
         dark = np.zeros_like(u)
     elif thing.pattern == "striped":
-        dark = _soft(np.sin(2 * np.pi * u), thing.period)
+        dark = _soften(np.sin(2 * np.pi * u), thing.period)
     elif thing.pattern == "dotted":
-        dark = _soft(np.cos(2 * np.pi * u) + np.cos(2 * np.pi * v) - 0.5, thing.period)
+        dark = _soften(np.cos(2 * np.pi * u) + np.cos(2 * np.pi * v) - 0.5, thing.period)
     else:
-        dark = _soft(np.sin(np.pi * u) * np.sin(np.pi * v) * 2, thing.period)
+        dark = _soften(np.sin(np.pi * u) * np.sin(np.pi * v) * 2, thing.period)
     shade = 1 - dark * (1 - thing.dark)
     return base * shade[..., None]
 
 
-def _soft(wave: NDArray[np.float32], period: float) -> NDArray[np.float32]:
+def _soften(wave: NDArray[np.float32], period: float) -> NDArray[np.float32]:
     """Turn a wave into 0/1 with an edge about one pixel wide, so that patterns do not alias."""
     return np.clip(wave * period / 6 + 0.5, 0, 1).astype(np.float32)
 
 
-def ground(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Textured grey ground: blotches, grain and a slope. Shape: (S, S, 3), 0..255."""
+def render_ground(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Render textured grey ground: blotches, grain and a slope. Shape: (S, S, 3), 0..255."""
     blotches = Image.fromarray(rng.uniform(-1, 1, (int(rng.integers(3, 17)),) * 2).astype(np.float32))
     grey = np.asarray(blotches.resize((size, size), Image.Resampling.BICUBIC)) * np.float32(rng.uniform(5, 30))
     slope = np.linspace(-1, 1, size, dtype=np.float32)
@@ -189,7 +189,7 @@ def render_scene(
         image = np.broadcast_to(rng.uniform(60, 200, 3).mean() + rng.uniform(-6, 6, 3), (size, size, 3))
         image = image.astype(np.float32)
     else:
-        image = ground(size, rng)
+        image = render_ground(size, rng)
     owner = np.full((size, size), -1, np.int8)
     things: list[Thing] = []
     areas: list[int] = []
@@ -213,7 +213,7 @@ def render_scene(
     return Scene(np.clip(image, 0, 255).astype(np.uint8), owner, tuple(things))
 
 
-def palette() -> list[int]:
+def mask_palette() -> list[int]:
     """PNG palette of the masks: 256 RGB triples, background black, void white."""
     rng = np.random.default_rng(0)
     colours = rng.integers(40, 256, (256, 3))
@@ -232,7 +232,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         (root / folder).mkdir(parents=True, exist_ok=True)
     splits = {"train": ("trainaug", shapes.train_scenes), "val": ("val", shapes.val_scenes)}
     total = sum(count for _, count in splits.values())
-    colours, done = palette(), 0
+    colours, done = mask_palette(), 0
     for split, (list_name, count) in splits.items():
         names = [f"{split}_{index:06d}" for index in range(count)]
         for index, name in enumerate(names):

@@ -58,9 +58,7 @@ def write_metrics(
     seen, unseen = group_masks(confusion.classes, seen_mask, unseen_mask)
     groups = [GROUPS[0] if s else GROUPS[1] if u else GROUPS[2] for s, u in zip(seen, unseen, strict=True)]
     _write_per_class(out / "per_class.csv", confusion, classes, groups, result)
-    array = io.BytesIO()  # written by us: numpy's own way to a file does not say that the disk is full
-    np.save(array, confusion.counts)
-    (out / "confusion.npy").write_bytes(array.getvalue())
+    _write_array(out / "confusion.npy", confusion.counts)
     return result
 
 
@@ -82,6 +80,12 @@ def _write_per_class(
         for index, (entry, group) in enumerate(zip(classes, groups, strict=True)):
             percent = [f"{100 * value[index]:.4f}" for value in (result.iou, result.accuracy)]
             writer.writerow([entry.id, entry.name, group, *percent, int(truth[index]), int(predicted[index])])
+
+
+def _write_array(path: Path, values: NDArray[Any]) -> None:
+    content = io.BytesIO()  # written by us: numpy's own way to a file does not say that the disk is full
+    np.save(content, values)
+    path.write_bytes(content.getvalue())
 
 
 def _without_nan(value: Any) -> Any:

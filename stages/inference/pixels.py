@@ -50,7 +50,7 @@ class PixelScorer:
         Returns:
             Shape: (C, H', W').
         """
-        size = self._resized(image.shape[0], image.shape[1])
+        size = self._size_in_patches(image.shape[0], image.shape[1])
         pixels = take_image(image, View.whole(*size))
         patch = self.encoder.clip.patch
         side = stride = max(size)  # one window, and no more is declared of the settings: see the stage
@@ -64,8 +64,8 @@ class PixelScorer:
 
         return slide_scores(size, window, stride, self.batch, score)
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width to which an image is resized, in whole patches, as pixels."""
+    def _size_in_patches(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which an image is resized: whole patches, in pixels."""
         sides = (self.features.size, self.features.resize)
         if self.config.mode == "slide" and self.config.short_side is not None:
             sides = (self.config.short_side, "short")

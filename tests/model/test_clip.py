@@ -211,6 +211,7 @@ def test_missing_tag_without_network_says_which_file_and_how(monkeypatch: pytest
     assert "--set clip.weights=PATH clip.quick_gelu=true" in message  # OpenAI's weights need QuickGELU
 
 
+@pytest.mark.slow
 def test_bundled_clip_names_unseen_scenes_zero_shot() -> None:
     """The acceptance bar of the small CLIP: 95 % top-1 on fresh single-object scenes, over all 24 names."""
     from split_matching.stages.training.pretrain import probe
@@ -218,6 +219,7 @@ def test_bundled_clip_names_unseen_scenes_zero_shot() -> None:
     assert probe(FrozenClip(ClipConfig(model="shapes-vit", weights="bundled")), 480) >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion2b_s34b_b88k", False)])
 def test_activation_is_the_one_the_weights_were_trained_with(
     monkeypatch: pytest.MonkeyPatch, tag: str, quick: bool

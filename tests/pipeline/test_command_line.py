@@ -14,6 +14,8 @@ from PIL import Image
 from split_matching.pipeline.cli import main
 from tests.conftest import VocTree
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TINY = (
     "clip.weights=random", "clip.model=shapes-vit", "features.size=32", "features.decoder_blocks=[2,4]",

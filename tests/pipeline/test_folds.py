@@ -72,6 +72,7 @@ def test_without_a_number_the_folds_are_those_of_the_config(tmp_path, ran) -> No
     assert [(config.data.fold, config.train.seed) for config in configs] == [(fold, 0) for fold in range(folds)]
 
 
+@pytest.mark.slow
 def test_a_variant_with_a_failed_fold_gets_no_gamma(tmp_path, variants, ran) -> None:
     ran(lambda config: "no memory" if not config.decoder.mfe and config.data.fold == 1 else 50.0)
     assert ablation.ablate(request(tmp_path, variants=variants, on_folds=True, folds=2)) == 1
@@ -139,6 +140,7 @@ def relabel(source: Path, target: Path, ids: Sequence[int]) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_folds_are_blind_to_unseen_classes(tmp_path: Path) -> None:
     unseen = sorted(load_shipped_classes("shapes").unseen_ids)
     assert main(["RenderShapes", "--artifacts", str(tmp_path / "data"), "--quiet", "--set", *REAL]) == 0

@@ -29,6 +29,8 @@ from split_matching.pipeline.stages import make_plan
 from tests.conftest import VocTree, blocks
 from tests.handmade import TINY as HANDMADE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ("cache", "configs", "model", "pipeline", "stages")
 BASE = (*HANDMADE, "decoder.heads=2", "pseudo_masks.windows=[2]")

@@ -166,6 +166,7 @@ def pages(hostile: SimpleNamespace) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in hostile.cache.rglob("*.html")}
 
 
+@pytest.mark.slow
 def test_hostile_class_names_are_text_on_every_page(hostile: SimpleNamespace) -> None:
     found = pages(hostile)
     assert found.keys() == {"report.html", "pseudo_masks.html"}
@@ -249,6 +250,7 @@ print("SEEN", seen)
 """
 
 
+@pytest.mark.slow
 def test_a_run_of_every_stage_unpickles_nothing_connects_nowhere_and_writes_into_the_cache_only(tmp_path: Path) -> None:
     """Weights come from a file, the data from a folder: nothing else is to be touched but the cache and /tmp."""
     (tmp_path / "tmp").mkdir()

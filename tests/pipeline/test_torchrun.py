@@ -18,6 +18,8 @@ from split_matching.cache.entry import read_progress
 from split_matching.pipeline.cli import main
 from tests.handmade import TINY
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = (*TINY, "train.batch=4", "train.steps=8", "train.lr=5e-5", "shapes.train_scenes=6", "runtime.threads=1")
 TRAIN = ["TrainDecoder", "--dataset", "shapes", "--device", "cpu"]

@@ -8,7 +8,8 @@ fixed order on a device: no atomic additions. Source: choice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -127,23 +128,23 @@ def fill_empty(centroids: NDArray[np.float32], counts: NDArray[np.float32], poin
     Source: faiss 1.15, `split_clusters` in Clustering.cpp: what it does, not its text.
     """
     centroids, counts = centroids.copy(), counts.astype(np.float32)
-    count, rng = len(counts), np.random.RandomState(SPLIT_SEED)  # the generator of C++'s std::mt19937
+    count, draws = len(counts), _draw_uniform(SPLIT_SEED)
     sign = np.where(np.arange(centroids.shape[1]) % 2 == 0, SPLIT, -SPLIT)
-    draws = np.zeros(0, np.float32)
     for empty in np.flatnonzero(counts == 0):
         with np.errstate(divide="ignore", invalid="ignore"):  # as many clusters as points: infinite, or none
-            chances = ((counts - 1.0) / np.float32(points - count)).astype(np.float32)
-        while True:  # one draw a cluster, round and round, until one is taken
-            if len(draws) < count:
-                more = rng.randint(0, 2**32, 4 * count, np.uint32)
-                draws = np.concatenate([draws, more.astype(np.float32) / np.float32(2**32 - 1)])
-            hits = np.flatnonzero(draws[:count] < chances)
-            draws = draws[int(hits[0]) + 1 if len(hits) else count :]
-            if len(hits):
-                break
-        taken = int(hits[0])
+            chances = ((counts - 1.0) / np.float32(points - count)).astype(np.float32).tolist()
+        # one draw a cluster, round after round, until one is taken
+        taken = next(cluster for cluster in cycle(range(count)) if next(draws) < chances[cluster])
         centroids[empty] = centroids[taken] * (1 + sign)
         centroids[taken] *= 1 - sign
         counts[empty] = counts[taken] / 2
         counts[taken] -= counts[empty]
     return centroids
+
+
+def _draw_uniform(seed: int) -> Iterator[float]:
+    """Yield float32 numbers from 0 to 1 as faiss draws them, without end."""
+    rng = np.random.RandomState(seed)  # the generator of C++'s std::mt19937
+    while True:
+        draws = rng.randint(0, 2**32, 256, np.uint32).astype(np.float32) / np.float32(2**32 - 1)
+        yield from draws.tolist()

@@ -82,7 +82,7 @@ def test_the_verb_prints_every_method(tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(f"annotated region named right ({method})" in printed for method in ("crop", "attention", "mean"))
 
 
-def test_images_without_annotation_are_refused(chain: Chain, tmp_path: Path) -> None:
+def test_images_without_annotation_are_an_error(chain: Chain, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(chain.root, root)
     source = open_source(chain.config.data, root)

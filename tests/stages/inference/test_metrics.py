@@ -114,7 +114,7 @@ def test_256_classes_fit_with_an_ignore_value_beyond_bytes() -> None:
         ([0, 1], [0, 1, 2], r"shape \(2,\) but the prediction has \(3,\)"),
     ],
 )
-def test_wrong_labels_are_refused_and_leave_the_counts(
+def test_wrong_labels_are_rejected_and_leave_the_counts(
     dtype: str, truth: list[int], prediction: list[int], message: str
 ) -> None:
     confusion = ConfusionMatrix(3)
@@ -125,7 +125,7 @@ def test_wrong_labels_are_refused_and_leave_the_counts(
     assert confusion.images == 0
 
 
-def test_negative_labels_are_refused() -> None:
+def test_negative_labels_are_rejected() -> None:
     with pytest.raises(DataError, match="value -1"):
         ConfusionMatrix(3).update(np.array([-1]), np.array([0]), IGNORE)
 

@@ -16,6 +16,8 @@ from split_matching.stages.pages.report import run
 from tests.browser import Browser, find_browser, open_browser
 from tests.stages.pages.handmade_run import make_context
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (390, 1280)
 
 

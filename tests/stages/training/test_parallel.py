@@ -19,6 +19,8 @@ from split_matching.model.process_group import ProcessGroup
 from tests.handmade import Chain
 
 # four images a step, so that two processes have two each
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("train.batch=4", "train.steps=8", "train.lr=5e-5", "train.checkpoint_every=3", "shapes.train_scenes=6")
 PROCESS = """
 import sys

@@ -149,6 +149,7 @@ def test_damaged_checkpoint_restarts(chain: Chain) -> None:
     assert {k: v for k, v in trained(chain, "damaged").items() if not k.endswith(".damaged")} == undisturbed
 
 
+@pytest.mark.slow
 def test_overfits_two_images(tmp_path: Path) -> None:
     chain = Chain(
         tmp_path, "shapes.train_scenes=2", "train.steps=150", "train.lr=3e-3", "train.log_every=10"

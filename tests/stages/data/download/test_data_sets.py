@@ -166,8 +166,8 @@ def test_voc_and_sbd_from_nothing(voc: Served, tmp_path: Path, capsys: pytest.Ca
     images = json.loads((Path(shown.out.splitlines()[-1]) / "images.json").read_text())
     assert [entry["id"] for entry in images["train"]] == TRAINAUG and len(images["val"]) == 2
     assert not list((tmp_path / "data").rglob("*.partial")) and not list((tmp_path / "data").rglob("*.tmp"))
-    asked = len(voc.requests)
-    assert prepare(tmp_path, *COUNTS) == 0 and len(voc.requests) == asked == 2
+    requests = len(voc.requests)
+    assert prepare(tmp_path, *COUNTS) == 0 and len(voc.requests) == requests == 2
 
 
 def test_an_interrupted_derivation_goes_on(voc: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ def test_nothing_to_download_for_other_layouts(tmp_path: Path, capsys: pytest.Ca
 # ---- COCO-Stuff ----
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
+def make_zip(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as bundle:
         for name, content in files.items():
@@ -300,11 +300,11 @@ def raw_map(place: int) -> bytes:
 def coco(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     ids = {"train2017": ["000000000009", "000000000025", "000000000030"], "val2017": ["000000000139"]}
     files = {
-        f"{split}.zip": zipped({f"{split}/": b"", **{f"{split}/{i}.jpg": picture(i) for i in members}})
+        f"{split}.zip": make_zip({f"{split}/": b"", **{f"{split}/{i}.jpg": picture(i) for i in members}})
         for split, members in ids.items()
     }
     maps = {f"{s}/{i}.png": raw_map(n) for s, members in ids.items() for n, i in enumerate(members)}
-    files["stuffthingmaps_trainval2017.zip"] = zipped(maps)
+    files["stuffthingmaps_trainval2017.zip"] = make_zip(maps)
     with serving(files) as served:
 
         def archive(name: str) -> Archive:

@@ -87,7 +87,7 @@ def tree(root: Path, converted: bool, images: str = "images", masks: str = "anno
     return root
 
 
-def prepared(root: Path, out: Path, *overrides: str) -> Path:
+def run_prepare(root: Path, out: Path, *overrides: str) -> Path:
     config = load_config("coco_stuff", overrides=[f"data.root={root}", *overrides])
     out.mkdir(parents=True)
     reads = make_plan(config)["dataset"].reads
@@ -100,7 +100,7 @@ def test_raw_and_converted_maps_give_the_same_bytes(tmp_path: Path) -> None:
     outs = []
     for number, (converted, images, masks) in enumerate(layouts):
         root = tree(tmp_path / f"data{number}", converted, images, masks)
-        outs.append(prepared(root, tmp_path / f"out{number}"))
+        outs.append(run_prepare(root, tmp_path / f"out{number}"))
     for name in ("images.json", "train.json", "val.json"):
         assert len({(out / name).read_bytes() for out in outs}) == 1
     train = json.loads((outs[0] / "train.json").read_text())["images"]

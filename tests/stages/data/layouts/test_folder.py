@@ -254,6 +254,7 @@ def test_keys_hold_what_the_layout_reads_and_nothing_of_other_layouts(tmp_path: 
 # ---- whole runs ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", ["null", "0"])
 def test_every_stage_runs_on_a_folder(tmp_path: Path, fold: str, capsys: pytest.CaptureFixture[str]) -> None:
     root = write(tmp_path / "rooms", palette=fold == "0")

@@ -13,12 +13,12 @@ from split_matching.errors import ConfigError
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.stages import make_plan
-from split_matching.stages.candidates import features, fused, pseudo_masks, regions
+from split_matching.stages.candidates import features, one_pass, pseudo_masks, regions
 from split_matching.stages.candidates.extractor import Extractor
 from split_matching.stages.candidates.training_features import ComputedFeatures, open_training_features
 from tests.handmade import TINY, Chain
 
-FUSED = ("features.persist=false", "train.features=online")
+NOT_KEPT = ("features.persist=false", "train.features=online")
 RUN = (*TINY, "evaluate.fusion=0", "train.steps=2", "train.photometric=false")
 
 
@@ -31,10 +31,10 @@ def by_stages(base: Path, *overrides: str) -> Chain:
     return chain
 
 
-def in_one_go(base: Path, of: Chain, *overrides: str) -> Chain:
+def in_one_pass(base: Path, of: Chain, *overrides: str) -> Chain:
     """Pseudo masks and regions of the same images without a file of features."""
-    chain = Chain(base / "fused", *FUSED, *overrides, root=of.root)
-    chain.sharded(fused, "pseudo_masks")
+    chain = Chain(base / "one_pass", *NOT_KEPT, *overrides, root=of.root)
+    chain.sharded(one_pass, "pseudo_masks")
     chain.sharded(regions, "regions")
     return chain
 
@@ -52,7 +52,7 @@ def in_one_go(base: Path, of: Chain, *overrides: str) -> Chain:
 )
 def test_both_ways_make_the_same_bytes(overrides: list[str], tmp_path: Path) -> None:
     apart = by_stages(tmp_path, *overrides)
-    once = in_one_go(tmp_path, apart, *overrides)
+    once = in_one_pass(tmp_path, apart, *overrides)
     kept, made = (chain.inputs["pseudo_masks"].shards("train") for chain in (apart, once))
     assert made.ids == kept.ids and len(made.ids) == 4
     assert set(kept.fields) == {"labels"} and set(made.fields) == {"labels", "embeddings"}
@@ -73,7 +73,7 @@ def test_images_that_share_forward_passes_keep_their_places(tmp_path: Path, monk
         self.batch = 3
 
     monkeypatch.setattr(Extractor, "__init__", of_three)
-    once = in_one_go(tmp_path, apart, "shapes.train_scenes=7", "regions.method=attention", "regions.blocks=2")
+    once = in_one_pass(tmp_path, apart, "shapes.train_scenes=7", "regions.method=attention", "regions.blocks=2")
     kept, made = (chain.inputs["regions"].shards("train") for chain in (apart, once))
     assert made.ids == kept.ids and len(made.ids) == 7
     for image_id in kept.ids:
@@ -118,43 +118,46 @@ def plan(folder: Path, *overrides: str) -> Plan:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with a reported run that kept no training features."""
     path = tmp_path_factory.mktemp("unkept")
-    run(path, "Report", *FUSED)
+    run(path, "Report", *NOT_KEPT)
     return path
 
 
 def test_only_validation_features_are_on_the_disk(folder: Path) -> None:
     files = {path.name for path in folder.glob("shapes/features/*/*.h5")}
     assert files == {"val-00000.h5"}
-    assert all(state.fresh for slug, state in plan(folder, *FUSED).states().items() if slug != "pretrain")
+    assert all(state.fresh for stage, state in plan(folder, *NOT_KEPT).states().items() if stage != "pretrain")
 
 
 def test_the_run_ends_as_with_kept_features(folder: Path, tmp_path: Path) -> None:
     run(tmp_path, "Evaluate", "train.features=online")
-    kept, unkept = plan(tmp_path, "train.features=online"), plan(folder, *FUSED)
-    for slug, name in (("train", "weights.safetensors"), ("evaluate", "metrics.json"), ("regions", "train-00000.h5")):
-        assert (kept[slug].entry.folder / name).read_bytes() == (unkept[slug].entry.folder / name).read_bytes(), name
+    kept, unkept = plan(tmp_path, "train.features=online"), plan(folder, *NOT_KEPT)
+    for stage, name in (("train", "weights.safetensors"), ("evaluate", "metrics.json"), ("regions", "train-00000.h5")):
+        assert (kept[stage].entry.folder / name).read_bytes() == (unkept[stage].entry.folder / name).read_bytes(), name
     assert kept["train"].key != unkept["train"].key
 
 
 def test_shards_and_workers_change_nothing(folder: Path, tmp_path: Path) -> None:
     cut = ("runtime.shard_size=3", "runtime.workers=2")
-    run(tmp_path, "EmbedRegions", *FUSED, *cut)
-    for slug in ("pseudo_masks", "regions"):
-        assert plan(tmp_path, *FUSED, *cut)[slug].artifact().content == plan(folder, *FUSED)[slug].artifact().content
+    run(tmp_path, "EmbedRegions", *NOT_KEPT, *cut)
+    for stage in ("pseudo_masks", "regions"):
+        assert (
+            plan(tmp_path, *NOT_KEPT, *cut)[stage].artifact().content
+            == plan(folder, *NOT_KEPT)[stage].artifact().content
+        )
     assert len(list(tmp_path.glob("shapes/pseudo_masks/*/train-*.h5"))) == 2
 
 
 def test_other_settings_of_regions_run_both_stages_again(folder: Path) -> None:
-    other = plan(folder, *FUSED, "regions.expand=1.4")
+    other = plan(folder, *NOT_KEPT, "regions.expand=1.4")
     states = other.states(["train"])
     assert "features" not in states  # nothing that trains reads them
-    assert {slug for slug, state in states.items() if not state.fresh} == {"pseudo_masks", "regions", "train"}
+    assert {stage for stage, state in states.items() if not state.fresh} == {"pseudo_masks", "regions", "train"}
 
 
 @pytest.mark.parametrize("kind", ["pseudo_masks", "regions", "features", "matches"])
 def test_what_is_cached_can_be_looked_at(kind: str, folder: Path, tmp_path: Path) -> None:
     arguments = ["inspect", kind, "--image", "train_000001", "--out", str(tmp_path / "x.png")]
-    assert main([*arguments, "--artifacts", str(folder), "--set", *RUN, *FUSED]) == 0
+    assert main([*arguments, "--artifacts", str(folder), "--set", *RUN, *NOT_KEPT]) == 0
     assert (tmp_path / "x.png").stat().st_size > 0
 
 
@@ -164,7 +167,7 @@ def test_looking_says_the_same_as_with_kept_features(
     run(tmp_path, "EmbedRegions", "train.features=online")
     run(tmp_path, "EmbedText", "train.features=online")
     said = []
-    for cache, overrides in ((tmp_path, ("train.features=online",)), (folder, FUSED)):
+    for cache, overrides in ((tmp_path, ("train.features=online",)), (folder, NOT_KEPT)):
         capsys.readouterr()
         arguments = ["--out", str(tmp_path / "gallery.html"), "--artifacts", str(cache), "--set", *RUN, *overrides]
         assert main(["inspect", "pseudo_masks", *arguments]) == 0
@@ -173,7 +176,7 @@ def test_looking_says_the_same_as_with_kept_features(
 
 
 def test_quality_is_measured_without_kept_features(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "quality", "--artifacts", str(folder), "--set", *RUN, *FUSED]) == 0
+    assert main(["inspect", "quality", "--artifacts", str(folder), "--set", *RUN, *NOT_KEPT]) == 0
     assert "clusters an image" in capsys.readouterr().out
 
 
@@ -188,13 +191,13 @@ def test_photographs_of_many_sizes(voc_mini: Path, tmp_path: Path) -> None:
         *("regions.method=attention", "regions.blocks=2", "runtime.shard_size=8"),
     )
     files = []
-    for more in ((), FUSED):
+    for more in ((), NOT_KEPT):
         assert main(["EmbedRegions", "--dataset", "voc", "--quiet", "--set", *settings, *more]) == 0
         folder = make_plan(load_config("voc", overrides=[*settings, *more]))["regions"].entry.folder
         files.append({path.name: path.read_bytes() for path in folder.glob("*.h5")})
     assert files[0] == files[1] and len(files[0]) == 2
 
 
-def test_training_on_features_that_are_not_kept_is_refused() -> None:
+def test_training_on_features_that_are_not_kept_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"features.persist false keeps no features .* set train.features online"):
         load_config("shapes", overrides=["features.persist=false"])

@@ -1,4 +1,4 @@
-"""Configs: layers, errors, class lists."""
+"""Building a config: layers, errors, and the described config."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from split_matching.configs import class_list as classes_module
-from split_matching.configs.class_list import ClassEntry, load_shipped_classes
 from split_matching.configs.load import describe, known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError
+from tests.error_lines import error_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,12 +23,8 @@ def write(folder: Path, text: str, name: str = "extra.yaml") -> Path:
     return path
 
 
-def refusal(*overrides: str, dataset: str = "voc", files: tuple[Path, ...] = ()) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_config(dataset, files, overrides)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+def config_error(*overrides: str, dataset: str = "voc", files: tuple[Path, ...] = ()) -> str:
+    return error_line(lambda: load_config(dataset, files, overrides), ConfigError)
 
 
 # ---- layers ----
@@ -89,18 +84,18 @@ def test_config_is_frozen():
         load_config("voc").train.steps = 3  # type: ignore[misc]
 
 
-# ---- refusals ----
+# ---- errors ----
 
 
 def test_unknown_dataset_lists_the_known_ones():
-    message = refusal(dataset="vocc")
+    message = config_error(dataset="vocc")
     assert "vocc" in message and "did you mean voc?" in message
     assert all(name in message for name in known_datasets())
 
 
 @pytest.mark.parametrize("dataset", ["../configs/voc", "", "classes/voc"])
 def test_dataset_is_no_path(dataset):
-    assert "expected one of" in refusal(dataset=dataset)
+    assert "expected one of" in config_error(dataset=dataset)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +110,14 @@ def test_dataset_is_no_path(dataset):
     ],
 )
 def test_unknown_key_names_source_path_and_closest(override, closest):
-    message = refusal(override)
+    message = config_error(override)
     assert message.startswith("--set") and override.split("=")[0] in message
     assert f"did you mean {closest}?" in message
 
 
 def test_unknown_key_in_a_file_names_the_file(tmp_path):
     path = write(tmp_path, "train:\n  stepz: 3\n")
-    message = refusal(files=(path,))
+    message = config_error(files=(path,))
     assert message.startswith(str(path)) and "train.stepz" in message and "train.steps" in message
 
 
@@ -149,23 +144,23 @@ def test_unknown_key_in_a_file_names_the_file(tmp_path):
         ("train.steps=[1", ["train.steps", "not YAML"]),
     ],
 )
-def test_refused_values(override, words):
-    message = refusal(override)
+def test_invalid_values(override, words):
+    message = config_error(override)
     assert all(word in message for word in words), message
 
 
-def test_refusal_names_the_layer_that_set_the_value(tmp_path):
+def test_an_error_names_the_layer_that_set_the_value(tmp_path):
     path = write(tmp_path, "train:\n  steps: -1\n")
-    assert refusal("train.batch=4", files=(path,)).startswith(f"{path}: train.steps is -1")
+    assert config_error("train.batch=4", files=(path,)).startswith(f"{path}: train.steps is -1")
 
 
-def test_a_good_override_mends_a_bad_file(tmp_path):
+def test_a_good_override_replaces_a_bad_value_of_a_file(tmp_path):
     path = write(tmp_path, "train:\n  steps: -1\n")
     assert load_config("voc", [path], ["train.steps=7"]).train.steps == 7
 
 
-def test_more_folds_than_seen_classes_are_refused():
-    assert "15 seen classes" in refusal("data.fold=0", "data.folds=16")
+def test_more_folds_than_seen_classes_are_an_error():
+    assert "15 seen classes" in config_error("data.fold=0", "data.folds=16")
 
 
 @pytest.mark.parametrize(
@@ -181,16 +176,16 @@ def test_more_folds_than_seen_classes_are_refused():
 )
 def test_broken_files(tmp_path, text, words):
     path = write(tmp_path, text)
-    message = refusal(files=(path,))
+    message = config_error(files=(path,))
     assert message.startswith(str(path)) and all(word in message for word in words), message
 
 
 def test_missing_and_unreadable_files(tmp_path):
-    assert "no such file" in refusal(files=(tmp_path / "absent.yaml",))
-    assert "cannot be read" in refusal(files=(tmp_path,))
+    assert "no such file" in config_error(files=(tmp_path / "absent.yaml",))
+    assert "cannot be read" in config_error(files=(tmp_path,))
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"dataset: \xe9\xff\n")
-    assert "UTF-8" in refusal(files=(latin,))
+    assert "UTF-8" in config_error(files=(latin,))
 
 
 # ---- describe ----
@@ -209,44 +204,7 @@ def test_description_explains_every_field_and_marks_runtime():
     assert all("  # " in line for line in by_key.values())
 
 
-# ---- classes ----
-
-
-def test_voc_classes():
-    voc = load_shipped_classes("voc")
-    assert voc.ids == tuple(range(1, 21)) and voc.ignore == (0, 255)
-    assert [entry.name for entry in voc.unseen_entries] == ["pottedplant", "sheep", "sofa", "train", "tvmonitor"]
-    assert voc.seen()[0] == ClassEntry(1, "aeroplane") and len(voc.seen()) == 15
-
-
-def test_folds_hide_every_seen_class_once():
-    voc = load_shipped_classes("voc")
-    hidden = [entry for fold in range(4) for entry in voc.hidden(fold, 4)]
-    assert sorted(entry.id for entry in hidden) == [entry.id for entry in voc.seen()]
-    assert voc.hidden(1, 4) == voc.seen()[1::4]
-    assert set(voc.seen(1, 4)) == set(voc.seen()) - set(voc.hidden(1, 4))
-    assert voc.hidden(None) == ()
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("ignore: [0]\nclasses: [{id: 1, name: a}, {id: 1, name: b}]\nunseen: [1]\n", ["id 1 appears twice"]),
-        ("ignore: [0]\nclasses: [{id: 1, name: a}, {id: 2, name: a}]\nunseen: [1]\n", ["name a appears twice"]),
-        ("ignore: [1]\nclasses: [{id: 1, name: a}, {id: 2, name: b}]\nunseen: [1]\n", ["id 1", "`ignore`"]),
-        ("ignore: [0]\nclasses: [{id: 1, name: a}, {id: 2, name: b}]\nunseen: [3]\n", ["unseen id 3"]),
-        ("ignore: [0]\nclasses: [{id: 1, name: a}, {id: 2, name: b}]\nunseen: [1, 2]\n", ["every class is unseen"]),
-        ("ignore: [0]\nclasses: [{id: 1, name: ' '}, {id: 2, name: b}]\nunseen: [1]\n", ["classes.0.name"]),
-        ("classes: [{id: 1, name: a}, {id: 2, name: b}]\nunseen: [1]\n", ["ignore", "required"]),
-    ],
-)
-def test_broken_class_lists(tmp_path, monkeypatch, text, words):
-    write(tmp_path, text, "mine.yaml")
-    monkeypatch.setattr(classes_module, "FOLDER", tmp_path)
-    with pytest.raises(ConfigError) as caught:
-        load_shipped_classes("mine")
-    assert "\n" not in str(caught.value)
-    assert all(word in str(caught.value) for word in ["configs/classes/mine.yaml", *words]), str(caught.value)
+# ---- the schema ----
 
 
 def test_every_field_has_a_description():

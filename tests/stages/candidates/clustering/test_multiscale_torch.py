@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.errors import DataError
-from split_matching.stages.candidates import features, fused, pseudo_masks
+from split_matching.stages.candidates import features, one_pass, pseudo_masks
 from split_matching.stages.candidates.clustering import faiss_kmeans, multiscale_faiss, multiscale_torch
 from split_matching.stages.candidates.clustering.multiscale_torch import fill_empty, spherical_kmeans
 from tests.handmade import Chain
@@ -154,7 +154,7 @@ def test_half_precision_and_no_smoothing_are_taken_as_they_are() -> None:
         (image(0, (1, 2)), "tokens cannot make"),
     ],
 )
-def test_what_cannot_be_clustered_is_refused(dense: Floats, message: str) -> None:
+def test_what_cannot_be_clustered_is_an_error(dense: Floats, message: str) -> None:
     with pytest.raises(DataError, match=message):
         multiscale_torch.cluster([dense], CONFIG.model_copy(update={"windows": (1, 2)}), "cpu")
 
@@ -206,7 +206,7 @@ def test_a_batch_keeps_images_and_grids_apart(tmp_path: Path, monkeypatch: pytes
         assert agreement(made, multiscale_faiss.cluster([dense], ctx.config.pseudo_masks, "cpu")[0]) > 0.95
 
 
-def test_the_fused_stage_takes_either_engine(tmp_path: Path) -> None:
+def test_one_pass_takes_either_engine(tmp_path: Path) -> None:
     apart = Chain(tmp_path / "apart", "pseudo_masks.engine=torch")
     apart.sharded(features, "features")
     apart.sharded(pseudo_masks, "pseudo_masks")
@@ -215,7 +215,7 @@ def test_the_fused_stage_takes_either_engine(tmp_path: Path) -> None:
         *("pseudo_masks.engine=torch", "features.persist=false", "train.features=online"),
         root=apart.root,
     )
-    once.sharded(fused, "pseudo_masks")
+    once.sharded(one_pass, "pseudo_masks")
     assert all(np.array_equal(labels(once)[image_id], made) for image_id, made in labels(apart).items())
 
 

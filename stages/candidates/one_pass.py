@@ -1,4 +1,4 @@
-"""ClusterPseudoMasks where `features.persist` is false: features, pseudo masks and regions of an image in one go.
+"""ClusterPseudoMasks where `features.persist` is false: features, pseudo masks and regions of an image in one pass.
 
 Features are what fills a disk (6 MB an image for ViT-B/16 at 512 pixels, against 15 kB for all that is made of them),
 and training can do without: `train.features=online`. Here they live in memory only, from the forward pass until an

@@ -1,0 +1,54 @@
+"""Real text embeddings and positions of OpenAI's ViT-B/16, where they are at hand; random ones look different."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from split_matching.configs.class_list import load_shipped_classes
+from split_matching.configs.schema import DecoderConfig
+from split_matching.model.query_decoder import QueryOutput
+from split_matching.model.towers import ClipTower
+from split_matching.model.votes import query_probabilities
+
+
+def read(folder: Path, name: str) -> torch.Tensor:
+    return torch.from_numpy(np.load(folder / f"{name}.npy").astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("table", "classes"), [("voc12_single", "voc"), ("coco_single", "coco_stuff"), ("coco_multi", "coco_stuff")]
+)
+def test_a_query_like_the_text_of_a_class_votes_for_that_class(clip_text: Path, table: str, classes: str) -> None:
+    """Names are 0.8 alike on average in real CLIP: the default temperature must tell them apart."""
+    text = F.normalize(read(clip_text, table), dim=1)  # (C, D)
+    count = len(load_shipped_classes(classes).entries)
+    assert text.shape == (count, 512)
+    apart = text @ text.T - 2 * torch.eye(count)
+    assert apart.max(1).values.mean() > 0.87  # of the nearest other name
+    output = QueryOutput(masks=torch.zeros(1, count, 1, 1), embeddings=text[None], no_object=torch.zeros(1, count))
+    votes = query_probabilities(output, text, 0, DecoderConfig().temperature)[0]  # (C, C), as candidate queries
+    assert votes.argmax(1).tolist() == list(range(count))
+    assert votes.diagonal().min() > 0.15 and votes.diagonal().mean() > 0.5
+
+
+def test_resized_positions_keep_their_neighbourhood(clip_text: Path) -> None:
+    """A real table of 14 x 14 positions on a grid of 32 x 32, as for images of 512 pixels."""
+    table = read(clip_text, "vit_b16_positions")[1:]  # without CLS
+
+    class Tower(ClipTower):
+        def __init__(self) -> None:
+            self.grid = (14, 14)
+
+        def table(self) -> torch.Tensor:
+            return table
+
+    assert Tower().positions((14, 14)) is table
+    resized = F.normalize(Tower().positions((32, 32)), dim=1).reshape(32, 32, -1)
+    beside = (resized[:, 1:] * resized[:, :-1]).sum(-1)
+    across = (resized[:, 16:] * resized[:, :16]).sum(-1)
+    assert beside.min() > 0.6 and beside.mean() > across.mean() + 0.2
