@@ -30,7 +30,7 @@ def changed_files() -> list[str]:
     return [*git("diff", "--name-only", base), *git("ls-files", "--others", "--exclude-standard")]
 
 
-def tests_of(path: Path) -> list[str]:
+def matching_tests(path: Path) -> list[str]:
     """Return the test files of a changed file, which need not exist any more; paths from the checkout."""
     if path.parts[0] == "tests":
         if path.name.startswith("test_"):
@@ -38,9 +38,9 @@ def tests_of(path: Path) -> list[str]:
         return importers(path, (ROOT / "tests").rglob("test_*.py")) if path.suffix == ".py" else []
     if path.parts[0] in ROOMS:
         folder = ROOT / "tests" / path.parent
-        while not any(folder.glob("test_*.py")) and folder != ROOT / "tests":
+        while not any(folder.rglob("test_*.py")):
             folder = folder.parent
-        beside = sorted(folder.glob("test_*.py"))
+        beside = sorted(folder.glob("test_*.py")) or sorted(folder.rglob("test_*.py"))
         own = [test for test in beside if test.stem == f"test_{path.stem}"]
         return importers(path, beside) + relative(own) or relative(beside)
     return [ELSEWHERE.get(path.parts[0], PAGES)]
@@ -59,4 +59,4 @@ def relative(tests: Iterable[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(*sorted({ALWAYS, *(test for path in changed_files() for test in tests_of(Path(path)))}))
+    print(*sorted({ALWAYS, *(test for path in changed_files() for test in matching_tests(Path(path)))}))
