@@ -8,6 +8,7 @@ look at the true unseen classes (choice; the practice of zero-shot recognition s
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,15 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from split_matching.configs.section import Section
 from split_matching.configs.settings import DataConfig
-from split_matching.configs.strict_yaml import read_mapping
+from split_matching.configs.strict_yaml import read_mapping, shorten
 from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, did_you_mean
+
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories of signs that no name needs: they move the cursor of a terminal, or turn the text around."""
+
+JOINERS = "\u200c\u200d"
+"""Signs of these categories that Persian and Indian words are written with."""
 
 FOLDER = Path(__file__).parent / "classes"
 FILE_ENDINGS = (".yaml", ".yml", ".txt")
@@ -153,7 +160,8 @@ def load_classes(data: DataConfig) -> ClassList:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{label}: {where}: {first['msg']}, got {first['input']!r}; correct the file") from None
+        got = shorten(repr(first["input"]))
+        raise ConfigError(f"{label}: {where}: {first['msg']}, got {got}; correct the file") from None
     _check(file, label)
     return ClassList(
         name=path.stem,
@@ -235,6 +243,9 @@ def _check(file: _File, label: str) -> None:
     """Raise for a list that contradicts itself."""
     ids = [entry.id for entry in file.classes]
     names = [entry.name for entry in file.classes]
+    hidden = [name for name in names if any(unicodedata.category(s) in HIDDEN and s not in JOINERS for s in name)]
+    if hidden:
+        raise ConfigError(f"{label}: name {hidden[0]!r} has a control or direction character; remove it")
     groups: tuple[tuple[str, Sequence[int | str]], ...] = (("id", ids), ("name", names), ("unseen id", file.unseen))
     for what, values in groups:
         twice = [value for value, count in Counter(values).items() if count > 1]

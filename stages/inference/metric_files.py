@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.configs.class_list import ClassEntry
+from split_matching.stages.ground.csv_cells import escape_cell
 from split_matching.stages.inference.metrics import ConfusionMatrix, Scores, compute_scores, group_masks
 
 GROUPS = ("seen", "unseen", "excluded")
@@ -67,7 +68,9 @@ def write_per_image(path: Path, images: Sequence[tuple[str, float, float]]) -> N
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "pAcc", "mIoU"])
-        writer.writerows((image_id, f"{100 * accuracy:.4f}", f"{100 * iou:.4f}") for image_id, accuracy, iou in images)
+        writer.writerows(
+            (escape_cell(image_id), f"{100 * accuracy:.4f}", f"{100 * iou:.4f}") for image_id, accuracy, iou in images
+        )
 
 
 def _write_per_class(
@@ -79,7 +82,9 @@ def _write_per_class(
         writer.writerow(["id", "name", "group", "iou", "accuracy", "truth_pixels", "predicted_pixels"])
         for index, (entry, group) in enumerate(zip(classes, groups, strict=True)):
             percent = [f"{100 * value[index]:.4f}" for value in (result.iou, result.accuracy)]
-            writer.writerow([entry.id, entry.name, group, *percent, int(truth[index]), int(predicted[index])])
+            writer.writerow(
+                [entry.id, escape_cell(entry.name), group, *percent, int(truth[index]), int(predicted[index])]
+            )
 
 
 def _write_array(path: Path, values: NDArray[Any]) -> None:

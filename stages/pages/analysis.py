@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from split_matching.errors import CorruptError
 from split_matching.stages.ground.context import StageContext
+from split_matching.stages.ground.csv_cells import read_cell
 from split_matching.stages.pages.class_scores import ClassScores
 
 PUBLISHED_COLUMNS = {"pAcc": "pAcc", "mIoU_seen": "S", "mIoU_unseen": "U", "hIoU": "hIoU"}
@@ -90,7 +91,7 @@ def find_worst_images(path: Path, count: int) -> list[tuple[str, float]]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            found = [(entry["id"], float(entry["mIoU"])) for entry in csv.DictReader(file)]
+            found = [(read_cell(entry["id"]), float(entry["mIoU"])) for entry in csv.DictReader(file)]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise CorruptError(f"{path} is not a table of images ({error!r}): rerun Evaluate with --force") from error
     scored = [(image_id, iou) for image_id, iou in found if not math.isnan(iou)]

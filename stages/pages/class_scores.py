@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from split_matching.errors import CorruptError
 from split_matching.stages.data.images import read_all_labels
 from split_matching.stages.data.source import Source
+from split_matching.stages.ground.csv_cells import read_cell
 from split_matching.stages.pages.colours import hex_colours, palette
 from split_matching.stages.pages.overlays import NO_LABEL, overlay
 
@@ -51,7 +52,7 @@ def read_class_scores(path: Path) -> list[ClassScores]:
         return [
             ClassScores(
                 id=int(entry["id"]),
-                name=entry["name"],
+                name=read_cell(entry["name"]),
                 group=entry["group"],
                 iou=float(entry["iou"]),
                 accuracy=float(entry["accuracy"]),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from split_matching.stages.ground.csv_cells import escape_cell
 from split_matching.stages.pages.ablation.statistics import METRICS, Difference, Spread
 from split_matching.stages.pages.ablation.tables import COMPARED, DEFAULT, Table, TableRow, TableSection, Variant
 from split_matching.stages.pages.formats import UNDEFINED
@@ -107,7 +108,7 @@ def to_csv(table: Table) -> str:
                     values += [None] * 4
                 else:
                     values += [_finite_or_none(pair.mean), _finite_or_none(pair.deviation), pair.count, pair.agree]
-            writer.writerow([section.name, row.variant, row.gamma, *values])
+            writer.writerow([escape_cell(section.name), escape_cell(row.variant), row.gamma, *values])
     return stream.getvalue()
 
 

@@ -13,6 +13,7 @@ import pytest
 from split_matching.configs.class_list import ClassEntry
 from split_matching.stages.inference.metric_files import write_metrics, write_per_image
 from split_matching.stages.inference.metrics import ConfusionMatrix
+from split_matching.stages.pages.class_scores import read_class_scores
 
 IGNORE = 255
 
@@ -52,6 +53,17 @@ def test_files_hold_percent_null_and_groups(tmp_path: Path) -> None:
     assert [row["accuracy"] for row in rows] == ["50.0000", "100.0000", "nan", "nan"]
     assert (rows[0]["truth_pixels"], rows[1]["predicted_pixels"]) == ("2", "2")
     np.testing.assert_array_equal(np.load(tmp_path / "confusion.npy", allow_pickle=False), confusion.counts)
+
+
+def test_names_that_begin_like_formulas_are_text_to_spreadsheets(tmp_path: Path) -> None:
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.array([0, 1], np.uint8), np.array([0, 1], np.uint8), IGNORE)
+    write_metrics(tmp_path, confusion, class_entries("=1+1", "cat"), [True, False])
+    lines = (tmp_path / "per_class.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[1] for line in lines] == ["name", "'=1+1", "cat"]
+    assert [row.name for row in read_class_scores(tmp_path / "per_class.csv")] == ["=1+1", "cat"]
+    write_per_image(tmp_path / "per_image.csv", [("-a", 0.5, 0.25)])
+    assert (tmp_path / "per_image.csv").read_text(encoding="utf-8") == "id,pAcc,mIoU\n'-a,50.0000,25.0000\n"
 
 
 def test_undefined_means_are_null_in_json(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from split_matching.configs.class_list import ClassEntry, load_classes
 from split_matching.configs.load import load_config
+from split_matching.configs.settings import DataConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.experiments.variants import Request
@@ -20,7 +21,7 @@ from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.stages.data.images import read_image, read_mask
 from split_matching.stages.data.source import Source, open_source
 from tests import folder_data
-from tests.error_lines import error_line
+from tests.error_lines import check_error, error_line
 from tests.folder_data import settings, write
 
 TINY = (
@@ -157,6 +158,24 @@ def test_a_plain_list_may_name_background(tmp_path: Path) -> None:
     write(tmp_path, names=("background", *folder_data.NAMES))
     found = load_classes(load_config("folder", overrides=settings(tmp_path, "data.ignore=[0, 255]")).data)
     assert found.entries[0] == ClassEntry(1, "wall") and len(found.entries) == 5
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\x07", "\u202e", "\u2067", "\u200f", "\ufeff"])
+@pytest.mark.parametrize("ending", ["txt", "yaml"])
+def test_names_with_signs_that_steer_a_terminal_are_errors(tmp_path: Path, sign: str, ending: str) -> None:
+    path = tmp_path / f"list.{ending}"
+    names = ["wall", f"d{sign}og"]
+    text = json.dumps({"classes": names, "ignore": [255]}) if ending == "yaml" else "\n".join(names)
+    path.write_text(text, encoding="utf-8")
+    data = DataConfig(classes=str(path), unseen=["wall"])
+    check_error(lambda: load_classes(data), path, ascii(f"d{sign}og"), "character", kind=ConfigError)
+
+
+def test_names_may_be_of_any_language(tmp_path: Path) -> None:
+    names = ["\u0645\u06cc\u200c\u0631\u0648\u062f", "\u6728", "gr\u00fcn\u00a0e"]
+    (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
+    found = load_classes(DataConfig(classes=str(tmp_path / "list.txt"), unseen=[names[0]]))
+    assert [entry.name for entry in found.entries] == names
 
 
 def test_a_text_list_may_give_ids(tmp_path: Path) -> None:
