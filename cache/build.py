@@ -16,6 +16,7 @@ import os
 import platform
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,29 +45,44 @@ from split_matching.cache.files import (
     synced_sha256,
     write_json,
 )
+from split_matching.cache.folders import build_locks
 from split_matching.cache.keys import canonical_json
-from split_matching.cache.locks import LOCK, lock_file
+from split_matching.cache.locks import LOCK, lock_all, lock_file
 from split_matching.cache.shard_layout import describe_shard
-from split_matching.errors import CorruptError
+from split_matching.errors import CorruptError, UserError
 
 PACKAGES = ("numpy", "torch", "open_clip_torch", "h5py", "faiss-cpu", "faiss-gpu", "pillow", "scipy", "luigi")
+
+WAIT_SECONDS = 0.2  # between two looks at a build that another process holds
 
 Summary = Mapping[str, float | int | str]
 
 
-def open_build(entry: Entry, recipe: Recipe, shards: Shards | None = None, force: str = "") -> Build:
+class OtherShardsError(UserError):
+    """A build in progress is the wanted one, but is cut into other shards."""
+
+
+def open_build(
+    entry: Entry,
+    recipe: Recipe,
+    shards: Shards | None = None,
+    force: str = "",
+    say: Callable[[str], None] = lambda line: None,
+) -> Build:
     """Start a build, or resume the one in progress if it was started from the same code, inputs and shards.
 
-    Several processes may open the same build. A build in progress of anything else is thrown away. Intact shards of a
-    damaged artifact are taken over.
+    Several processes may open the same build. A build in progress of anything else is thrown away, when no process
+    holds it any more. Intact shards of a damaged artifact are taken over.
 
     Args:
         entry: where.
         recipe: what to make.
         shards: of a sharded stage.
         force: a name of this run if the result is to be made again though fresh; "" otherwise.
+        say: is told what is waited for, and what is thrown away.
 
     Raises:
+        OtherShardsError: the build in progress is the same, but cut into other shards.
         UserError: the cache cannot be written.
     """
     order = entry.order(recipe, shards or {}, force)
@@ -76,11 +92,32 @@ def open_build(entry: Entry, recipe: Recipe, shards: Shards | None = None, force
             build.path.parent.mkdir(parents=True, exist_ok=True)
             if not build.path.exists():
                 _create(build, order)
-            if read_order(build.path) == order:
+            found = read_order(build.path)
+            if found == order:
                 return build
-            with build.lock() as held:
-                if held and read_order(build.path) != order:
+            if isinstance(found, dict) and {**found, "plan": order["plan"]} == order:
+                raise OtherShardsError(
+                    f"{build.path} is cut into other shards: remove it, or give its runtime.shard_size"
+                )
+            _throw_away(build, order, say)
+
+
+def _throw_away(build: Build, order: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Remove a build of anything else, after all processes that hold it; say so if that costs finished shards."""
+    waited = False
+    while True:
+        with lock_all(build_locks(build.path)) as held:
+            if held:
+                if build.path.exists() and read_order(build.path) != order:
+                    if count := len(list(build.path.glob(f"*.h5{DONE}"))):
+                        shards = f"{count} finished shard{'s' * (count > 1)}"
+                        say(f"removes {shards} of other code or inputs from {build.path}")
                     remove(build.path)
+                return
+        if not waited:
+            say(f"waits for another process that makes {build.path} from other code or inputs")
+        waited = True
+        time.sleep(WAIT_SECONDS)
 
 
 def recover(entry: Entry, recipe: Recipe) -> None:

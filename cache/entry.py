@@ -130,18 +130,19 @@ class Entry:
         A damaged file of the right size is found by `verify`, or by the stage that reads it.
         """
         done, total = self._progress(recipe)
+        unused = self._unused(recipe) if done is None else ()
         if not (self.folder / MANIFEST).is_file():
             if done is not None:
                 step, steps, _ = read_progress(self.partial)
                 return State("partial", (f"step {step} of {steps}",) if step else (), done, total)
             left = self.folder.is_dir() and any(self.folder.iterdir())
-            return State("corrupt", (f"{MANIFEST} is missing",)) if left else State("missing")
+            return State("corrupt", (f"{MANIFEST} is missing", *unused)) if left else State("missing", unused)
         try:
             artifact = self.artifact()
         except CorruptError as error:
             return State("corrupt", (str(error),), done or 0, total)
         if reasons := self.differences(artifact.manifest, recipe):
-            return State("stale", tuple(reasons), done or 0, total, artifact)
+            return State("stale", (*reasons, *unused), done or 0, total, artifact)
         if damage := artifact.visible_damage():
             return State("corrupt", tuple(damage), done or 0, total, artifact)
         return State("fresh", artifact=artifact)
@@ -169,6 +170,18 @@ class Entry:
         """Whether a build in progress was started from exactly this; one of anything else would be thrown away."""
         return bool(read_order(self.partial) == self.order(recipe, shards, force))
 
+    def cuts(self, recipe: Recipe, force: str = "") -> list[Shards]:
+        """Return how what the next run continues from is cut: a build in progress, a damaged artifact; [] for none."""
+        found: list[Shards] = []
+        order = read_order(self.partial)
+        if isinstance(order, dict) and order == self.order(recipe, order.get("plan", {}), force):
+            found.append(order["plan"])
+        with contextlib.suppress(CorruptError):
+            artifact = self.artifact()
+            if not force and artifact.visible_damage() and not self.differences(artifact.manifest, recipe):
+                found.append(artifact.manifest["plan"])
+        return found
+
     def has_build(self, recipe: Recipe) -> bool:
         """Whether there is a build in progress of the present code and inputs."""
         return self._progress(recipe)[0] is not None
@@ -187,6 +200,14 @@ class Entry:
             if path.is_file() and isinstance(value, dict) and file_sha256(path) != value.get("sha256"):
                 altered.append(path)
         return altered
+
+    def _unused(self, recipe: Recipe) -> tuple[str, ...]:
+        """Say which finished shards the next run would remove."""
+        order, count = read_order(self.partial), sum(1 for _ in self.partial.glob(f"*.h5{DONE}"))
+        if not count or not isinstance(order, dict):
+            return ()
+        code = "code" if order.get("code") != recipe.code else "inputs"
+        return (f"would remove {count} finished shard{'s' * (count > 1)} of other {code}",)
 
     def _progress(self, recipe: Recipe) -> tuple[int | None, int]:
         """Return finished and all shards of the build in progress; None if there is none that would be resumed."""

@@ -171,21 +171,6 @@ class Stage:
         """Whether its input is a data set on disk that the pipeline did not render."""
         return self.name == "dataset" and "shapes" not in self.plan.stages
 
-    @cached_property
-    def job(self) -> str:
-        """A digest that is the same in two processes if either may do this stage for the other.
-
-        It is over the cache's folder, and the keys, code and shards of the stage and of everything upstream.
-        """
-        closure = self.plan.closure(self.name)
-        parts = {
-            "cache": str(self.plan.root.resolve()),
-            "shard_size": self.config.runtime.shard_size,
-            "force": self.plan.supersedes if self.plan.force in [stage.name for stage in closure] else "",
-            "stages": {stage.name: [stage.key, stage.code] for stage in closure},
-        }
-        return digest(parts)
-
     def import_module(self) -> ModuleType:
         """Import what does the work; the fingerprint of its code is taken before, and kept."""
         _ = self.code
@@ -267,13 +252,23 @@ class Stage:
             return Path()
         return self.plan.rendered if "shapes" in self.plan.stages else self.config.data.root or Path()
 
-    def shards(self) -> tuple[Shard, ...]:
-        """Return its shards; () for an unsharded stage. Needs the artifact of PrepareDataset."""
-        return self.plan.cutter.cut(self.plan["dataset"].artifact(), self.splits) if self.splits else ()
+    @property
+    def shard_size(self) -> int:
+        """Images of a shard: as in what the next run continues from, else `runtime.shard_size`."""
+        cuts = self.entry.cuts(self.recipe, self.force)
+        return self.plan.cutter.size_of(self.plan["dataset"].artifact(), self.splits, cuts)
+
+    def shards(self, size: int = 0) -> tuple[Shard, ...]:
+        """Return its shards (of `size`, or the present one); () if unsharded. Needs the artifact of PrepareDataset."""
+        if not self.splits:
+            return ()
+        return self.plan.cutter.cut(self.plan["dataset"].artifact(), self.splits, size or self.shard_size)
 
     def shard_digests(self) -> dict[str, list[str]]:
         """Return the shards as the cache records them: for every split one digest of the ids of each shard."""
-        return self.plan.cutter.digests(self.plan["dataset"].artifact(), self.splits) if self.splits else {}
+        if not self.splits:
+            return {}
+        return self.plan.cutter.digests(self.plan["dataset"].artifact(), self.splits, self.shard_size)
 
 
 class Plan:

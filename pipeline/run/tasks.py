@@ -18,6 +18,7 @@ from pathlib import Path
 
 import luigi
 
+from split_matching.cache.keys import digest
 from split_matching.configs.load import load_config
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session
@@ -94,6 +95,7 @@ class ShardTask(luigi.Task):
     job = luigi.Parameter()
     split = luigi.Parameter()
     index = luigi.IntParameter()
+    size = luigi.IntParameter()
     priority = luigi.IntParameter(significant=False)  # luigi takes the largest first
     config = luigi.Parameter(significant=False)
 
@@ -105,7 +107,7 @@ class ShardTask(luigi.Task):
     @property
     def shard(self) -> Shard:
         """Which images."""
-        return next(s for s in self.stage.shards() if (s.split, s.index) == (self.split, self.index))
+        return next(s for s in self.stage.shards(self.size) if (s.split, s.index) == (self.split, self.index))
 
     def output(self) -> FinishedShard:
         """The shard, as a target."""
@@ -127,19 +129,36 @@ def task_class(command: str) -> type[StageTask]:
 def task_of(stage: Stage) -> StageTask:
     """Return the task of a stage of one config."""
     config = stage.config.model_dump_json()
-    return task_class(stage.command)(dataset=stage.config.dataset, config=config, job=stage.job)
+    return task_class(stage.command)(dataset=stage.config.dataset, config=config, job=job_of(stage))
+
+
+def job_of(stage: Stage) -> str:
+    """Return a digest that is the same in two processes if either may do this stage for the other.
+
+    It is over the cache's folder, and the keys, code and shards of the stage and of everything upstream.
+    """
+    closure = stage.plan.closure(stage.name)
+    parts = {
+        "cache": str(stage.plan.root.resolve()),
+        "shard_size": stage.config.runtime.shard_size,
+        "force": stage.plan.supersedes if stage.plan.force in [member.name for member in closure] else "",
+        "stages": {member.name: [member.key, member.code] for member in closure},
+    }
+    return digest(parts)
 
 
 def shard_tasks(stage: Stage) -> list[luigi.Task]:
     """Return the tasks of a stage's shards. Needs all that the stage reads to be fresh."""
-    config, shards = stage.config.model_dump_json(), stage.shards()
+    config, size = stage.config.model_dump_json(), stage.shard_size
+    shards, job = stage.shards(size), job_of(stage)
     return [
         ShardTask(
             dataset=stage.config.dataset,
             command=stage.command,
-            job=stage.job,
+            job=job,
             split=shard.split,
             index=shard.index,
+            size=size,
             priority=len(shards) - slot,
             config=config,
         )

@@ -6,6 +6,7 @@ fresh, and because another process may have been faster.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from split_matching.cache.build import Build, open_build, recover
+from split_matching.cache.build import Build, OtherShardsError, open_build, recover
 from split_matching.cache.entry import read_progress
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.settings import RuntimeConfig
@@ -23,6 +24,8 @@ from split_matching.pipeline.run import session, torchrun
 from split_matching.pipeline.run.cpu import WAITING, reproducible_kernels
 from split_matching.pipeline.run.gpus import take_gpu
 from split_matching.stages.ground.context import Shard, StageContext
+
+ATTEMPTS = 3  # to open a build that other processes start at the same time
 
 
 def make_artifact(stage: Stage) -> None:
@@ -54,21 +57,25 @@ def make_shard(stage: Stage, shard: Shard) -> None:
         raise session.SkippedError
     build = _open(stage)
     with build.lock_shard(shard.split, shard.index) as held:
-        if held and not build.is_done(shard.split, shard.index):
+        # another process may have started a build of other shards: the stage then asks for these
+        if held and _resumes(stage, shard) and not build.is_done(shard.split, shard.index):
             _run_shard(stage, shard, build)
-    if not is_made(stage, shard):
+    if shard in stage.shards() and not is_made(stage, shard):
         raise UserError(
-            f"{build.path} was started again by a process with other code or another runtime.shard_size: "
-            "run this again when that has ended"
+            f"{build.path} was started again by a process with other code or inputs: run this again when that has ended"
         )
 
 
 def is_made(stage: Stage, shard: Shard) -> bool:
     """Whether a shard is finished, in the build in progress or in a fresh artifact."""
     if stage.entry.is_done(shard.split, shard.index):
-        # a build of other code or other shards would be thrown away, with this shard
-        return stage.entry.resumes(stage.recipe, stage.shard_digests(), stage.force)
+        return _resumes(stage, shard)
     return stage.own_state.fresh and stage.state.fresh
+
+
+def _resumes(stage: Stage, shard: Shard) -> bool:
+    """Whether the build in progress is one that is not thrown away, and cut as this shard."""
+    return shard in stage.shards() and stage.entry.resumes(stage.recipe, stage.shard_digests(), stage.force)
 
 
 def load_module(stage: Stage, alone: bool) -> ModuleType:
@@ -108,7 +115,13 @@ def _is_fresh(stage: Stage) -> bool:
 
 
 def _open(stage: Stage) -> Build:
-    return open_build(stage.entry, stage.recipe, stage.shard_digests(), stage.force)
+    def say(line: str) -> None:
+        session.current().display.say(f"{stage.command}: {line}")
+
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(OtherShardsError):  # another process was faster: its shards are as good
+            return open_build(stage.entry, stage.recipe, stage.shard_digests(), stage.force, say)
+    return open_build(stage.entry, stage.recipe, stage.shard_digests(), stage.force, say)
 
 
 def _say_waiting(stage: Stage) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from split_matching.cache import build as build_module
 from split_matching.cache.artifact import shard_name
-from split_matching.cache.build import Build, open_build, recover
+from split_matching.cache.build import Build, OtherShardsError, open_build, recover
 from split_matching.cache.entry import Entry
 from split_matching.cache.files import write_json
 from split_matching.errors import CorruptError, UserError
@@ -31,17 +31,54 @@ from tests.cache.example_builds import (
     plan_of,
     shards_of,
 )
+from tests.cache.test_locks import locked_elsewhere
 
 
-@pytest.mark.parametrize("change", ["code", "shards", "force"])
+@pytest.mark.parametrize("change", ["code", "inputs", "force"])
 def test_build_from_something_else_is_thrown_away(entry: Entry, change: str) -> None:
     make_shard(open_build(entry, RECIPE, plan_of(4)), 0, shards_of(4)[0])
-    recipe = replace(RECIPE, code={"stages/a.py": "2"}) if change == "code" else RECIPE
-    plan = plan_of(5 if change == "shards" else 4)
-    build = open_build(entry, recipe, plan, "token" if change == "force" else "")
+    recipe = RECIPE if change == "force" else replace(RECIPE, **{change: {"a": "2"}})
+    said: list[str] = []
+    assert entry.state(recipe).reasons == (
+        () if change == "force" else (f"would remove 1 finished shard of other {change}",)
+    )
+    build = open_build(entry, recipe, plan_of(4), "token" if change == "force" else "", said.append)
+    assert said == [f"removes 1 finished shard of other code or inputs from {build.path}"]
     assert not build.is_done("train", 0)
     assert sorted(p.name for p in build.path.iterdir()) == ["build.json", "build.lock"]
     assert [p.name for p in build.path.parent.iterdir()] == [build.path.name]
+
+
+def test_same_build_of_other_shards_is_kept(entry: Entry) -> None:
+    make_shard(open_build(entry, RECIPE, plan_of(4)), 0, shards_of(4)[0])
+    with pytest.raises(OtherShardsError, match="is cut into other shards"):
+        open_build(entry, RECIPE, plan_of(5))
+    assert entry.is_done("train", 0)
+    assert entry.cuts(RECIPE) == [plan_of(4)]
+    assert entry.cuts(replace(RECIPE, code={"stages/a.py": "2"})) == entry.cuts(RECIPE, "token") == []
+
+
+def test_damaged_artifact_says_how_it_is_cut(entry: Entry) -> None:
+    artifact = make_sharded(entry, 4)
+    assert entry.cuts(RECIPE) == []
+    (artifact.path / shard_name("train", 1)).unlink()
+    assert entry.cuts(RECIPE) == [plan_of(4)]
+
+
+def test_build_that_a_process_holds_is_waited_for(entry: Entry) -> None:
+    build = open_build(entry, RECIPE, plan_of(4))
+    said: list[str] = []
+    with build.lock_shard("train", 0):
+        pass  # makes the lock file
+    with locked_elsewhere(build.path / "train-00000.h5.lock") as holder:
+
+        def hear(line: str) -> None:
+            said.append(line)
+            holder.kill()
+
+        newer = open_build(entry, replace(RECIPE, code={"stages/a.py": "2"}), plan_of(4), "", hear)
+    assert said == [f"waits for another process that makes {build.path} from other code or inputs"]
+    assert newer.recipe.code == {"stages/a.py": "2"}
 
 
 def test_crash_before_the_rename_is_finished_by_the_next_run(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
