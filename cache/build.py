@@ -45,7 +45,6 @@ from split_matching.cache.files import (
     synced_sha256,
     write_json,
 )
-from split_matching.cache.folders import build_locks
 from split_matching.cache.keys import canonical_json
 from split_matching.cache.locks import LOCK, lock_all, lock_file
 from split_matching.cache.shard_layout import describe_shard
@@ -53,6 +52,7 @@ from split_matching.errors import CorruptError, UserError
 
 PACKAGES = ("numpy", "torch", "open_clip_torch", "h5py", "faiss-cpu", "faiss-gpu", "pillow", "scipy", "luigi")
 
+WAITS = "waits for another process that makes {} from other code or inputs"
 WAIT_SECONDS = 0.2  # between two looks at a build that another process holds
 
 Summary = Mapping[str, float | int | str]
@@ -87,6 +87,7 @@ def open_build(
     """
     order = entry.order(recipe, shards or {}, force)
     build = Build(entry, recipe, order["plan"], force)
+    waited = False
     with explain_disk_errors(build.path):
         while True:
             build.path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,25 +100,34 @@ def open_build(
                 raise OtherShardsError(
                     f"{build.path} is cut into other shards: remove it, or give its runtime.shard_size"
                 )
-            _throw_away(build, order, say)
+            if not _throw_away(build, order, say):
+                if not waited:
+                    say(WAITS.format(build.path))
+                waited = True
+                time.sleep(WAIT_SECONDS)
 
 
-def _throw_away(build: Build, order: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Remove a build of anything else, after all processes that hold it; say so if that costs finished shards."""
-    waited = False
-    while True:
-        with lock_all(build_locks(build.path)) as held:
-            if held:
-                if build.path.exists() and read_order(build.path) != order:
-                    if count := len(list(build.path.glob(f"*.h5{DONE}"))):
-                        shards = f"{count} finished shard{'s' * (count > 1)}"
-                        say(f"removes {shards} of other code or inputs from {build.path}")
-                    remove(build.path)
-                return
-        if not waited:
-            say(f"waits for another process that makes {build.path} from other code or inputs")
-        waited = True
-        time.sleep(WAIT_SECONDS)
+def _throw_away(build: Build, order: Mapping[str, Any], say: Callable[[str], None]) -> bool:
+    """Remove a build of anything else unless a process makes a shard of it; say so if that costs finished shards.
+
+    Args:
+        build: with the wanted recipe.
+        order: what its build.json would be.
+        say: is told what is waited for, and what is removed.
+
+    Returns:
+        False if a process makes a shard.
+    """
+    with build.lock(lambda: say(WAITS.format(build.path))) as held:
+        if not held or read_order(build.path) == order:
+            return True
+        with lock_all(sorted(build.path.glob("*.h5.lock"))) as alone:
+            if alone:
+                if count := len(list(build.path.glob(f"*.h5{DONE}"))):
+                    shards = f"{count} finished shard{'s' * (count > 1)}"
+                    say(f"removes {shards} of other code or inputs from {build.path}")
+                remove(build.path)
+            return alone
 
 
 def recover(entry: Entry, recipe: Recipe) -> None:

@@ -109,7 +109,7 @@ def read_inputs(partial: Path) -> dict[str, str]:
 
 def is_in_use(partial: Path) -> bool:
     """Whether a running process holds a lock of a build in progress."""
-    with lock_all(build_locks(partial)) as held:
+    with lock_all(_locks(partial)) as held:
         return not held
 
 
@@ -127,12 +127,12 @@ def remove_folder(folder: Folder) -> bool:
             with contextlib.suppress(FileNotFoundError):
                 remove(folder.path)
             return True
-        with lock_all(build_locks(folder.path)) as held:
+        with lock_all(_locks(folder.path)) as held:
             if held:
                 remove(folder.path)
             return held
 
 
-def build_locks(partial: Path) -> list[Path]:
+def _locks(partial: Path) -> list[Path]:
     """Return the lock files of a build: its own, and those of its shards."""
     return [partial / LOCK, *sorted(partial.glob("*.h5.lock"))]

@@ -168,7 +168,7 @@ def test_build_is_thrown_away_only_if_it_still_differs_under_its_lock(
     open_build(entry, RECIPE)
 
     @contextlib.contextmanager
-    def another_process(build: Build) -> Iterator[bool]:
+    def another_process(build: Build, waiting: object = None) -> Iterator[bool]:
         write_json(build.path / "build.json", entry.order(newer, {}))
         (build.path / "result").write_text("of another process")
         yield True
@@ -183,7 +183,7 @@ def test_build_whose_lock_does_not_count_is_not_thrown_away(entry: Entry, monkey
     open_build(entry, RECIPE)
 
     @contextlib.contextmanager
-    def removed_meanwhile(build: Build) -> Iterator[bool]:
+    def removed_meanwhile(build: Build, waiting: object = None) -> Iterator[bool]:
         build.path.rename(build.path.with_name("before"))
         build.path.mkdir()
         (build.path / "result").write_text("of another process")
