@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from split_matching.model.query_decoder import DecoderLayer, MultiScaleEnhancement, QueryDecoder
@@ -41,7 +42,9 @@ def plain_enhancement(enhance: MultiScaleEnhancement, x: Tensor) -> Tensor:
             [x[:, y : y + size, z : z + size].mean((1, 2)) for z in range(0, width, size)]
             for y in range(0, height, size)
         ]
-        out = branch(torch.stack([torch.stack(row, 1) for row in means], 1)[None])[0]
+        pooled = torch.stack([torch.stack(row, 1) for row in means], 1)[None]
+        bordered = F.pad(pooled, (1, 1, 1, 1))
+        out = branch[2](F.gelu(F.conv2d(bordered, branch[0].weight, branch[0].bias)))[0]
         for row in range(height):
             for column in range(width):
                 result[:, row, column] += out[:, row // size, column // size]
