@@ -194,6 +194,12 @@ def test_build_whose_lock_does_not_count_is_not_thrown_away(entry: Entry, monkey
     assert (open_build(entry, newer).path / "result").read_text() == "of another process"
 
 
+def test_shards_of_other_code_are_not_taken_over(entry: Entry) -> None:
+    make_sharded(entry)
+    build = open_build(entry, replace(RECIPE, code={"stages/a.py": "2"}), plan_of(4))
+    assert not any(build.is_done("train", index) for index in range(3))
+
+
 def test_shards_taken_over_are_copied_where_there_are_no_links(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = make_sharded(entry)
     whole = artifact.file("train-00000.h5").read_bytes()

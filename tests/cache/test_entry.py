@@ -11,7 +11,7 @@ import pytest
 
 from split_matching.cache import build as build_module
 from split_matching.cache.build import open_build
-from split_matching.cache.entry import Entry
+from split_matching.cache.entry import PROGRESS, Entry, read_progress
 from split_matching.cache.keys import digest
 from tests.cache.example_builds import (
     KEY,
@@ -75,6 +75,22 @@ def test_build_beside_an_artifact_is_counted(entry: Entry) -> None:
     assert str(entry.state(RECIPE)).startswith("corrupt (")
     assert str(entry.state(newer)).startswith("corrupt 1/3 (")
     assert str(replace(entry, key=digest("other")).state(RECIPE)) == "missing"
+
+
+@pytest.mark.parametrize("damage", ["manifest", "file", "code"])
+def test_without_a_build_nothing_is_counted(entry: Entry, damage: str) -> None:
+    path = make_plain(entry).path / ("manifest.json" if damage == "manifest" else "out.txt")
+    if damage != "code":
+        path.write_text("{")
+    state = entry.state(replace(RECIPE, code={}) if damage == "code" else RECIPE)
+    assert (state.name, state.done, state.total) == ("stale" if damage == "code" else "corrupt", 0, 0)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '{"step": 1, "steps": null, "seconds": 2}'])
+def test_progress_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    assert read_progress(tmp_path) == (0, 0, 0)
+    (tmp_path / PROGRESS).write_text(text)
+    assert read_progress(tmp_path) == (0, 0, 0)
 
 
 def test_damaged_artifact_that_is_being_made_again_is_counted(entry: Entry) -> None:

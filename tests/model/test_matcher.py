@@ -1,11 +1,12 @@
 """Split matching against brute force, and its independence properties."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
-from split_matching.model.matcher import SplitMatcher, assign, mask_costs
+from split_matching.model.matcher import SplitMatcher, assign, flatten, mask_costs
 from tests.model.plain_costs import best_pairs, plain_costs
 
 
@@ -110,6 +111,25 @@ def test_groups_do_not_see_each_other() -> None:
     results = [matcher(seen, random_group(2, 5, 4, 16, seed), valid, ([3, 3], [4, 4]))[0] for seed in (7, 8)]
     for first, second in zip(*results, strict=True):
         assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+def test_matches_in_one_row_name_their_image() -> None:
+    indices = [(torch.tensor(q), torch.tensor(t)) for q, t in (([3, 5], [1, 0]), ([], []), ([2], [4]))]
+    indices = [(q.long(), t.long()) for q, t in indices]
+    rows = [part.tolist() for part in flatten(indices, torch.device("cpu"))]
+    assert rows == [[0, 0, 2], [3, 5, 2], [1, 0, 4]]
+
+
+def test_costs_of_one_cell_and_of_none() -> None:
+    """By hand: a logit of 0 is a share of a half."""
+    bce, dice = mask_costs(torch.zeros(2, 1, 3), torch.ones(2, 1, 3), torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert bce.flatten().tolist() == pytest.approx([math.log(2), 0])
+    assert dice.flatten().tolist() == pytest.approx([1 - (2 * 0.5 + 1) / (0.5 + 1 + 1), 0])
+
+
+def test_every_image_needs_its_count() -> None:
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        assign(torch.zeros(2, 1, 1), [1])
 
 
 def test_assign_ignores_padded_columns() -> None:

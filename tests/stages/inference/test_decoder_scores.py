@@ -41,7 +41,12 @@ def test_scores_are_the_votes_of_all_queries(matching: str, classes: str) -> Non
     output = QueryOutput(embeddings, torch.randn(2, 5, generator=g), torch.randn(2, 5, 2, 4, generator=g))
     first = QueryOutput(*(torch.zeros_like(t) for t in (embeddings, output.no_object, output.masks)))
     settings = config(matching=matching, group_classes=classes)
-    scorer = DecoderScorer(lambda maps, valid: [first, output], text, SEEN, settings, None)
+
+    def decoder(maps: list[torch.Tensor], valid: torch.Tensor) -> list[QueryOutput]:
+        assert valid.shape == (2, 1, 2) and valid.all()
+        return [first, first, output]
+
+    scorer = DecoderScorer(decoder, text, SEEN, settings, None)
     scores = scorer.score([torch.zeros(2, 1, 2, 6)], [])
     group = 5 if matching == "single" else 2  # single matching has one group, which has all classes
     for b, y, x in np.ndindex(2, 2, 4):
@@ -95,6 +100,17 @@ def test_only_queries_that_show_something_are_named(shown: list[Any]) -> None:
     expected = [[0.75 * name, 0.75 * (1 - name)], [0.25, 0.5], [0.0625, 0.0625], [0.5 * name, 0.5 * (1 - name)]]
     for row, values in zip(made[0].tolist(), expected, strict=True):
         assert row == pytest.approx(values, rel=1e-4)
+
+
+def test_scorer_mixes_with_clip_if_fusion_has_a_weight(shown: list[Any]) -> None:
+    output = QueryOutput(torch.eye(2)[None, [0, 1, 1, 1, 1]], torch.zeros(1, 5), masks_of(9, 9, 9, 9, 9))
+    first = QueryOutput(output.embeddings, output.no_object, -output.masks)
+    text, maps = torch.eye(2), [torch.zeros(1, 6, 7, 2)]
+    for weight in (0.5, 0.0):
+        scorer = DecoderScorer(lambda maps, valid: [first, output], text, SEEN[:2], config(fusion=weight), None)
+        scorer.score(maps, [read])
+    [(item, _)] = shown
+    assert item.dense.shape[:2] == (6, 7) and item.masks.all()
 
 
 def test_nothing_is_asked_where_no_query_shows_anything(shown: list[Any]) -> None:

@@ -39,6 +39,23 @@ def test_averaging_equals_a_slow_loop(batch: int) -> None:
     assert max(asked) <= batch and sum(asked) == 20  # never more windows at once than a batch
 
 
+def test_single_window_keeps_its_own_resolution() -> None:
+    asked: list[object] = []
+
+    def score(corners):
+        asked.append(corners)
+        return torch.stack([torch.full((2, 1, 3), 1.0), torch.full((2, 1, 3), 2.0)])
+
+    assert slide_scores((4, 6), (4, 6), 2, 8, score).tolist() == torch.full((2, 1, 3), 1.0).tolist()
+    assert asked == [[(0, 0)]]
+
+
+def test_scores_between_the_centres_of_cells_are_mixed() -> None:
+    """Two cells over a window of four pixels, windows at 0 and 4 that do not overlap."""
+    got = slide_scores((4, 8), (4, 4), 4, 2, lambda corners: torch.tensor([[[[0.0, 1.0]]]] * len(corners)))
+    assert got[0, 0].tolist() == [0, 0.25, 0.75, 1] * 2
+
+
 def test_coarse_scores_are_spread_over_their_window() -> None:
     got = slide_scores((4, 6), (4, 4), 2, 1, lambda corners: torch.full((1, 2, 1, 1), float(corners[0][1])))
     assert got.shape == (2, 4, 6)
