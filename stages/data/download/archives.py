@@ -7,6 +7,7 @@ one and not by `extractall`, so that an interrupted run can resume; only the nam
 from __future__ import annotations
 
 import contextlib
+import errno
 import lzma
 import shutil
 import stat
@@ -63,6 +64,9 @@ _DAMAGE = (
     *(ValueError, OverflowError, RuntimeError),  # numbers, names and methods of packing that make no sense
 )
 
+_DAMAGE_NUMBERS = (None, errno.EINVAL)
+"""Of OSError: none is what gzip and bz2 raise for damaged bytes; the other is a place before the start of the file."""
+
 
 @contextlib.contextmanager
 def explain_damage(archive: Path) -> Iterator[None]:
@@ -70,8 +74,8 @@ def explain_damage(archive: Path) -> Iterator[None]:
     try:
         yield
     except (*_DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk; without a number it is what gzip and bz2 raise for damaged bytes
+        if isinstance(error, OSError) and error.errno not in _DAMAGE_NUMBERS:
+            raise  # of the disk
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{archive}: the archive is damaged ({reason}); remove it and run again") from None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from split_matching.stages.data.download.archives import unpack
+from split_matching.stages.data.download.archives import explain_damage, unpack
 from tests.error_lines import check_error
 
 BODY = np.random.default_rng(0).integers(0, 256, 200_000, np.uint8).tobytes()
@@ -93,3 +93,19 @@ def test_an_altered_zip_is_found_by_its_checksums(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "a.zip", ("a.txt", BODY[:1000]))
     path.write_bytes(path.read_bytes().replace(BODY[100:110], b"0123456789"))
     check_error(lambda: unpack(path, tmp_path / "out", lambda member: member, quiet), path, "damaged", "CRC")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("Invalid data stream"), OSError(22, "Invalid argument"), RuntimeError("needs a password")]
+)
+def test_what_libraries_raise_for_damaged_bytes_names_the_archive(tmp_path: Path, error: Exception) -> None:
+    def read() -> None:
+        with explain_damage(tmp_path / "a.zip"):
+            raise error
+
+    check_error(read, tmp_path / "a.zip", "is damaged")
+
+
+def test_an_error_of_the_disk_is_not_called_damage(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output"), explain_damage(tmp_path / "a.zip"):
+        raise OSError(5, "Input/output error")
