@@ -26,6 +26,7 @@ from typing import Any
 
 from split_matching.cache.accept import accept_input
 from split_matching.cache.entry import State
+from split_matching.cache.running import claim
 from split_matching.errors import CorruptError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
@@ -162,7 +163,8 @@ def _run(
     _check_clip(plan, [plan[name] for name, state in before.items() if not state.fresh])
     failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
     try:
-        with _interruptible():
+        folders = [path for s in plan.closure(stage.name) for path in (s.entry.folder, s.entry.partial)]
+        with _interruptible(), claim(plan.root, folders):
             met: Counter[str] = Counter()
             while True:
                 # all stages of the closure: one that was fresh may turn out to be damaged

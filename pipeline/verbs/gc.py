@@ -11,6 +11,7 @@ from pathlib import Path
 
 from split_matching.cache.files import folder_size
 from split_matching.cache.folders import Folder, idle_seconds, is_in_use, read_inputs, remove_folder, walk_folders
+from split_matching.cache.running import claimed_folders, hold_cache
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, CorruptError, UserError
@@ -25,9 +26,11 @@ HELP = "remove what no known config reaches; shows sizes, and asks"
 DESCRIPTION = """
 Removes what no known config reaches. Known configs are all in configs/, and the given one with its --set: without
 --set-file, with each file alone, and with all of them. Of the other artifacts the newest of each stage are kept
-(--keep). Files that a killed process left are removed as well, and unfinished builds that nobody has written to for a
-day and that no known config continues. Never removed: a build that a running process holds, what an unfinished build
-reads, and the artifacts of a stage whose key is unknown because its raw files are not there.
+(--keep), with what they were made from, and of a data set that no known config names at least one. Other data sets
+than the given one are left alone without --all. Files that a killed process left are removed as well, and unfinished
+builds that nobody has written to for a day and that no known config continues. Never removed: what a running process
+makes or reads, what an unfinished build reads, and the artifacts of a stage whose key is unknown because its raw
+files are not there.
 """
 EXIT_CODES = "0 done, or nothing to do, 2 wrong usage or config, or nobody to ask"
 EXAMPLES = ("gc --dataset shapes --set-file configs/ablations/*.yaml --keep 5 --dry-run",)
@@ -46,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="artifacts of each stage to keep that no config reaches, newest first (default: 1)",
     )
+    parser.add_argument("--all", action="store_true", help="the other data sets of the cache as well")
     parser.add_argument("--dry-run", action="store_true", help="show what would be removed, and remove nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -55,7 +59,10 @@ def run(options: argparse.Namespace) -> int:
     plan = load_plan(options)
     layers = [[], *([file] for file in options.set_file)]
     variants = [load_config(options.dataset, files, overrides_of(options)) for files in layers]
-    return collect_garbage(plan, [plan.config, *variants], options.keep, dry_run=options.dry_run, yes=options.yes)
+    dataset = "" if options.all else plan.config.dataset
+    return collect_garbage(
+        plan, [plan.config, *variants], options.keep, dataset, dry_run=options.dry_run, yes=options.yes
+    )
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,16 @@ class Decision:
     removed: list[tuple[Folder, str]] = field(default_factory=list)
 
 
-def collect_garbage(plan: Plan, variants: Sequence[Config], keep: int, *, dry_run: bool, yes: bool) -> int:
+def collect_garbage(
+    plan: Plan, variants: Sequence[Config], keep: int, dataset: str = "", *, dry_run: bool, yes: bool
+) -> int:
     """Remove what no known config reaches, except the newest artifacts; show sizes, and ask.
 
     Args:
         plan: names the cache.
         variants: known configs besides those of `configs/`.
         keep: number of other artifacts of each stage to keep, newest first.
+        dataset: the only data set to look at; "" for all.
         dry_run: remove nothing.
         yes: do not ask.
 
@@ -88,7 +98,8 @@ def collect_garbage(plan: Plan, variants: Sequence[Config], keep: int, *, dry_ru
         ConfigError: nobody can answer.
         UserError: the cache cannot be written.
     """
-    found = decide(plan, [*_known_configs(plan), *variants], keep)
+    configs = [*_known_configs(plan), *variants]
+    found = decide(plan, configs, keep, dataset)
     sizes = {folder.path: folder_size(folder.path) for folder, _ in [*found.kept, *found.removed]}
     for word, members in (("keep", found.kept), ("remove", found.removed)):
         for folder, why in members:
@@ -99,9 +110,11 @@ def collect_garbage(plan: Plan, variants: Sequence[Config], keep: int, *, dry_ru
     print(f"{verb} {format_count(len(found.removed), 'folder')}, {room}; keeps {len(found.kept)}, {rest}")
     if dry_run or not found.removed or not (yes or _ask()):
         return 0
-    for folder, _ in found.removed:
-        if not remove_folder(folder):
-            print(f"{folder.name} is in use: left as it is", file=sys.stderr)
+    with hold_cache(plan.root):  # no run starts meanwhile; one that started while the user thought is seen
+        still = {folder.path for folder, _ in decide(plan, configs, keep, dataset).removed}
+        for folder, _ in found.removed:
+            if folder.path not in still or not remove_folder(folder):
+                print(f"{folder.name} is in use: left as it is", file=sys.stderr)
     return 0
 
 
@@ -119,15 +132,21 @@ def _known_configs(plan: Plan) -> Iterator[Config]:
             yield config.model_copy(update={"runtime": plan.config.runtime})
 
 
-def decide(plan: Plan, configs: Sequence[Config], keep: int) -> Decision:
-    """Decide about every folder of the cache; change nothing.
+def decide(plan: Plan, configs: Sequence[Config], keep: int, dataset: str = "") -> Decision:
+    """Decide about every folder of the cache, or of one data set of it; change nothing.
 
     All artifacts are kept of a stage whose key is unknown for some config, because its raw files are not there.
     """
-    reached, resumed, unknown = _find_reached([make_plan(config) for config in configs])
+    plans = [make_plan(config) for config in configs]
+    reached, resumed, unknown = _find_reached(plans)
+    for path, who in claimed_folders(plan.root).items():
+        reached[path] = f"in use by {who}"
+    known = {other.config.dataset for other in plans}
     found = Decision()
     others: dict[Place, list[Folder]] = {}
     for folder in walk_folders(plan.root):
+        if dataset and folder.place[0] != dataset:
+            continue
         if folder.kind == "artifact" and folder.path not in reached and folder.place not in unknown:
             others.setdefault(folder.place, []).append(folder)
         else:
@@ -135,16 +154,34 @@ def decide(plan: Plan, configs: Sequence[Config], keep: int) -> Decision:
             target, reason = (found.kept, why) if why else (found.removed, _why_removed(folder))
             target.append((folder, reason))
     needed = [read_inputs(folder.path) for folder, _ in found.kept if folder.kind == "partial"]
-    for members in others.values():
+    sources: list[dict[str, str]] = []
+    for place, members in others.items():
         members.sort(key=_created, reverse=True)
-        for rank, folder in enumerate(members):
-            if any(_is_input(folder, inputs) for inputs in needed):
-                found.kept.append((folder, "read by an unfinished build"))
-            elif rank < keep:
-                found.kept.append((folder, f"newest {keep} that no config reaches" if keep > 1 else "newest other"))
-            else:
-                found.removed.append((folder, "no known config reaches it"))
+        newest = members[: keep if place[0] in known else max(keep, 1)]
+        why = f"newest {keep} that no config reaches" if keep > 1 else "newest other"
+        found.kept.extend((folder, why) for folder in newest)
+        sources.extend(dict(folder.artifact.manifest["inputs"]) for folder in newest if folder.artifact)
+    rest = [folder for members in others.values() for folder in members if folder not in [f for f, _ in found.kept]]
+    for folder in [folder for folder in rest if any(_is_input(folder, inputs) for inputs in needed)]:
+        rest.remove(folder)
+        found.kept.append((folder, "read by an unfinished build"))
+        sources.append(dict(folder.artifact.manifest["inputs"]) if folder.artifact else {})
+    _keep_sources(found, rest, sources)
+    found.removed.extend((folder, "no known config reaches it") for folder in rest)
     return found
+
+
+def _keep_sources(found: Decision, rest: list[Folder], sources: list[dict[str, str]]) -> None:
+    """Move to what is kept the newest of the rest for each source that is not kept yet, and its sources, and so on."""
+    while sources:
+        for name, content in sources.pop().items():
+            if any(_is_input(folder, {name: content}) for folder, _ in found.kept):
+                continue
+            source = next((folder for folder in rest if _is_input(folder, {name: content})), None)
+            if source is not None and source.artifact is not None:
+                rest.remove(source)
+                found.kept.append((source, "what is kept was made from it"))
+                sources.append(dict(source.artifact.manifest["inputs"]))
 
 
 def _find_reached(plans: Sequence[Plan]) -> tuple[dict[Path, str], set[Path], set[Place]]:

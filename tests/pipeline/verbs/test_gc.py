@@ -145,3 +145,55 @@ def test_gc_keeps_everything_of_a_stage_whose_key_cannot_be_told(project: Toy) -
     shutil.copytree(project.newest("shapes"), project.folder / "artifacts/voc/dataset" / ("0" * 16))
     project.run("gc", "--yes", "--keep", "0")
     assert (project.folder / "artifacts/voc/dataset" / ("0" * 16)).exists()
+
+
+def test_gc_leaves_what_a_running_process_reads(project: Toy) -> None:
+    project.run("Squares", "--set", "pseudo_masks.k=3")
+    project.trouble("")
+    project.edit(
+        "total", '    if trouble() == "total"', '    import time; log("waiting"); time.sleep(60)\n    if trouble()'
+    )
+    squares = project.newest("squares")
+    run = project.start("Total", "--set", "pseudo_masks.k=3")
+    while run.poll() is None and "waiting" not in project.log():
+        time.sleep(0.1)
+    assert project.run("gc", "--yes", "--keep", "0") == 0
+    assert squares.exists() and any(f"in use by process {run.pid}" in line for line in project.out)
+    run.kill()
+    run.communicate()
+
+
+def test_gc_looks_again_after_the_answer(project: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = three_more_totals(project)
+
+    def answer() -> bool:
+        monkeypatch.setattr(
+            "split_matching.pipeline.verbs.gc.claimed_folders",
+            lambda root: {project.folder / "artifacts" / made[0]: "process 1 on here"},
+        )
+        return True
+
+    monkeypatch.setattr("split_matching.pipeline.verbs.gc._ask", answer)
+    assert project.run("gc", "--keep", "0") == 0
+    assert made[0] in cached(project) and made[1] not in cached(project)
+    assert any(f"{made[0]} is in use: left as it is" in line for line in project.err)
+
+
+def test_gc_takes_other_data_sets_only_if_told_and_not_their_newest(project: Toy) -> None:
+    project.run("Page")
+    own = project.folder / "artifacts/mine/total"
+    for number, path in enumerate(project.newest(stage) for stage in ("total", "page")):
+        shutil.copytree(path, own / (str(number) * 16))
+    project.run("gc", "--yes", "--keep", "0")
+    assert len(list(own.iterdir())) == 2
+    project.run("gc", "--yes", "--keep", "0", "--all")
+    assert len(list(own.iterdir())) == 1
+
+
+def test_gc_keeps_what_the_newest_was_made_from(project: Toy) -> None:
+    project.run("Total", "--set", "pseudo_masks.k=3")
+    needed = project.newest("squares")
+    project.run("Squares", "--set", "pseudo_masks.k=4")
+    project.run("gc", "--yes")
+    assert needed.exists()
+    assert any("what is kept was made from it" in line for line in project.out)
