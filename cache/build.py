@@ -179,9 +179,15 @@ class Build:
         """Whether a shard is finished."""
         return self.entry.is_done(split, index)
 
-    def seconds(self, split: str, index: int) -> float:
-        """Return how long a finished shard took."""
-        return float(read_json(_sidecar(self.shard_file(split, index)))["seconds"])
+    def shard_seconds(self) -> float:
+        """Return how long finished shards took, over all sessions; a time in which several were made counts once."""
+        ends = {path: path.stat().st_mtime for path in self.path.glob(f"*{DONE}")}
+        spans = sorted((end - float(read_json(path)["seconds"]), end) for path, end in ends.items())
+        total, until = 0.0, 0.0
+        for start, end in spans:
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return total
 
     def finish(self, split: str, index: int, seconds: float) -> None:
         """Record a shard as finished, after it was renamed into place.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,7 @@ from split_matching.errors import ConfigError, did_you_mean
 from split_matching.pipeline import stages
 from split_matching.pipeline.plan import Plan
 
+OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")  # the user's: a run sets it for libraries
 RUNTIME_OPTIONS = ("workers", "scheduler", "artifacts", "device")
 
 
@@ -68,7 +70,19 @@ def add_images_option(parser: argparse.ArgumentParser) -> None:
 
 def load_options_config(options: argparse.Namespace) -> Config:
     """Return the config that the options of `add_config_options` ask for."""
-    return load_config(options.dataset, options.set_file, overrides_of(options))
+    return with_user_threads(load_config(options.dataset, options.set_file, overrides_of(options)))
+
+
+def with_user_threads(config: Config) -> Config:
+    """Return a config with `runtime.threads` as OMP_NUM_THREADS says, unless it is set.
+
+    torchrun sets that variable without being asked, so under torchrun it says nothing.
+    """
+    first = OMP_NUM_THREADS.partition(",")[0].strip()
+    if config.runtime.threads or "TORCHELASTIC_RUN_ID" in os.environ or not first.isdecimal():
+        return config
+    runtime = config.runtime.model_copy(update={"threads": int(first)})
+    return config.model_copy(update={"runtime": runtime})
 
 
 def load_plan(options: argparse.Namespace) -> Plan:

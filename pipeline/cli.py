@@ -18,7 +18,7 @@ from split_matching.environment import command, explain_missing_package
 from split_matching.errors import ConfigError, UserError, one_line
 from split_matching.pipeline import stages as stages_module
 from split_matching.pipeline.arguments import Parser, check_name
-from split_matching.pipeline.run.torchrun import run_together
+from split_matching.pipeline.run.torchrun import TRAINING, run_together
 from split_matching.pipeline.verbs import (
     ablate,
     adopt,
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = run_together(lambda: _run(arguments))
+        code = run_together(lambda: _run(arguments), _may_train(arguments))
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `status | head`: the reader has ended
@@ -123,6 +123,13 @@ def describe_error(error: Exception, debug: bool = False) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename and error.strerror:
         line = f"{error.filename}: {error.strerror.lower()}"
     return line if debug else f"{line}; rerun with --debug", 1
+
+
+def _may_train(arguments: Sequence[str]) -> bool:
+    """Whether a command may train the decoder, which several processes then do together."""
+    names = [member.name for member in stages_module.STAGES]
+    training = [m.__name__ for m in stages_module.STAGES[names.index(TRAINING) :]] if TRAINING in names else []
+    return any(word in (*training, "ablate") for word in arguments[:1])
 
 
 def _run(arguments: list[str]) -> int:

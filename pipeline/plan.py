@@ -24,7 +24,7 @@ from split_matching.configs.schema import Config
 from split_matching.configs.slices import Slice, build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError, UserError
 from split_matching.pipeline.shards import ShardCutter
-from split_matching.pipeline.text import WAIT
+from split_matching.pipeline.text import NO_VALIDATION, WAIT
 from split_matching.stages.data.source import layout_module
 from split_matching.stages.ground.context import Shard
 
@@ -237,7 +237,7 @@ class Stage:
         for name, files in self.upstream.items():
             artifact = self.plan[name].artifact()
             if self.config.data.images and "val" in files and "val" not in artifact.manifest["content"]:
-                raise DataError("this trial has no validation image: add one to --images")
+                raise DataError(NO_VALIDATION)
             found[name] = artifact.restrict(files)
         return found
 

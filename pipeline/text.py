@@ -11,6 +11,8 @@ from split_matching.cache.entry import State
 WAIT = "waits for "
 """Begins the reason of a stage that is not fresh because an upstream stage is not."""
 
+NO_VALIDATION = "this trial has no validation image: add one to --images"
+
 LONG = 6
 """Longer lists are shortened: of two lists that are compared only the differences are shown, of reasons the first."""
 

@@ -12,6 +12,7 @@ from split_matching.configs.load import dataset_name, load_config
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_runtime
 from split_matching.errors import ConfigError
+from split_matching.pipeline.arguments import with_user_threads
 from split_matching.pipeline.stages import make_plan
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Setup:
 
     def config(self, *more: str) -> Config:
         """Return the config, with further overrides laid over all others."""
-        return load_config(self.dataset, self.files, [*self.overrides, *more])
+        return with_user_threads(load_config(self.dataset, self.files, [*self.overrides, *more]))
 
 
 @dataclass(frozen=True)

@@ -9,33 +9,29 @@ import contextlib
 import importlib
 import logging
 import multiprocessing
-import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from split_matching.cache.accept import accept_input
 from split_matching.cache.entry import State
 from split_matching.cache.running import claim
-from split_matching.errors import CorruptError, UserError, one_line
+from split_matching.errors import CorruptError, DataError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
 from split_matching.pipeline.repair import rename_if_damaged
+from split_matching.pipeline.run.ending import interruptible
 from split_matching.pipeline.run.progress import ProgressDisplay
-from split_matching.pipeline.text import format_duration
+from split_matching.pipeline.text import NO_VALIDATION, format_duration
 
 INTERRUPTED = 130
-END_SECONDS = 25.0  # for a worker to write its checkpoint; Slurm kills 30 s after its SIGTERM
 REPAIRS = 3  # how often one damaged file is renamed in a run: on a failing disk it must end
 SETTINGS = {
     "core": {"no_configure_logging": "true"},
@@ -164,7 +160,7 @@ def _run(
     failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
     try:
         folders = [path for s in plan.closure(stage.name) for path in (s.entry.folder, s.entry.partial)]
-        with _interruptible(), claim(plan.root, folders):
+        with interruptible(), claim(plan.root, folders):
             met: Counter[str] = Counter()
             while True:
                 # all stages of the closure: one that was fresh may turn out to be damaged
@@ -251,6 +247,8 @@ def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Opti
         _preload(stage)
     # luigi starts workers with the default method, and only fork lets them share this session
     multiprocessing.set_start_method("fork", force=True)
+    if _needs_validation(stage) and not _has_validation(stage, scheduler):
+        return
     waited = False
     while True:
         with luigid.loss_named(runtime):
@@ -262,6 +260,28 @@ def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Opti
             display.say(f"waiting for what another process makes (scheduler {runtime.scheduler})")
         waited = True
         time.sleep(luigid.PAUSE_SECONDS)
+
+
+def _needs_validation(stage: Stage) -> bool:
+    """Whether this is a trial on some images that cannot do without one for validation, itself or upstream."""
+    closure = stage.plan.closure(stage.name) if stage.config.data.images else []
+    return any("val" in files for member in closure for files in member.upstream.values())
+
+
+def _has_validation(stage: Stage, scheduler: Mapping[str, Any]) -> bool:
+    """Make the lists of a trial's images before all else, and record a failure if none of them is for validation."""
+    import luigi
+
+    from split_matching.pipeline.run import session, tasks
+
+    dataset = stage.plan["dataset"]
+    luigi.build([tasks.task_of(dataset)], workers=1, **scheduler)
+    if session.has_failed():
+        return False
+    if dataset.own_state.fresh and not dataset.artifact().json("images.json")["val"]:
+        session.record(stage.command, DataError(NO_VALIDATION))
+        return False
+    return True
 
 
 def _set_up_luigi(options: Options) -> None:
@@ -345,47 +365,3 @@ def _print_stages(stage: Stage, before: Mapping[str, State]) -> None:
             images = artifact.manifest["images"]
             did = f"ran in {format_duration(artifact.manifest['seconds'])}" + (f", {images} images" if images else "")
         print(f"{member.command:<{width}}  {did}, {artifact.path}")
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Make Ctrl-C, a polite kill and a scheduler's notice (SIGUSR1) end the run in the parent.
-
-    Forked workers inherit the handlers and do not act.
-    """
-    parent = os.getpid()
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() == parent:
-            raise KeyboardInterrupt
-        if signum == signal.SIGTERM:
-            os._exit(128 + signum)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        for number in (signal.SIGTERM, signal.SIGUSR1):  # a scheduler may send both
-            signal.signal(number, signal.SIG_IGN)
-        _end_workers()
-        raise
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _end_workers() -> None:
-    """End the workers, once they have saved what they can; a second Ctrl-C does not wait for that."""
-    workers = multiprocessing.active_children()
-    end = time.monotonic() + END_SECONDS
-    with contextlib.suppress(KeyboardInterrupt):
-        for process in workers:
-            process.terminate()
-        for process in workers:
-            process.join(max(0.0, end - time.monotonic()))
-    for process in workers:
-        if process.is_alive():
-            process.kill()

@@ -35,11 +35,12 @@ CAUSE_SECONDS = 30.0  # for the first process to notice a failure, before anothe
 Run = Callable[[StageContext], Any]
 
 
-def run_together(work: Callable[[], int]) -> int:
+def run_together(work: Callable[[], int], trains: bool) -> int:
     """Do the work of a command if this process is alone or the first; else help the first one until it ends.
 
     Args:
         work: the command; returns its exit code.
+        trains: whether the command may train. One that does not waits for nobody; the first process does it alone.
 
     Returns:
         The exit code of the command, in all processes.
@@ -49,6 +50,8 @@ def run_together(work: Callable[[], int]) -> int:
     """
     if _world_size() < 2:
         return work()
+    if not trains:
+        return 0 if int(os.environ.get("RANK") or 0) else work()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost process is a page of C++ frames
     from split_matching.stages.training.processes import Job
 

@@ -163,9 +163,7 @@ def _commit_shards(stage: Stage, build: Build) -> None:
     if missing := [shard for shard in shards if not build.is_done(shard.split, shard.index)]:
         raise UserError(f"{len(missing)} shards vanished from {build.path}: run it again")
     summary = {"images": sum(len(shard.ids) for shard in shards), "shards": len(shards)}
-    # without a shard of its own, this process has no time of its own either
-    seconds = session.current().display.seconds(stage.command)
-    build.commit(seconds or sum(build.seconds(s.split, s.index) for s in shards), summary, summary["images"])
+    build.commit(build.shard_seconds(), summary, summary["images"])
 
 
 def _context(stage: Stage, build: Build, progress: Callable[[int, int], Any]) -> StageContext:

@@ -81,6 +81,16 @@ def test_build_that_a_process_holds_is_waited_for(entry: Entry) -> None:
     assert newer.recipe.code == {"stages/a.py": "2"}
 
 
+def test_seconds_of_shards_count_all_sessions_and_nothing_twice(entry: Entry) -> None:
+    build = open_build(entry, RECIPE, plan_of(4))
+    # two sessions: shards that were made at 100-110 and 105-115 by two workers, and one at 1000-1002
+    for index, (seconds, end) in enumerate([(10.0, 110.0), (10.0, 115.0), (2.0, 1002.0)]):
+        make_shard(build, index, shards_of(4)[index])
+        build.finish("train", index, seconds)
+        os.utime(build.path / f"{shard_name('train', index)}.done.json", (end, end))
+    assert build.shard_seconds() == pytest.approx(17.0)
+
+
 def test_crash_before_the_rename_is_finished_by_the_next_run(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     make_plain(entry, "old")
 

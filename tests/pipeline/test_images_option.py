@@ -64,6 +64,25 @@ def test_trial_on_images_that_cannot_be_is_one_line(
     assert found == code and len(lines) == 1 and message in lines[0]
 
 
+def test_without_a_validation_image_nothing_but_the_lists_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = [
+        "--dataset",
+        "shapes",
+        "--artifacts",
+        str(tmp_path),
+        "--set",
+        "shapes.train_scenes=2",
+        "shapes.val_scenes=1",
+    ]
+    assert main(["Evaluate", *place, "--images", "train_000000,train_000001"]) == 3
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: Evaluate: this trial has no validation image: add one to --images"
+    )
+    assert sorted(path.name for path in (tmp_path / "shapes").iterdir()) == ["dataset", "shapes"]
+
+
 def test_key_of_the_whole_data_set_does_not_hold_the_field() -> None:
     """It came later than the first caches; and a field that is never used makes nothing stale."""
     plans = [make_plan(load_config("voc", [], ["clip.weights=random", *more])) for more in ((), ("data.images=[a]",))]
