@@ -28,7 +28,8 @@ from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
 from split_matching.pipeline.repair import rename_if_damaged
 from split_matching.pipeline.run.ending import interruptible
-from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay
+from split_matching.pipeline.run.run_log import LUIGI, keep_log
 from split_matching.pipeline.text import NO_VALIDATION, format_duration
 
 INTERRUPTED = 130
@@ -56,14 +57,17 @@ class Options:
         force: make the wanted stage again though it is fresh.
         debug: print tracebacks and luigi's log.
         quiet: print nothing but the last line and errors.
+        log_level: of the log file, see `keep_log`.
     """
 
     force: bool = False
     debug: bool = False
     quiet: bool = False
+    log_level: str = "info"
 
 
 def _complain(message: str) -> None:
+    LOGGER.error(message)
     print(f"error: {one_line(message)}", file=sys.stderr)
 
 
@@ -160,7 +164,7 @@ def _run(
     failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
     try:
         folders = [path for s in plan.closure(stage.name) for path in (s.entry.folder, s.entry.partial)]
-        with interruptible(), claim(plan.root, folders):
+        with interruptible(), claim(plan.root, folders), keep_log(stage, options.log_level) as log:
             met: Counter[str] = Counter()
             while True:
                 # all stages of the closure: one that was fresh may turn out to be damaged
@@ -176,7 +180,7 @@ def _run(
                     return 0
                 if not _repair(stage, failures, display, met):
                     break
-        return _report_failure(stage, failures, options, complain)
+            return _report_failure(stage, failures, options, complain, log)
     except KeyboardInterrupt:
         print(
             "interrupted: finished stages, shards and steps are kept, the same command resumes there", file=sys.stderr
@@ -293,10 +297,11 @@ def _set_up_luigi(options: Options) -> None:
     for section, values in SETTINGS.items():
         for name, value in values.items():
             settings.set(section, name, value)
-    level = logging.DEBUG if options.debug else logging.CRITICAL
+    level = logging.DEBUG if options.debug or options.log_level == "debug" else logging.CRITICAL
     logging.basicConfig(level=level)
-    for name in ("luigi", "luigi-interface", "luigi.scheduler"):
+    for name in LUIGI:
         logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).propagate = options.debug  # to the terminal
 
 
 def _known_shards(stage: Stage) -> list[Any]:
@@ -333,8 +338,10 @@ def _worker_died(dead: Any, message: str) -> None:
     record(dead.stage.command, UserError(f"a worker process died ({cause}){hint}"))
 
 
-def _report_failure(stage: Stage, failures: Path, options: Options, complain: Callable[[str], None]) -> int:
-    """Say what failed first and return its exit code."""
+def _report_failure(
+    stage: Stage, failures: Path, options: Options, complain: Callable[[str], None], log: Path | None
+) -> int:
+    """Say what failed first, and where the traceback is if it is a bug; returns its exit code."""
     from split_matching.pipeline.run.session import read_records
 
     records = read_records(failures)
@@ -348,8 +355,8 @@ def _report_failure(stage: Stage, failures: Path, options: Options, complain: Ca
     if first["user"]:
         complain(f"{first['stage']}: {first['message']}")
     else:
-        again = "" if options.debug else "; rerun with --debug"
-        complain(f"{first['stage']}: {first['type']}: {first['message']}{again}")
+        where = f"; the traceback is in {log}" if log else "; rerun with --debug"
+        complain(f"{first['stage']}: {first['type']}: {first['message']}{'' if options.debug else where}")
     return int(first["exit_code"])
 
 

@@ -6,6 +6,7 @@ counts an image prints the sum when a line is due. No locks, so a killed process
 
 from __future__ import annotations
 
+import logging
 import mmap
 import sys
 import time
@@ -14,6 +15,10 @@ from typing import TextIO
 
 from split_matching.pipeline.text import format_duration
 
+LOGGER = logging.getLogger("split_matching")
+LOGGER.setLevel(logging.DEBUG)
+LOGGER.propagate = False  # what is shown is shown by this project; a log file is a handler, see `run_log`
+LOGGER.addHandler(logging.NullHandler())
 SLOTS = 1 << 15
 STARTED, PRINTED, TOTAL, BEFORE, USED = range(5)
 HEADER = 5
@@ -56,7 +61,8 @@ class ProgressDisplay:
         memory[STARTED], memory[PRINTED], memory[TOTAL], memory[BEFORE] = now, now, total, before
         memory[USED] = min(slots, SLOTS)
         done = f", {before} done before" if before else ""
-        self._print(f"{name}: {total} {self._units[name]}{done}" if total else f"{name}: started", lasting=True)
+        what = f"{total} {self._units[name]}{done}" if total else "started"
+        self._print(f"{name}: {what}{self._place(name)}", lasting=True)
 
     def started(self, name: str) -> bool:
         """Return whether a stage has started, in this or another process."""
@@ -99,6 +105,11 @@ class ProgressDisplay:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
 
+    def _place(self, name: str) -> str:
+        """Which of the stages it is."""
+        names = list(self._units)
+        return f", stage {names.index(name) + 1} of {len(names)}" if len(names) > 1 else ""
+
     def _tick(self, name: str) -> None:
         memory = self._memory[name]
         now = time.monotonic_ns()
@@ -112,6 +123,7 @@ class ProgressDisplay:
         self._print(f"{name}: {done}/{total}{share}, {rate:.3g} {self._units[name]}/s{left}", lasting=False)
 
     def _print(self, text: str, lasting: bool) -> None:
+        LOGGER.log(logging.INFO if lasting else logging.DEBUG, text)
         if self._quiet:
             return
         if self._terminal:

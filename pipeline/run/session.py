@@ -25,7 +25,7 @@ from split_matching.cache.disk_errors import explain_disk_error
 from split_matching.configs.schema import Config
 from split_matching.errors import CorruptError, UserError
 from split_matching.pipeline.plan import Plan
-from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay
 from split_matching.pipeline.stages import make_plan
 
 PR_SET_PDEATHSIG = 1
@@ -93,6 +93,7 @@ def record_failures(stage: str) -> Iterator[None]:
 
 def record(stage: str, error: Exception, trace: str = "") -> None:
     """Write the record of one failure."""
+    LOGGER.error("%s: %s%s", stage, error, f"\n{trace}" if trace else "")
     if _session.failures is None:
         return
     value = {

@@ -11,6 +11,7 @@ from split_matching.configs.schema import Config
 from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan
 from split_matching.pipeline.run.launch import Options, launch
 from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.run.run_log import LOG_LEVELS
 from split_matching.stages.ground.context import Progress
 
 DESCRIPTION = """
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     add_images_option(parser)
     parser.add_argument("--force", action="store_true", help="make this one stage again even if it is fresh")
     parser.add_argument("--quiet", action="store_true", help="print only the path of the result")
+    parser.add_argument(
+        "--log-level", choices=LOG_LEVELS, default="info", help="what the log file of the run keeps (default: info)"
+    )
     parser.set_defaults(download=False)
     if name == "PrepareDataset":
         parser.add_argument("--download", action="store_true", help="first download and derive what is missing")
@@ -44,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     plan = load_plan(options)
     if options.download:
         download(plan.config, options.quiet)
-    return launch(plan.stage(options.verb), Options(options.force, options.debug, options.quiet))
+    return launch(plan.stage(options.verb), Options(options.force, options.debug, options.quiet, options.log_level))
 
 
 def download(config: Config, quiet: bool) -> None:

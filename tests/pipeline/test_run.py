@@ -27,7 +27,7 @@ def test_runs_everything_and_prints_the_result_last(project: Toy) -> None:
     assert Path(project.out[-1]).name == "page.html"
     assert Path(project.out[-1]).read_text() == f"<p>{8 * sum(i * i for i in range(10))}</p>"
     assert any("Squares" in line and "13 images" in line for line in project.out)
-    assert "Squares: 13 images" in project.err
+    assert "Squares: 13 images, stage 3 of 5" in project.err
 
 
 def test_second_run_runs_nothing(project: Toy) -> None:
@@ -148,7 +148,8 @@ def test_user_error_is_one_line_with_its_exit_code(project: Toy, workers: str) -
 def test_bug_is_one_line_and_a_traceback_with_debug(project: Toy, workers: str) -> None:
     project.trouble("bug 0005")
     assert project.run("Squares", "--workers", workers) == 1
-    assert project.err[-1] == "error: Squares: ZeroDivisionError: a bug of two lines; rerun with --debug"
+    [log] = (project.folder / "artifacts/shapes/logs").iterdir()
+    assert project.err[-1] == f"error: Squares: ZeroDivisionError: a bug of two lines; the traceback is in {log}"
     assert not any("Traceback" in line for line in project.err)
     assert project.run("Squares", "--workers", workers, "--debug") == 1
     assert any("Traceback" in line for line in project.err)
@@ -223,7 +224,7 @@ def test_two_processes_at_once_make_it_once(project: Toy) -> None:
         assert out.splitlines()[-1].endswith("page.html")
     made = project.log()
     assert len(made) == len(set(made)) == 13 + 4
-    folders = [p.name for p in (project.folder / "artifacts/shapes").glob("*/*")]
+    folders = [p.name for p in (project.folder / "artifacts/shapes").glob("*/*") if p.suffix != ".log"]
     assert len(folders) == 5
     assert all(len(name) == 16 for name in folders)
 
