@@ -80,7 +80,7 @@ def test_without_a_validation_image_nothing_but_the_lists_is_made(
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: Evaluate: this trial has no validation image: add one to --images"
     )
-    assert sorted(path.name for path in (tmp_path / "shapes").iterdir()) == ["dataset", "shapes"]
+    assert sorted(path.name for path in (tmp_path / "shapes").iterdir()) == ["dataset", "logs", "shapes"]
 
 
 def test_key_of_the_whole_data_set_does_not_hold_the_field() -> None:
