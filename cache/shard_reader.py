@@ -237,7 +237,7 @@ class ShardSet:
     def __init__(self, paths: Sequence[Path], expected: Sequence[Mapping[str, Any]] | None = None) -> None:
         self.paths = tuple(paths)
         self._expected = expected
-        entries: Sequence[Mapping[str, Any] | None] = expected or [None] * len(paths)
+        entries: list[Mapping[str, Any] | None] = [*expected] if expected else [None for _ in paths]
         self._readers = [ShardReader(*pair) for pair in zip(paths, entries, strict=True)]
         self._open: OrderedDict[int, None] = OrderedDict()
         self._where: dict[str, int] = {}  # shard by image: of those that were read, or of all
