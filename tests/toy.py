@@ -182,6 +182,7 @@ def write_modules(folder: Path) -> None:
 
 def install(folder: Path) -> None:
     """Put the toy stages of a folder in place of the real ones, in this process."""
+    importlib.import_module("split_matching.pipeline.run.tasks")  # makes the tasks of the real ones
     stages.STAGES = TABLE
     code_module.module_closure = functools.partial(module_closure, packages=("toy_stages",), root=folder)
     code_module.code_of.cache_clear()

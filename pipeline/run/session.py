@@ -140,3 +140,5 @@ def settle_into_process() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != _session.pid:  # it ended before it could be told
+        os._exit(1)

@@ -686,7 +686,7 @@ WEIGHTS_ROWS = [
     Row(
         "a pickle inside torch's own format",
         lambda p: p.saved({"state_dict": Evil(p.folder / "pwned")}),
-        message=WHOLE,
+        message="{pt} hold more than weights (posix system): save its state dict as safetensors",
         verb="EmbedText",
     ),
     Row(
@@ -770,13 +770,13 @@ def run(place: Place, verb: str) -> int:
 
 
 def left_behind(cache: Path) -> list[str]:
-    """Files in a cache that are neither part of a whole artifact nor what a next run goes on from."""
+    """Files in a cache that are no log, no list of running processes, no part of a whole artifact, and nothing that a next run resumes from."""
     found = []
     for path in cache.rglob("*"):
         whole = (path.parent / "manifest.json").is_file() and ".partial" not in str(path)
         resumable = path.parent.name.endswith(".partial") and path.name in ("build.json", "build.lock", "bad_files.txt")
         scaffold = path.parent.name.endswith(".partial") and re.fullmatch(r"train-00000\.h5\.lock", path.name)
-        if path.is_file() and not (whole or resumable or scaffold):
+        if path.is_file() and path.parent.name not in ("logs", ".running") and not (whole or resumable or scaffold):
             found.append(path.relative_to(cache).as_posix())
     return found
 
@@ -811,7 +811,7 @@ def test_debug_shows_where_it_came_from(place: Place, capsys: pytest.CaptureFixt
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_mended_input_goes_on(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_continues_when_its_input_is_whole_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     data = place.tree.image("t0").read_bytes()
     cut(place.tree.image("t0"), 0)
     assert run(place, "ExtractFeatures") == 3
