@@ -770,7 +770,7 @@ def run(place: Place, verb: str) -> int:
 
 
 def left_behind(cache: Path) -> list[str]:
-    """Files in a cache that are no log, no list of running processes, no part of a whole artifact, and nothing that a next run resumes from."""
+    """Files in a cache that are no part of a whole artifact, nothing that a next run resumes from, and no log."""
     found = []
     for path in cache.rglob("*"):
         whole = (path.parent / "manifest.json").is_file() and ".partial" not in str(path)
