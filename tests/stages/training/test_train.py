@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
 from split_matching.stages.training import checkpoint, train
 from split_matching.stages.training.batches import CachedImages, batch_ids, collate
-from split_matching.stages.training.signals import DelayedSignals
+from split_matching.stages.training.signals import ENDING, DelayedSignals
 from split_matching.stages.training.train import learning_rate
 from tests.handmade import Chain
 
@@ -58,9 +59,18 @@ def test_interrupted_and_resumed_equals_undisturbed(chain: Chain, stop: int) -> 
     assert trained(chain, f"stopped-{stop}") == undisturbed
 
 
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Signals that end the test by a KeyboardInterrupt; in a process in the background Ctrl-C is ignored."""
+    former = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("stop", [2, 5, 6])
-def test_a_signal_ends_the_training_after_its_step(chain: Chain, number: int, stop: int) -> None:
+def test_a_signal_ends_the_training_after_its_step(chain: Chain, usual_signals: None, number: int, stop: int) -> None:
     undisturbed = trained(chain, "whole")
     name = f"{number}-{stop}"
     started = []
@@ -70,18 +80,13 @@ def test_a_signal_ends_the_training_after_its_step(chain: Chain, number: int, st
         if done == stop - 1:
             signal.raise_signal(number)
 
-    former = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            chain.whole(train, name, progress=end)
-        assert started == list(range(1, stop)) and read_progress(chain.folder(name))[:2] == (stop, 6)
-        assert trained(chain, name) == undisturbed
-    finally:
-        for n, handler in former.items():
-            signal.signal(n, handler)
+    with pytest.raises(KeyboardInterrupt):
+        chain.whole(train, name, progress=end)
+    assert started == list(range(1, stop)) and read_progress(chain.folder(name))[:2] == (stop, 6)
+    assert trained(chain, name) == undisturbed
 
 
-def test_a_second_ctrl_c_does_not_wait() -> None:
+def test_a_second_ctrl_c_does_not_wait(usual_signals: None) -> None:
     with pytest.raises(KeyboardInterrupt), DelayedSignals() as signals:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
