@@ -119,7 +119,7 @@ def test_asking_is_quick_and_imports_nothing_heavy(arguments: str, tmp_path: Pat
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # processor time, not the clock's: other programs may be running
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
 
 
 def test_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
