@@ -21,7 +21,7 @@ from split_matching.configs.settings import RuntimeConfig
 from split_matching.errors import UserError
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session, torchrun
-from split_matching.pipeline.run.cpu import WAITING, reproducible_kernels
+from split_matching.pipeline.run.cpu import WAITING
 from split_matching.pipeline.run.gpus import take_gpu
 from split_matching.stages.ground.context import Shard, StageContext
 
@@ -104,7 +104,7 @@ def set_threads(runtime: RuntimeConfig, alone: bool) -> int:
     cores = len(os.sched_getaffinity(0))
     threads = runtime.threads or (cores if alone else max(1, cores // runtime.workers))
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    for name, value in (WAITING | reproducible_kernels()).items():
+    for name, value in WAITING.items():
         os.environ.setdefault(name, value)
     return threads
 

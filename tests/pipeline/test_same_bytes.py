@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from split_matching.pipeline.run.cpu import reproducible_kernels
-
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
     *("shapes.train_scenes=20", "shapes.val_scenes=5", "train.steps=4", "train.batch=4"),
@@ -46,12 +44,3 @@ def test_workers_threads_and_shards_change_no_byte(tmp_path: Path) -> None:
     for name, way in OTHERS.items():
         found = contents(tmp_path / name, *way)
         assert len(found) >= 5 and found == {stage: first[stage] for stage in found}, name
-
-
-def test_strict_kernels_are_asked_for_where_there_are_some() -> None:
-    intel = "vendor_id\t: GenuineIntel\nflags\t\t: fpu sse2 avx avx2"
-    assert reproducible_kernels(intel) == {"MKL_CBWR": "AVX2,STRICT"}
-    assert reproducible_kernels(f"{intel} avx512f") == {"MKL_CBWR": "AVX512,STRICT"}
-    assert reproducible_kernels("vendor_id\t: AuthenticAMD\nflags\t\t: avx2 avx512f") == {}
-    assert reproducible_kernels("vendor_id\t: GenuineIntel\nflags\t\t: sse2") == {}
-    assert reproducible_kernels("") == {}
