@@ -21,6 +21,7 @@ from split_matching.pipeline.stages import make_plan
 from split_matching.stages.candidates.quality import best_overlap
 from split_matching.stages.data.images import read_all_labels
 from split_matching.stages.data.source import open_source
+from split_matching.stages.ground.class_text import embed_classes
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     entries = load_classes(config.data)
     ids = [entry.id for entry in entries.entries]
     unseen = [index for index, entry in enumerate(entries.entries) if entry.id in entries.unseen_ids]
-    text = FrozenClip(config.clip).encode_classes([e.name for e in entries.entries], config.text.templates).numpy()
+    text = embed_classes(FrozenClip(config.clip), entries.entries, config.text).numpy()
     source = open_source(config.data, plan["dataset"].data_root)
     masks, regions = plan["pseudo_masks"].artifact().shards("train"), plan["regions"].artifact().shards("train")
     overlaps: list[float] = []

@@ -1,6 +1,7 @@
 """The classes of a data set: raw mask ids, names, which are unseen, and which ids are no class at all.
 
-Unseen classes have names here because evaluation needs them; a training stage is never given more than the seen entries
+A class has a name, the label that files and pages show, and may have prompts: the words that CLIP reads in its place.
+Unseen classes have both here because evaluation needs them; a training stage is never given more than the seen entries
 (see `configs.slices`). A fold hides some seen classes as if they were unseen, so that settings can be chosen without a
 look at the true unseen classes (choice; the practice of zero-shot recognition since Xian et al. 2017).
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, ValidationError
 
 from split_matching.configs.section import Section
-from split_matching.configs.settings import DataConfig
+from split_matching.configs.settings import DataConfig, TextConfig
 from split_matching.configs.strict_yaml import read_mapping, shorten
 from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, did_you_mean
@@ -41,6 +42,7 @@ _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 class _Entry(Section):
     id: _RawId
     name: _Name
+    prompts: tuple[_Name, ...] = ()
 
 
 class _File(Section):
@@ -55,11 +57,13 @@ class ClassEntry:
 
     Args:
         id: raw value in the mask files, 0..65535.
-        name: the word that the prompt takes.
+        name: the label; the word that templates take where there are no prompts.
+        prompts: words that templates take in place of the name.
     """
 
     id: int
     name: str
+    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,11 @@ class ClassList:
         return () if fold is None else self.seen()[fold::folds]
 
 
+def prompts_of(entries: Iterable[ClassEntry], text: TextConfig) -> dict[str, tuple[str, ...]]:
+    """Return the prompts of the classes that have some, by name; none with `text.prompts=false`."""
+    return {entry.name: entry.prompts for entry in entries if entry.prompts and text.prompts}
+
+
 def is_own_file(name: str) -> bool:
     """Whether `data.classes` names a file of the user's and not a list in `configs/classes/`."""
     return name.endswith(FILE_ENDINGS)
@@ -139,8 +148,9 @@ def load_shipped_classes(name: str) -> ClassList:
 def load_classes(data: DataConfig) -> ClassList:
     """Read the class list that a config names; the config's own `unseen` and `ignore` replace those of the list.
 
-    A list is YAML with `ignore`, `classes` (each `{id, name}`, or a plain name) and `unseen` (ids or names); or plain
-    text with one name a line, or `ID: NAME` on every line. Plain names get the ids `data.first_id`, and so on.
+    A list is YAML with `ignore`, `classes` (each `{id, name}` or `{id, name, prompts}`, or a plain name) and `unseen`
+    (ids or names); or plain text with one name a line, or `ID: NAME` on every line. Plain names get the ids
+    `data.first_id`, and so on.
 
     Args:
         data: the `data` section.
@@ -165,7 +175,7 @@ def load_classes(data: DataConfig) -> ClassList:
     _check(file, label)
     return ClassList(
         name=path.stem,
-        entries=tuple(ClassEntry(entry.id, entry.name) for entry in file.classes),
+        entries=tuple(ClassEntry(entry.id, entry.name, entry.prompts) for entry in file.classes),
         unseen_ids=frozenset(file.unseen),
         ignore=tuple(sorted(set(file.ignore))),
     )
@@ -243,9 +253,13 @@ def _check(file: _File, label: str) -> None:
     """Raise for a list that contradicts itself."""
     ids = [entry.id for entry in file.classes]
     names = [entry.name for entry in file.classes]
-    hidden = [name for name in names if any(unicodedata.category(s) in HIDDEN and s not in JOINERS for s in name)]
+    texts = [*names, *(prompt for entry in file.classes for prompt in entry.prompts)]
+    hidden = [text for text in texts if any(unicodedata.category(s) in HIDDEN and s not in JOINERS for s in text)]
     if hidden:
         raise ConfigError(f"{label}: name {hidden[0]!r} has a control or direction character; remove it")
+    template = next((prompt for entry in file.classes for prompt in entry.prompts if "{}" in prompt), None)
+    if template is not None:
+        raise ConfigError(f"{label}: prompt {template!r} is a template; expected the words that text.templates take")
     groups: tuple[tuple[str, Sequence[int | str]], ...] = (("id", ids), ("name", names), ("unseen id", file.unseen))
     for what, values in groups:
         twice = [value for value, count in Counter(values).items() if count > 1]

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from split_matching.configs.clusterings import find_clustering
-from split_matching.configs.section import IDENTITY, RUNTIME, Section
+from split_matching.configs.section import IDENTITY, RUNTIME, Section, added
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -131,6 +131,11 @@ class TextConfig(Section):
     """Prompts: one template, or an ensemble whose embeddings are averaged and normalised again."""
 
     templates: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1, description="`{}` takes the class name.")
+    prompts: bool = Field(
+        True,
+        description="Embed a class by the `prompts` that the class list has for it; false: by its name, as peers do.",
+        json_schema_extra=added(neutral=True),
+    )
 
     @model_validator(mode="after")
     def _has_slot(self) -> TextConfig:

@@ -7,8 +7,8 @@ virtual paths:
 
     classes.ids        raw ids only: all, seen (before any fold) and ignored; no names
     classes.seen_ids   raw ids of the seen classes that the fold leaves; all that training may know of the classes
-    classes.seen       the same with names
-    classes.all        the whole list, unseen names too: for evaluation and for pages, never for training
+    classes.seen       the same with names and prompts
+    classes.all        the whole list, unseen names and prompts too: for evaluation and for pages, never for training
     classes.published  results of other methods on this class list, for pages
     clip.identity      which weights CLIP has, whatever they are called (supplied by the pipeline)
 """
@@ -199,7 +199,9 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, Section):
         return value.model_dump(mode="json")
     if isinstance(value, ClassEntry):
-        return {"id": value.id, "name": value.name}
+        # prompts are left out where there are none: lists from before they existed keep their keys
+        prompts = {"prompts": list(value.prompts)} if value.prompts else {}
+        return {"id": value.id, "name": value.name, **prompts}
     if isinstance(value, tuple):
         return [_to_json(item) for item in value]
     return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
@@ -237,20 +237,28 @@ class FrozenClip(nn.Module):
     # -- text -----------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def encode_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Text embedding of each class: normalised per prompt, averaged over templates, normalised again.
+    def encode_classes(
+        self, names: Sequence[str], templates: Sequence[str], prompts: Mapping[str, Sequence[str]] | None = None
+    ) -> Tensor:
+        """Text embedding of each class: normalised per text, averaged over its texts, normalised again.
 
         Args:
             names: class names.
             templates: each with one `{}`.
+            prompts: by name, the words that templates take in place of the name; a class has a text for each pair of
+                word and template.
 
         Returns:
             Shape: (len(names), D), float32, unit length, on the CPU.
+
+        Source: prompt ensembles of CLIP (arXiv 2103.00020), in embedding space.
         """
-        prompts = [template.replace("{}", name) for name in names for template in templates]
+        words = [(prompts or {}).get(name, (name,)) for name in names]
+        of_class = [[template.replace("{}", word) for word in some for template in templates] for some in words]
+        texts = [text for some in of_class for text in some]
         embedded = [
-            self.model.encode_text(self.tokenizer(prompts[i : i + 256]).to(self.device)).float()
-            for i in range(0, len(prompts), 256)
+            self.model.encode_text(self.tokenizer(texts[i : i + 256]).to(self.device)).float()
+            for i in range(0, len(texts), 256)
         ]
-        mean = F.normalize(torch.cat(embedded), dim=-1).unflatten(0, (len(names), len(templates))).mean(1)
-        return F.normalize(mean, dim=-1).cpu()
+        parts = F.normalize(torch.cat(embedded), dim=-1).split([len(some) for some in of_class])
+        return F.normalize(torch.stack([part.mean(0) for part in parts]), dim=-1).cpu()

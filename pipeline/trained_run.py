@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from split_matching.configs.class_list import load_classes
+from split_matching.configs.class_list import load_classes, prompts_of
 from split_matching.configs.load import load_config
 from split_matching.environment import command
 from split_matching.errors import ConfigError, DataError
@@ -71,8 +71,10 @@ def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
 
     trained = plan["pretrain"].artifact().file("clip.safetensors") if config.clip.weights == "pretrain" else None
     clip = FrozenClip(config.clip, resolve_device(config.runtime.device), trained)
-    seen = load_classes(config.data).seen(config.data.fold, config.data.folds)
+    classes = load_classes(config.data)
+    seen = classes.seen(config.data.fold, config.data.folds)
     artifact = plan["train"].artifact()
     weights = load_file(artifact.file("weights.safetensors"))
     run = f"{config.dataset}/train/{artifact.key[:16]}"
-    return Segmenter(config, clip, weights, [entry.name for entry in seen], run)
+    prompts = prompts_of(classes.entries, config.text)
+    return Segmenter(config, clip, weights, [entry.name for entry in seen], run, prompts)

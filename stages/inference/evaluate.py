@@ -22,6 +22,7 @@ from split_matching.errors import ConfigError
 from split_matching.model.votes import label_map
 from split_matching.stages.data.images import IGNORE, Labels, read_all_labels
 from split_matching.stages.data.source import open_source
+from split_matching.stages.ground.class_text import embed_classes
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip
@@ -36,7 +37,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     """Write `metrics.json`, `per_class.csv`, `per_image.csv`, `confusion.npy` and the predictions `val-00000.h5`."""
     config, device = ctx.config, device_of(ctx)
     entries, seen = competing_classes(config)
-    text = frozen_clip(ctx).encode_classes([entry.name for entry in entries], config.text.templates).to(device)
+    text = embed_classes(frozen_clip(ctx), entries, config.text).to(device)
     predictor = load_predictor(ctx, text, torch.from_numpy(seen).to(device))
     source, ids = open_source(config.data, ctx.data_root), ctx.inputs["features"].shards("val").ids
     counts = Counts(len(entries), torch.from_numpy(seen).to(device), config.evaluate)

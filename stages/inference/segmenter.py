@@ -83,6 +83,7 @@ class Segmenter:
         weights: of the decoder, by name.
         seen: names of the classes that had masks in training; `evaluate.gamma` is subtracted from these.
         run: name of the run, for records.
+        prompts: words for CLIP of classes of the run's own list, by name; other names go through as they are.
 
     Raises:
         ConfigError: the run's predictor is not the decoder.
@@ -90,13 +91,20 @@ class Segmenter:
     """
 
     def __init__(
-        self, config: Config, clip: FrozenClip, weights: Mapping[str, Tensor], seen: Sequence[str], run: str = ""
+        self,
+        config: Config,
+        clip: FrozenClip,
+        weights: Mapping[str, Tensor],
+        seen: Sequence[str],
+        run: str = "",
+        prompts: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if config.evaluate.predictor != "decoder":
             raise ConfigError(
                 f"evaluate.predictor {config.evaluate.predictor} is a baseline without a decoder: leave it at decoder"
             )
         self.config, self.clip, self.seen, self.run = config, clip, tuple(seen), run
+        self.prompts = {name: tuple(words) for name, words in (prompts or {}).items()}
         blocks = config.features.decoder_blocks
         decoder = QueryDecoder(config.decoder, clip.width, len(blocks), clip.dim, max(blocks))
         try:
@@ -127,7 +135,7 @@ class Segmenter:
             config = restore({**about["config"], "dataset": about["dataset"], "clip": clip_config.model_dump()})
         except ConfigError as error:
             raise DataError(f"{path}: {error}; it was exported by another version") from error
-        return cls(config, clip, weights, about["seen"], about["run"])
+        return cls(config, clip, weights, about["seen"], about["run"], about.get("prompts"))
 
     def save(self, path: Path) -> None:
         """Write the decoder and its config to one safetensors file, which appears in one step.
@@ -140,6 +148,7 @@ class Segmenter:
             "dataset": self.config.dataset,
             "run": self.run,
             "seen": self.seen,
+            "prompts": self.prompts,
             "clip": {
                 "model": clip.model,
                 "weights": "" if from_file else clip.weights,
@@ -159,7 +168,7 @@ class Segmenter:
             digest = hashlib.sha256(self.clip.fingerprint().encode())
             for name, value in sorted(self.decoder.state_dict().items()):
                 digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-            digest.update(json.dumps([self._settings(), self.seen], sort_keys=True).encode())
+            digest.update(json.dumps([self._settings(), self.seen, self.prompts], sort_keys=True).encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -177,7 +186,7 @@ class Segmenter:
 
         Args:
             image: a Pillow image, an RGB array (H, W, 3) uint8, or a file.
-            names: class names, seen in training or not.
+            names: class names, seen in training or not; one of the run's own class list stands for its prompts.
 
         Returns:
             The labels, at the image's own size.
@@ -200,7 +209,7 @@ class Segmenter:
     def _text(self, names: tuple[str, ...]) -> Tensor:
         """Text embeddings of the names; those of the last call are kept. (C, D)."""
         if self._texts is None or self._texts[0] != names:
-            embedded = self.clip.encode_classes(names, self.config.text.templates).to(self.clip.device)
+            embedded = self.clip.encode_classes(names, self.config.text.templates, self.prompts).to(self.clip.device)
             self._texts = (names, embedded)
         return self._texts[1]
 

@@ -1,6 +1,7 @@
 """EmbedText: text embeddings of the seen classes.
 
-Of the seen classes only: unseen names enter no stage before Evaluate, which embeds them itself (paper: inductive).
+Of the seen classes only: names and prompts of unseen ones enter no stage before Evaluate, which embeds them itself
+(paper: inductive).
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ import torch
 from safetensors.torch import save_file
 
 from split_matching.errors import DataError
+from split_matching.stages.ground.class_text import embed_classes
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
     """Write `text.safetensors`: `seen` (C, D) float32, unit length, rows in the order of `classes.seen`."""
-    names = [entry.name for entry in ctx.config.classes.seen]
-    text = frozen_clip(ctx).encode_classes(names, ctx.config.text.templates)
+    seen = ctx.config.classes.seen
+    text = embed_classes(frozen_clip(ctx), seen, ctx.config.text)
     if not torch.isfinite(text).all():
         raise DataError("text embeddings contain NaN: the CLIP weights are damaged; give another clip.weights")
     save_file({"seen": text.contiguous()}, ctx.out / "text.safetensors")
-    ctx.progress(len(names), len(names))
-    return {"classes": len(names), "width": text.shape[1]}
+    ctx.progress(len(seen), len(seen))
+    return {"classes": len(seen), "width": text.shape[1]}

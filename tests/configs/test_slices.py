@@ -48,6 +48,18 @@ def test_training_slices_hold_no_unseen_name_or_id():
     values = build_slice(load_config("voc"), ["classes.seen_ids", "classes.seen"]).key_values()
     assert not any(name in str(values) for name in ("sheep", "sofa", "pottedplant", "tvmonitor"))
     assert max(values["classes"]["seen_ids"]) == 15
+    assert not any(prompt in str(values) for prompt in ("potted plant", "television", "computer monitor"))
+    assert {"id": 11, "name": "diningtable", "prompts": ["dining table"]} in values["classes"]["seen"]
+    hidden = build_slice(load_config("voc", overrides=["data.fold=1"]), ["classes.seen"])  # hides diningtable
+    assert "dining" not in str(hidden.key_values()) and "dining" not in repr(hidden.classes.seen)
+
+
+def test_a_class_without_prompts_has_the_key_values_of_the_time_before_them():
+    values = build_slice(load_config("voc"), ["classes.seen", "classes.all"]).key_values()["classes"]
+    assert values["seen"][0] == values["all"]["entries"][0] == {"id": 1, "name": "aeroplane"}
+    assert "prompts" not in build_slice(load_config("voc"), ["text"]).key_values()["text"]
+    plain = build_slice(load_config("voc", overrides=["text.prompts=false"]), ["text"]).key_values()["text"]
+    assert plain["prompts"] is False
 
 
 def test_runtime_fields_are_readable_but_not_in_the_key():

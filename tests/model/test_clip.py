@@ -153,6 +153,28 @@ def test_prompts_are_averaged_after_normalising(clip: FrozenClip) -> None:
     assert torch.allclose(single[0][:1], F.normalize(raw, dim=-1), atol=1e-6)
 
 
+def test_prompts_of_a_class_are_averaged_with_its_templates(clip: FrozenClip) -> None:
+    """The mean of the unit embeddings of every text of a class, one by one through open_clip."""
+
+    def embed(text: str) -> torch.Tensor:
+        with torch.no_grad():
+            return F.normalize(clip.model.encode_text(clip.tokenizer([text]))[0], dim=0)
+
+    names, prompts = (
+        ["redstriped", "blue", "gone"],
+        {"redstriped": ["red striped", "red"], "gone": ["green"], "x": ["y"]},
+    )
+    got = clip.encode_classes(names, ["a {}.", "the {}"], prompts)
+    texts = [
+        ["a red striped.", "the red striped", "a red.", "the red"],
+        ["a blue.", "the blue"],
+        ["a green.", "the green"],
+    ]
+    expected = torch.stack([F.normalize(torch.stack([embed(text) for text in some]).mean(0), dim=0) for some in texts])
+    assert torch.allclose(got, expected, atol=1e-6)
+    assert torch.equal(clip.encode_classes(names[1:2], ["a {}."]), clip.encode_classes(names[1:2], ["a {}."], {}))
+
+
 def test_random_weights_follow_the_seed() -> None:
     state = torch.random.get_rng_state()
     first, again, other = (

@@ -36,6 +36,30 @@ def test_a_query_like_the_text_of_a_class_votes_for_that_class(clip_text: Path, 
     assert votes.diagonal().min() > 0.15 and votes.diagonal().mean() > 0.5
 
 
+def test_names_that_need_prompts_are_read_badly(clip_text: Path) -> None:
+    """Why class lists have prompts: both tables have one template, so equal names have equal embeddings."""
+    voc, coco = (F.normalize(read(clip_text, f"{table}_single"), dim=1) for table in ("voc12", "coco"))
+    places = [{e.name: i for i, e in enumerate(load_shipped_classes(n).entries)} for n in ("voc", "coco_stuff")]
+
+    def alike(one: str, other: str) -> float:
+        return float(voc[places[0][one]] @ coco[places[1][other]])
+
+    assert alike("bicycle", "bicycle") > 0.999
+    assert alike("aeroplane", "airplane") > 0.96 and alike("motorbike", "motorcycle") > 0.96  # words, and no prompts
+    assert alike("tvmonitor", "tv") < alike("bus", "train")  # further than two things are from each other
+    assert alike("pottedplant", "potted plant") < 0.95
+
+    def mean_cosine(names: list[str]) -> float:
+        text = coco[[places[1][name] for name in names]]
+        return float((text @ text.T).fill_diagonal_(0).sum() / (len(names) * (len(names) - 1)))
+
+    # "-other" brings names together that have nothing else in common
+    assert mean_cosine([name for name in places[1] if name.endswith("-other")]) > 0.84
+    assert mean_cosine([name for name in places[1] if "-" not in name]) < 0.78
+    nearest = coco[places[1]["mouse"]] @ coco.T
+    assert {list(places[1])[i] for i in nearest.topk(4).indices.tolist()} == {"mouse", "cat", "cow", "dog"}
+
+
 def test_resized_positions_keep_their_neighbourhood(clip_text: Path) -> None:
     """A real table of 14 x 14 positions on a grid of 32 x 32, as for images of 512 pixels."""
     table = read(clip_text, "vit_b16_positions")[1:]  # without CLS

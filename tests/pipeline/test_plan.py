@@ -108,6 +108,26 @@ def test_unseen_names_enter_no_key_before_evaluation() -> None:
         assert not any(unseen in values for unseen in names), name
 
 
+def test_prompts_of_unseen_classes_enter_no_key_before_evaluation(tmp_path: Path) -> None:
+    """Nor do those of a seen class that a fold hides; those of a class that is trained on enter all keys below."""
+
+    def changed_by(name: str, *overrides: str) -> set[str]:
+        found = []
+        for word in ("one", "two"):
+            entries = "".join(
+                f"  - {{id: {i}, name: {n}{f', prompts: [{word}]' * (n == name)}}}\n" for i, n in enumerate("abcd")
+            )
+            (tmp_path / "mine.yaml").write_text(f"ignore: [255]\nclasses:\n{entries}unseen: [d]\n")
+            found.append(keys(plan(f"data.classes={tmp_path / 'mine.yaml'}", *overrides)))
+        return {stage for stage in found[0] if found[0][stage] != found[1][stage]}
+
+    after = {"evaluate", "report"}
+    assert changed_by("d") == after
+    assert changed_by("b") == {"text", "train", *after}
+    assert changed_by("b", "data.fold=1") == after
+    assert changed_by("a", "data.fold=1") == {"text", "train", *after}
+
+
 def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
     for name in ("a.pt", "b.pt"):
         (tmp_path / name).write_bytes(b"weights")

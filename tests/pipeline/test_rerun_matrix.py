@@ -86,7 +86,7 @@ READS: dict[str, set[str]] = {
         f"pretrain.{name}": {"PretrainClip"}
         for name in ("steps", "batch", "lr", "warmup", "weight_decay", "single_fraction", "seed")
     },
-    "text.templates": {"EmbedText", "Evaluate"},
+    **{f"text.{name}": {"EmbedText", "Evaluate"} for name in ("templates", "prompts")},
     **{
         f"features.{name}": {"ExtractFeatures"}
         for name in ("size", "resize", "variant", "decoder_blocks", "shifts", "persist")
@@ -460,7 +460,7 @@ def test_a_changed_constant_reruns_its_stage_and_what_then_differs(checkout: Che
     # the embeddings come out the same, so the decoder is not trained again
     assert checkout.run("TrainDecoder") == {"EmbedText"}
     assert checkout.stale().keys() == {"Report"}
-    checkout.edit("stages/training/text.py", "ctx.config.text.templates)", "ctx.config.text.templates).flip(0)")
+    checkout.edit("stages/training/text.py", "seen, ctx.config.text)", "seen, ctx.config.text).flip(0)")
     assert checkout.run("TrainDecoder") == {"EmbedText", "TrainDecoder"}
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from split_matching.configs.class_list import ClassList
+from split_matching.configs.settings import DataConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.votes import label_map, label_map_of_any_size
-from split_matching.pipeline import cli
+from split_matching.pipeline import cli, trained_run
 from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.pipeline.verbs.predict import read_names
 from split_matching.stages.data.photos import find_photos, read_photo
@@ -113,6 +116,38 @@ def test_order_of_names_is_that_of_the_labels(segmenter: Segmenter) -> None:
     again = segmenter.predict(image, NAMES[::-1])
     assert (len(NAMES) - 1 - again.labels == first.labels).mean() > 0.999
     assert first.names == tuple(NAMES) and again.names == tuple(NAMES[::-1])
+
+
+def test_classes_of_the_runs_own_list_stand_for_their_prompts(segmenter: Segmenter, tmp_path: Path) -> None:
+    prompts = {"tvmonitor": ("red striped", "red plain"), "other": ("dog",)}
+    weights = segmenter.decoder.state_dict()
+    one = Segmenter(segmenter.config, segmenter.clip, weights, segmenter.seen, prompts=prompts)
+    assert one.identity != segmenter.identity
+    one.save(tmp_path / "d.safetensors")
+    for changed in (one, Segmenter.load(tmp_path / "d.safetensors")):
+        got = changed._text(("tvmonitor", "traffic cone"))
+        templates = changed.config.text.templates
+        expected = changed.clip.encode_classes(
+            ["tvmonitor", "traffic cone"], templates, {"tvmonitor": prompts["tvmonitor"]}
+        )
+        assert torch.equal(got.cpu(), expected)
+        assert torch.allclose(
+            got[1], segmenter._text(("tvmonitor", "traffic cone"))[1], atol=1e-6
+        )  # the user's own word
+        assert changed.predict(picture(20, 20), ["tvmonitor", "dog"]).names == ("tvmonitor", "dog")
+
+
+def test_segmenter_of_a_run_has_the_prompts_of_its_list(monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> None:
+    real = trained_run.load_classes
+
+    def with_prompts(data: DataConfig) -> ClassList:
+        found = real(data)  # "red striped" is seen, "white checked" is not
+        entries = [replace(e, prompts=(f"{e.name} thing",) * (e.name != "red plain")) for e in found.entries]
+        return replace(found, entries=tuple(entries))
+
+    monkeypatch.setattr(trained_run, "load_classes", with_prompts)
+    loaded = load_segmenter("shapes", [f"runtime.artifacts={artifacts}", *settings()])
+    assert len(loaded.prompts) == 23 and loaded.prompts["white checked"] == ("white checked thing",)
 
 
 def test_lean_label_map_is_the_label_map() -> None:
