@@ -2,16 +2,25 @@
 
 A stage's fingerprint covers its module and all modules of ours that it imports, its closure. It is taken from the
 syntax tree, so that it is the same in every version of Python.
+
+A process keeps the modules that it has imported, so a file that is edited meanwhile keeps the fingerprint that it had
+when it was first asked for (`code_of`), and a file that was edited before its module was imported is an error
+(`import_code`): the code that is recorded is the code that runs.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from split_matching.errors import UserError
 
 PACKAGE = "split_matching"
 ROOMS = Path(__file__).resolve().parent.parent
@@ -33,39 +42,6 @@ def code_fingerprint(module_file: Path) -> str:
     return _parse(module_file).fingerprint
 
 
-def module_closure(module: str, packages: Sequence[str] = RESULT_PACKAGES, root: Path = ROOMS) -> dict[str, str]:
-    """Return the fingerprints of a module and of all local modules that it imports, directly or not.
-
-    Imports inside functions count too: they run as well. A package's `__init__.py` counts, for importing a module in it
-    runs it; but what it imports counts only if somebody imports the package itself.
-
-    Args:
-        module: dotted name, e.g. "split_matching.stages.candidates.features".
-        packages: top-level packages to follow.
-        root: the folder that holds them.
-
-    Returns:
-        Paths from `root` with forward slashes -> fingerprint, e.g. {"stages/training/text.py": "9f86..."}, sorted.
-    """
-    found: dict[str, str] = {}
-    seen: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop().removeprefix(f"{PACKAGE}.")
-        path = _module_file(name, root)
-        # no path: `from stages.a import run` names `stages.a.run`, which is no module
-        if name in seen or name.partition(".")[0] not in packages or path is None:
-            continue
-        seen.add(name)
-        found[path.relative_to(root).as_posix()] = code_fingerprint(path)
-        parts = name.split(".")
-        for init in (root.joinpath(*parts[:n], "__init__.py") for n in range(1, len(parts))):
-            if init.is_file():
-                found[init.relative_to(root).as_posix()] = code_fingerprint(init)
-        waiting.extend(_absolute(target, name, path.name == "__init__.py") for target in _parse(path).imports)
-    return dict(sorted(found.items()))
-
-
 class _ModuleSource:
     """What is kept of a Python file: its fingerprint and the names it imports (relative ones with their dots)."""
 
@@ -82,6 +58,45 @@ def _parse(path: Path) -> _ModuleSource:
 @lru_cache(maxsize=512)
 def _parse_version(path: Path, mtime_ns: int, size: int) -> _ModuleSource:
     return _ModuleSource(ast.parse(path.read_bytes(), filename=str(path)))
+
+
+def module_closure(
+    module: str,
+    packages: Sequence[str] = RESULT_PACKAGES,
+    root: Path = ROOMS,
+    parse: Callable[[Path], _ModuleSource] = _parse,
+) -> dict[str, str]:
+    """Return the fingerprints of a module and of all local modules that it imports, directly or not.
+
+    Imports inside functions count too: they run as well. A package's `__init__.py` counts, for importing a module in it
+    runs it; but what it imports counts only if somebody imports the package itself.
+
+    Args:
+        module: dotted name, e.g. "split_matching.stages.candidates.features".
+        packages: top-level packages to follow.
+        root: the folder that holds them.
+        parse: reads a file.
+
+    Returns:
+        Paths from `root` with forward slashes -> fingerprint, e.g. {"stages/training/text.py": "9f86..."}, sorted.
+    """
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop().removeprefix(f"{PACKAGE}.")
+        path = _module_file(name, root)
+        # no path: `from stages.a import run` names `stages.a.run`, which is no module
+        if name in seen or name.partition(".")[0] not in packages or path is None:
+            continue
+        seen.add(name)
+        found[path.relative_to(root).as_posix()] = parse(path).fingerprint
+        parts = name.split(".")
+        for init in (root.joinpath(*parts[:n], "__init__.py") for n in range(1, len(parts))):
+            if init.is_file():
+                found[init.relative_to(root).as_posix()] = parse(init).fingerprint
+        waiting.extend(_absolute(target, name, path.name == "__init__.py") for target in parse(path).imports)
+    return dict(sorted(found.items()))
 
 
 def _module_file(name: str, root: Path) -> Path | None:
@@ -128,11 +143,52 @@ def _as_tuples(node: Any) -> Any:
     return f"{type(node).__name__}:{node!r}"
 
 
-@lru_cache(maxsize=64)
-def code_of(module: str) -> dict[str, str]:
-    """Return the fingerprints of a module of ours and of all that it imports, as they were when first asked for.
+@cache
+def _parse_first(path: Path) -> _ModuleSource:
+    return _parse(path)
 
-    A process that runs for hours keeps the modules that it has imported. If a file is edited meanwhile, a plan made
-    later must not record the new code for what the old code makes.
+
+def code_of(module: str) -> dict[str, str]:
+    """Return the fingerprints of a module of ours and of all that it imports, as they were when first asked for."""
+    return module_closure(module, parse=_parse_first)
+
+
+_imported: set[str] = set()
+"""Names of modules whose file had the recorded fingerprint when they had been imported."""
+
+
+def import_code(module: str) -> ModuleType:
+    """Import a module and all of ours that it imports, also inside functions, and see that this is the recorded code.
+
+    Args:
+        module: dotted name, e.g. "split_matching.stages.candidates.features".
+
+    Raises:
+        UserError: a file was edited after its fingerprint was taken, and before it was imported.
     """
-    return module_closure(module)
+    _note_loaded()
+    prefix = f"{PACKAGE}." if module.startswith(f"{PACKAGE}.") else ""
+    recorded = code_of(module)
+    files = {prefix + file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in recorded}
+    for name in [module, *files]:
+        importlib.import_module(name)
+    if new := files.keys() - _imported:
+        now = module_closure(module)
+        if edited := sorted(files[name] for name in new if now.get(files[name]) != recorded[files[name]]):
+            raise UserError(f"{edited[0]} was edited while this run started: run it again")
+        _imported.update(new)
+    return sys.modules[module]
+
+
+def _note_loaded() -> None:
+    """Take the fingerprints of what is imported already: later files may have been edited."""
+    results = tuple(f"{PACKAGE}.{room}" for room in RESULT_PACKAGES)
+    for name, module in list(sys.modules.items()):
+        if name.startswith(results) and module.__file__:
+            _parse_first(Path(module.__file__).resolve())
+
+
+def forget_code() -> None:
+    """Take all fingerprints anew: only where no module of ours is kept, as between two tests."""
+    _parse_first.cache_clear()
+    _imported.clear()

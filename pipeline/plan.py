@@ -8,7 +8,6 @@ there. A `Plan` holds the stages of one config, and what they share. No luigi an
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from split_matching.cache.artifact import Artifact
-from split_matching.cache.code import ROOMS, code_of
+from split_matching.cache.code import ROOMS, code_of, import_code
 from split_matching.cache.entry import Entry, Recipe, State
 from split_matching.cache.keys import digest, file_sha256
 from split_matching.configs.schema import Config
@@ -172,11 +171,26 @@ class Stage:
         return self.name == "dataset" and "shapes" not in self.plan.stages
 
     def import_module(self) -> ModuleType:
-        """Import what does the work; the fingerprint of its code is taken before, and kept."""
+        """Import what does the work.
+
+        Raises:
+            UserError: its code was edited after the fingerprint was taken.
+        """
         _ = self.code
         for module in self.chosen:
-            importlib.import_module(module)
-        return importlib.import_module(self.module)
+            import_code(module)
+        return import_code(self.module)
+
+    def check_files(self) -> None:
+        """See that its files other than Python, which are read while it runs, are still those of its code.
+
+        Raises:
+            UserError: one was edited meanwhile.
+        """
+        for path in self.files:
+            name = path.relative_to(ROOMS).as_posix()
+            if file_sha256(path) != self.code[name]:
+                raise UserError(f"{name} was edited while {self.command} ran: run it again")
 
     # --- its place in the cache
 

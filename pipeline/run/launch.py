@@ -6,7 +6,6 @@ luigi reports success although a task failed, so the cache is asked whether the 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import multiprocessing
 import shutil
@@ -247,8 +246,7 @@ def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Opti
     scheduler = luigid.scheduler_of(runtime)
     session.begin(session.Session(display, failures, stage.plan.force, stage.plan.supersedes))
     luigi.Task.event_handler(luigi.Event.PROCESS_FAILURE)(_worker_died)
-    if runtime.workers > 1:
-        _preload(stage)
+    _preload(stage)
     # luigi starts workers with the default method, and only fork lets them share this session
     multiprocessing.set_start_method("fork", force=True)
     if _needs_validation(stage) and not _has_validation(stage, scheduler):
@@ -315,17 +313,21 @@ def _known_shards(stage: Stage) -> list[Any]:
 
 
 def _preload(stage: Stage) -> None:
-    """Import the stages' libraries once before luigi forks a worker for every task; starts no threads, uses no GPU."""
+    """Import the code of all stages that may run before any task does, so that an edit during the run changes nothing.
+
+    Workers that luigi forks for every task then have it already. Starts no threads, and uses no GPU.
+
+    Raises:
+        UserError: a file was edited after its fingerprint was taken.
+    """
     from split_matching.pipeline.run.work import set_threads
 
     set_threads(stage.config.runtime, alone=False)
     for name, state in stage.plan.states([stage.name]).items():
         member = stage.plan[name]
         if not state.fresh:
-            with contextlib.suppress(Exception):  # the task that needs it will say so
+            with contextlib.suppress(ImportError, SyntaxError):  # the task that needs it will say so
                 member.import_module()
-                if "clip.identity" in member.reads:
-                    importlib.import_module("split_matching.model.clip")
 
 
 def _worker_died(dead: Any, message: str) -> None:

@@ -137,6 +137,7 @@ def _run_whole(stage: Stage, build: Build) -> None:
     run = torchrun.share_training(module.run, stage)
     summary = run(_context(stage, build, display.counter(stage.command))) or {}
     images = summary.get("images", 0)
+    stage.check_files()
     build.commit(time.monotonic() - started, summary, images if isinstance(images, int) else 0)
 
 
@@ -155,6 +156,7 @@ def _run_shard(stage: Stage, shard: Shard, build: Build) -> None:
         if tuple(writer.ids) != shard.ids:
             found = f"got {len(writer.ids)} images, expected {len(shard.ids)}"
             raise RuntimeError(f"shard {shard.split} {shard.index} {found}")
+    stage.check_files()
     build.finish(shard.split, shard.index, time.monotonic() - started)
 
 

@@ -26,7 +26,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     toy.write_modules(tmp_path)
     yield Toy(tmp_path, capsys)
-    code_module.code_of.cache_clear()
+    code_module.forget_code()
 
 
 @pytest.fixture

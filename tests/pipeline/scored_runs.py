@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from split_matching.cache.code import code_of
+from split_matching.cache import code as code_module
 from split_matching.configs.schema import Config
 from split_matching.pipeline.experiments import runs as experiments
 from split_matching.pipeline.experiments.runs import Outcome
@@ -21,7 +21,7 @@ Score = Callable[[Config], float | str]
 @pytest.fixture(autouse=True)
 def forget_code() -> None:
     """Runs keep the fingerprints of code for the life of a process; other tests are not to inherit that."""
-    code_of.cache_clear()
+    code_module.forget_code()
 
 
 def metrics_of(hiou: float | None, gamma: float = 0.0, others: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from split_matching.cache import code as code_module
-from split_matching.cache.code import code_of
 from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError
 from split_matching.pipeline.cli import main
@@ -18,7 +16,6 @@ from split_matching.pipeline.experiments import runs as experiments
 from split_matching.pipeline.experiments.gammas import GammaRecord, format_gammas, read_gammas
 from split_matching.pipeline.experiments.machine import describe_machine
 from split_matching.pipeline.experiments.variants import opening_comment, settings_key
-from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.verbs import ablate as ablation
 from tests.handmade import TINY
 from tests.pipeline import scored_runs
@@ -205,17 +202,6 @@ def test_a_bug_is_a_failed_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     config = load_config("shapes", overrides=request(tmp_path).overrides)
     outcome = experiments.evaluate(config)
     assert (outcome.code, outcome.error) == (1, "ImportError: two lines; rerun with --debug")
-
-
-def test_code_that_is_edited_during_a_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = load_config("shapes", overrides=["clip.weights=random"])
-    code_of.cache_clear()  # of stages that other tests asked for
-    make_plan(config)["shapes"].import_module()
-    before = make_plan(config)["shapes"].code
-    monkeypatch.setattr(code_module, "module_closure", lambda module: {"stages/edited.py": "1"})
-    assert make_plan(config)["shapes"].code == before
-    assert make_plan(config)["report"].code["stages/edited.py"] == "1"
-    code_of.cache_clear()
 
 
 def test_several_at_once_give_every_outcome(tmp_path: Path) -> None:

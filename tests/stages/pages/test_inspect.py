@@ -137,10 +137,10 @@ def test_stale_artifacts_are_shown_and_called_stale(
 ) -> None:
 
     real = code_module.module_closure
-    monkeypatch.setattr(code_module, "module_closure", lambda name: {**real(name), "stages/x.py": "1"})
-    code_module.code_of.cache_clear()
+    monkeypatch.setattr(code_module, "module_closure", lambda name, **rest: {**real(name), "stages/x.py": "1"})
+    code_module.forget_code()
     assert inspect("pseudo_masks", "--image", "t001", "--out", str(tmp_path / "x.png")) == 0
-    code_module.code_of.cache_clear()
+    code_module.forget_code()
     assert "stale (code stages/x.py, waits for " in capsys.readouterr().out
 
 
