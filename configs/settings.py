@@ -152,9 +152,10 @@ class FeaturesConfig(Section):
     resize: Literal["short", "long"] = Field(
         "long", description="Which side gets `size`; both are then rounded to whole patches, nothing is padded."
     )
-    variant: Literal["value", "qq", "kk", "last"] = Field(
+    variant: Literal["value", "maskclip", "qq", "kk", "naclip", "sclip", "last"] = Field(
         "value",
-        description="Last block: values only (MaskCLIP), self-self attention (ClearCLIP), or the plain output.",
+        description="What takes the place of the last block: its values alone, MaskCLIP, self-self attention (qq is "
+        "ClearCLIP), NACLIP, SCLIP, or nothing: see model/dense_variants.py. SigLIP has value only.",
     )
     decoder_blocks: tuple[NonNegative, ...] = Field(
         (3, 6, 9, 12), min_length=1, description="Blocks whose tokens the decoder reads; 1 is the first block."

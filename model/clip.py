@@ -153,7 +153,7 @@ class FrozenClip(nn.Module):
 
         Args:
             images: preprocessed, sides multiples of the patch. Shape: (B, 3, H, W).
-            variant: `value`, `qq`, `kk` or `last`, see FeaturesConfig.
+            variant: see FeaturesConfig.
             decoder_blocks: blocks whose output tokens to return, counted from 1.
 
         Returns:
@@ -162,7 +162,7 @@ class FrozenClip(nn.Module):
         Raises:
             ConfigError: the tower has no such variant.
 
-        Source: paper (cluster dense CLIP features); variants are choices, see `model.towers`.
+        Source: paper (cluster dense CLIP features); see `dense_variants`.
         """
         x, grid = self.tower.embed(images.to(self.device))
         first = self.tower.prefix
@@ -174,7 +174,7 @@ class FrozenClip(nn.Module):
             x = self.tower.block(index, x)
             if index + 1 in decoder_blocks:
                 tokens[index + 1], prefixes[index + 1] = x[:, first:].unflatten(1, grid), x[:, :first]
-        flat = self.tower.dense(before, x, variant)
+        flat = self.tower.dense(before, x, variant, grid)
         dense = F.normalize(flat.float().unflatten(1, grid), dim=-1)
         return DenseOutput(self.tower.pool(x).float(), dense, tokens, prefixes)
 

@@ -7,9 +7,9 @@ the image embedding comes from: CLIP reads its CLS token; SigLIP pools all token
 - the dense `value` feature of a token is what the pool would give if it looked at that token alone: the pool's value
   path, its output projection and its MLP,
 - a region's embedding is the pool's when it looks at the region's tokens only,
-- there is no residual-free last block to speak of, so the variants `qq`, `kk` and `last` do not exist.
+- there is no residual-free last block to speak of, so no other variant than `value` exists.
 
-Source: dense features of CLIP after MaskCLIP, ClearCLIP and NACLIP; everything said of SigLIP here is a choice.
+Source: dense features of CLIP: see `dense_variants`; everything said of SigLIP here is a choice.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from split_matching.errors import ConfigError
+from split_matching.model.attention import attend
+from split_matching.model.dense_variants import replace_last_block
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
@@ -79,7 +81,7 @@ class Tower(ABC):
         """Image embedding from the last block's tokens. (B, prefix + N, width) -> (B, dim), not normalised."""
 
     @abstractmethod
-    def dense(self, before: Tensor, after: Tensor, variant: str) -> Tensor:
+    def dense(self, before: Tensor, after: Tensor, variant: str, grid: Grid) -> Tensor:
         """Dense features from the tokens before and after the last block. (B, prefix + N, width) -> (B, N, dim)."""
 
     @abstractmethod
@@ -180,9 +182,8 @@ class ClipTower(Tower):
         """See Tower. In plain products: torch's fused layer took 18 % longer at 512 px on 2 CPU cores."""
         layer = self.blocks[index]
         attention = layer.attn
-        projected = F.linear(layer.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
-        q, k, v = (_split_heads(t, attention.num_heads) for t in projected)
-        mixed = _join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        q, k, v = F.linear(layer.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
+        mixed = attend(q, k, v, attention.num_heads, mask)
         x = x + layer.ls_1(attention.out_proj(mixed))
         return x + layer.ls_2(layer.mlp(layer.ln_2(x)))
 
@@ -190,23 +191,10 @@ class ClipTower(Tower):
         """See Tower."""
         return self._project(x[:, 0])
 
-    def dense(self, before: Tensor, after: Tensor, variant: str) -> Tensor:
-        """See Tower. `last` is the plain output; the others take the last block without residual and MLP."""
-        if variant == "last":
-            return self._project(after[:, 1:])
-        layer = self.blocks[-1]
-        attention, width = layer.attn, self.width
-        normed = layer.ln_1(before)
-
-        def projected(part: int) -> Tensor:  # 0 queries, 1 keys, 2 values
-            rows = slice(part * width, (part + 1) * width)
-            return F.linear(normed, attention.in_proj_weight[rows], attention.in_proj_bias[rows])
-
-        v = projected(2)
-        if variant != "value":
-            source, value = (_split_heads(t, attention.num_heads) for t in (projected({"qq": 0, "kk": 1}[variant]), v))
-            v = _join_heads(F.scaled_dot_product_attention(source, source, value))
-        return self._project(attention.out_proj(v)[:, 1:])
+    def dense(self, before: Tensor, after: Tensor, variant: str, grid: Grid) -> Tensor:
+        """See Tower. `last` is the plain output; for the others see `dense_variants`."""
+        tokens = after if variant == "last" else replace_last_block(self.blocks[-1], before, variant, grid)
+        return self._project(tokens[:, 1:])
 
     def plain_blocks(self, blocks: int) -> int:
         """See Tower."""
@@ -234,8 +222,7 @@ class ClipTower(Tower):
         width = cls.shape[-1]
         q = F.linear(layer.ln_1(cls), weight[:width], bias[:width])
         k, v = F.linear(layer.ln_1(torch.cat([cls, patches], 1)), weight[width:], bias[width:]).chunk(2, -1)
-        q, k, v = (_split_heads(t, attention.num_heads) for t in (q, k, v))
-        mixed = _join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        mixed = attend(q, k, v, attention.num_heads, mask)
         cls = cls + layer.ls_1(attention.out_proj(mixed))
         return cls + layer.ls_2(layer.mlp(layer.ln_2(cls)))
 
@@ -302,7 +289,7 @@ class SiglipTower(Tower):
         """See Tower."""
         return self._pool_tokens(x, None)[:, 0]
 
-    def dense(self, before: Tensor, after: Tensor, variant: str) -> Tensor:
+    def dense(self, before: Tensor, after: Tensor, variant: str, grid: Grid) -> Tensor:
         """See Tower. The pool's value path, token by token."""
         if variant != "value":
             raise ConfigError(
@@ -321,15 +308,11 @@ class SiglipTower(Tower):
 
     def _pool_tokens(self, x: Tensor, allowed: Tensor | None) -> Tensor:
         """The pool's output, for all tokens or for each region's. (B, N, width) -> (B, 1 or R, dim)."""
-        heads = self.attention.num_heads
         count = 1 if allowed is None else allowed.shape[1]
         q = self.attention.q(self.attention.latent).expand(len(x), count, -1)
         k, v = self.attention.kv(self.trunk.norm(x)).chunk(2, -1)
         mask = None if allowed is None else allowed[:, None]
-        mixed = F.scaled_dot_product_attention(
-            _split_heads(q, heads), _split_heads(k, heads), _split_heads(v, heads), attn_mask=mask
-        )
-        return self._finish_pool(_join_heads(mixed))
+        return self._finish_pool(attend(q, k, v, self.attention.num_heads, mask))
 
     def _finish_pool(self, mixed: Tensor) -> Tensor:
         """What the pool does after its attention."""
@@ -354,13 +337,3 @@ def open_tower(visual: Any, name: str) -> Tower:
         f"clip.model {name!r} has no plain ViT tower: choose a ViT with a CLS token, or a SigLIP ViT, whose attention "
         "pools"
     )
-
-
-def _split_heads(x: Tensor, count: int) -> Tensor:
-    """(B, N, width) -> (B, heads, N, width / heads)."""
-    return x.unflatten(-1, (count, -1)).transpose(1, 2)
-
-
-def _join_heads(x: Tensor) -> Tensor:
-    """(B, heads, N, width / heads) -> (B, N, width)."""
-    return x.transpose(1, 2).flatten(2)

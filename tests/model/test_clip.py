@@ -44,7 +44,7 @@ def test_position_table_resizes_to_other_grids(clip: FrozenClip) -> None:
     assert torch.allclose(table.reshape(16, 12, -1), expected[0].permute(1, 2, 0))
 
 
-@pytest.mark.parametrize("variant", ["value", "qq", "kk", "last"])
+@pytest.mark.parametrize("variant", ["value", "maskclip", "qq", "kk", "naclip", "sclip", "last"])
 def test_dense_features_are_unit_length_maps(clip: FrozenClip, variant: str) -> None:
     out = clip.dense(images(128)[:, :, :96], variant, decoder_blocks=(1, 4))
     assert out.dense.shape == (2, 12, 16, clip.dim)

@@ -44,7 +44,7 @@ def test_real_architectures_are_understood(
         x, grid = tower.embed(torch.zeros(2, 3, 4 * patch, 6 * patch))
         assert grid == (4, 6) and x.shape == (2, tower.prefix + tokens, width)
         y = tower.block(depth - 1, x)
-        assert tower.pool(y).shape == (2, dim) and tower.dense(x, y, "value").shape == (2, tokens, dim)
+        assert tower.pool(y).shape == (2, dim) and tower.dense(x, y, "value", grid).shape == (2, tokens, dim)
     assert type(tower) is kind
     assert (tower.patch, tower.native, tower.width, tower.depth, tower.dim) == (patch, native, width, depth, dim)
 
@@ -127,9 +127,10 @@ def test_siglip_tower_in_the_loop_equals_the_cached_features(siglip: FrozenClip)
             assert torch.allclose(got[row, :h, :w], expected[block][0], atol=2e-5)
 
 
-def test_siglip_has_no_variants_of_a_cls_tower(siglip: FrozenClip) -> None:
-    with pytest.raises(ConfigError, match=r"features.variant qq needs .* use value"):
-        siglip.dense(noise(1, 3, 32, 32), "qq")
+@pytest.mark.parametrize("variant", ["maskclip", "qq", "kk", "naclip", "sclip", "last"])
+def test_siglip_has_no_variants_of_a_cls_tower(siglip: FrozenClip, variant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"features.variant {variant} needs .* use value"):
+        siglip.dense(noise(1, 3, 32, 32), variant)
 
 
 def test_siglip_preprocessing_is_not_clips() -> None:

@@ -1,6 +1,6 @@
 """A baseline without training: every token gets the class nearest to its dense CLIP feature.
 
-Source: MaskCLIP's training-free labelling.
+Source: MaskCLIP's training-free labelling (arXiv 2112.01071); `features.variant` says of which features.
 """
 
 from __future__ import annotations
