@@ -28,7 +28,7 @@ class PublishedRow(Section):
     mIoU_seen: Percent | None = None
     mIoU_unseen: Percent | None = None
     hIoU: Percent | None = None
-    source: Literal["read", "recalled", "measured"]
+    source: Literal["read", "second hand", "recalled", "measured"]
     note: str = ""
 
 

@@ -20,7 +20,8 @@ def test_published_rows_stand_beside_the_run(tmp_path: Path, monkeypatch: pytest
     page = page_of(ctx)
     own = ctx.inputs["evaluate"].json("metrics.json")
     assert "ZegCLIP CVPR 2023 94.6 91.9 77.8 84.3 read" in page.text
-    assert "DeOP ICCV 2023 \N{EN DASH} 88.2 74.6 80.8 recalled" in page.text
+    assert "DeOP ICCV 2023 \N{EN DASH} 88.2 74.6 80.8 read" in page.text
+    assert "OTSeg ECCV 2024 \N{EN DASH} \N{EN DASH} \N{EN DASH} 84.5 second hand" in page.text
     assert f"this run {own['pAcc']:.1f} {own['mIoU_seen']:.1f}" in page.text
     assert "does not compare: see the banner" in page.text  # four images are not the data set
     unchecked = compare_with_published(make_context(tmp_path / "unchecked", monkeypatch), own, False)
@@ -51,18 +52,23 @@ def test_published_files_are_those_of_the_protocol() -> None:
     from split_matching.configs.published_results import load_published
 
     assert [row.method for row in load_published("voc")] == [row.method for row in load_published("coco_stuff")]
-    for name in ("voc", "coco_stuff", "shapes"):
-        for row in load_published(name):
+    for name in ("voc", "coco_stuff", "pascal_context", "shapes"):
+        rows = load_published(name)
+        assert len({(row.method, row.venue) for row in rows}) == len(rows) and all(row.hIoU for row in rows)
+        for row in (row for row in rows if row.mIoU_seen):
             harmonic = 2 * row.mIoU_seen * row.mIoU_unseen / (row.mIoU_seen + row.mIoU_unseen)
             assert row.hIoU == pytest.approx(harmonic, abs=0.16), row
     assert {row.method: row.source for row in load_published("voc")} == {
-        "ZegFormer": "recalled",
-        "zsseg": "recalled",
-        "DeOP": "recalled",
+        "ZegFormer": "read",
+        "zsseg": "read",
+        "DeOP": "read",
         "ZegCLIP": "read",
         "CLIP-RC": "read",
         "Cascade-CLIP": "read",
         "TagCLIP": "recalled",
+        "OTSeg": "second hand",
+        "OTSeg+": "second hand",
+        "OC-ZSS": "second hand",
     }
     assert load_published("no such list") == () and load_published("../voc") == load_published("voc")
 
