@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +40,12 @@ from split_matching.cache.files import (
     synced_sha256,
     write_json,
 )
-from split_matching.cache.keys import canonical_json
+from split_matching.cache.keys import digest
 from split_matching.cache.locks import LOCK, lock_all, lock_file
+from split_matching.cache.manifest import circumstances, contents
+from split_matching.cache.running import build_users, has_claim, hold_cache, note_build, own_builds
 from split_matching.cache.shard_layout import describe_shard
 from split_matching.errors import CorruptError, UserError
-
-PACKAGES = ("numpy", "torch", "open_clip_torch", "h5py", "faiss-cpu", "faiss-gpu", "pillow", "scipy", "luigi")
 
 WAITS = "waits for another process that makes {} from other code or inputs"
 WAIT_SECONDS = 0.2  # between two looks at a build that another process holds
@@ -72,7 +67,7 @@ def open_build(
     """Start a build, or resume the one in progress if it was started from the same code, inputs and shards.
 
     Several processes may open the same build. A build in progress of anything else is thrown away, when no process
-    holds it any more. Intact shards of a damaged artifact are taken over.
+    works on it any more. Intact shards of a damaged artifact are taken over.
 
     Args:
         entry: where.
@@ -83,7 +78,8 @@ def open_build(
 
     Raises:
         OtherShardsError: the build in progress is the same, but cut into other shards.
-        UserError: the cache cannot be written.
+        UserError: the cache cannot be written; or a process works on a build of anything else, and cannot be waited
+            for, because it may wait for a build of this run.
     """
     order = entry.order(recipe, shards or {}, force)
     build = Build(entry, recipe, order["plan"], force)
@@ -95,20 +91,45 @@ def open_build(
                 _create(build, order)
             found = read_order(build.path)
             if found == order:
-                return build
+                if _join(build, order):
+                    return build
+                continue
             if isinstance(found, dict) and {**found, "plan": order["plan"]} == order:
                 raise OtherShardsError(
                     f"{build.path} is cut into other shards: remove it, or give its runtime.shard_size"
                 )
             if not _throw_away(build, order, say):
+                _check_waiting(build, found)
                 if not waited:
                     say(WAITS.format(build.path))
                 waited = True
                 time.sleep(WAIT_SECONDS)
 
 
+def _join(build: Build, order: Mapping[str, Any]) -> bool:
+    """Note that this run works on a build; returns False if the build was thrown away meanwhile."""
+    root, note = build.entry.root, (build.path, digest(order))
+    if not has_claim(root) or note in own_builds(root):
+        return True
+    with hold_cache(root):
+        note_build(root, *note)
+        return bool(read_order(build.path) == order)
+
+
+def _check_waiting(build: Build, found: Any) -> None:
+    """Refuse to wait for a process while it may wait for a build of this run.
+
+    Raises:
+        UserError: a process works on the build, and this run has another one that is not finished.
+    """
+    root = build.entry.root
+    own = [path for path, order in own_builds(root) if path != build.path and digest(read_order(path)) == order]
+    if own and (users := build_users(root, build.path, digest(found))):
+        raise UserError(f"{users[0]} makes {build.path} from other code or inputs: run this again when that has ended")
+
+
 def _throw_away(build: Build, order: Mapping[str, Any], say: Callable[[str], None]) -> bool:
-    """Remove a build of anything else unless a process makes a shard of it; say so if that costs finished shards.
+    """Remove a build of anything else unless a process works on it; say so if that costs finished shards.
 
     Args:
         build: with the wanted recipe.
@@ -116,18 +137,20 @@ def _throw_away(build: Build, order: Mapping[str, Any], say: Callable[[str], Non
         say: is told what is waited for, and what is removed.
 
     Returns:
-        False if a process makes a shard.
+        False if a process works on it.
     """
     with build.lock(lambda: say(WAITS.format(build.path))) as held:
-        if not held or read_order(build.path) == order:
+        found = read_order(build.path)
+        if not held or found == order:
             return True
-        with lock_all(sorted(build.path.glob("*.h5.lock"))) as alone:
-            if alone:
-                if count := len(list(build.path.glob(f"*.h5{DONE}"))):
-                    shards = f"{count} finished shard{'s' * (count > 1)}"
-                    say(f"removes {shards} of other code or inputs from {build.path}")
-                remove(build.path)
-            return alone
+        with lock_all(sorted(build.path.glob("*.h5.lock"))) as alone, hold_cache(build.entry.root):
+            if not alone or build_users(build.entry.root, build.path, digest(found)):
+                return False
+            if count := len(list(build.path.glob(f"*.h5{DONE}"))):
+                shards = f"{count} finished shard{'s' * (count > 1)}"
+                say(f"removes {shards} of other code or inputs from {build.path}")
+            remove(build.path)
+            return True
 
 
 def recover(entry: Entry, recipe: Recipe) -> None:
@@ -245,11 +268,11 @@ class Build:
                 "plan": {split: list(digests) for split, digests in self.shards.items()},
                 "force": self.force,
                 "files": files,
-                "content": _contents(self.path, files),
+                "content": contents(self.path, files),
                 "seconds": round(seconds, 3),
                 "images": images,
                 "summary": dict(summary or {}),
-                **_circumstances(),
+                **circumstances(),
             }
             manifest = json.loads(json.dumps(manifest))  # as it will be read back: NaN stays NaN, tuples become lists
             write_json(self.path / MANIFEST, {**manifest, "digest": self_digest(manifest)})
@@ -331,50 +354,6 @@ def _take_over(build: Build, new: Path) -> None:
             except OSError:  # not every file system has links
                 shutil.copyfile(artifact.path / name, new / name)
             write_json(_sidecar(new / name), entry)
-
-
-def _contents(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return a content digest for every plain file, and one for all shards of a split together.
-
-    A split's digest runs over its images in order, so it does not depend on how they are cut into shards.
-    """
-    contents = {name: str(entry["sha256"]) for name, entry in files.items() if not split_of(name)}
-    splits: dict[str, list[tuple[Path, Mapping[str, Any]]]] = {}
-    for name in sorted(files):
-        if split := split_of(name):
-            splits.setdefault(split, []).append((folder / name, files[name]))
-    for split, shards in splits.items():
-        contents[split] = _split_content(shards)
-    return dict(sorted(contents.items()))
-
-
-def _split_content(shards: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
-    from split_matching.cache.shard_format import SCHEMA as SHARD_SCHEMA
-    from split_matching.cache.shard_reader import ShardReader
-
-    content = hashlib.sha256()
-    for number, (path, entry) in enumerate(shards):
-        reader = ShardReader(path, entry)
-        if number == 0:
-            content.update(canonical_json([SHARD_SCHEMA, reader.kind, reader.attrs]).encode())
-        for image_id, image_digest in zip(reader.ids, reader.digests, strict=True):
-            content.update(canonical_json(image_id).encode() + image_digest.tobytes())
-        reader.close()
-    return content.hexdigest()
-
-
-def _circumstances() -> dict[str, Any]:
-    """Return when and where the result is made: all of a manifest that may differ between two equal runs."""
-    return {"created": datetime.now(UTC).isoformat(timespec="milliseconds"), **_environment()}
-
-
-@lru_cache(maxsize=1)
-def _environment() -> dict[str, Any]:
-    packages = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            packages[name] = importlib.metadata.version(name)
-    return {"host": platform.node(), "versions": {"python": platform.python_version(), **packages}}
 
 
 def _swap_in(partial: Path, folder: Path) -> None:

@@ -1,7 +1,9 @@
-"""Which runs work with a cache now, and what they make and read: `gc` leaves that alone.
+"""Which runs work with a cache now, what they make and read, and which builds they work on.
 
-A run keeps a file in `.running` of the cache that names its folders, and holds the lock of this file. The lock ends
-with its process, so a killed run claims nothing. Source: choice.
+A run keeps a file in `.running` of the cache and holds the lock of this file. The lock ends with its process, so a
+killed run claims nothing. The first line names the folders that it makes or reads: `gc` leaves these alone. Each build
+that it opens adds a line: a run with other code or inputs does not remove that, also between two shards, when no lock
+of the build is held. Source: choice.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import platform
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.locks import lock_file, try_lock
 
 FOLDER = ".running"
-_own: set[str] = set()
-"""Files of this process or of the one that it was forked from: to open one again would end its lock."""
+_own: dict[Path, int] = {}
+"""Files of this process or of the one that it was forked from, open: to open one again would end its lock."""
 
 
 @contextlib.contextmanager
@@ -49,14 +52,14 @@ def claim(root: Path, folders: Sequence[Path]) -> Iterator[None]:
             for old in (root / FOLDER).glob("*.json"):
                 if not _is_claimed(old):
                     old.unlink(missing_ok=True)
-            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            handle = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             stack.callback(os.close, handle)
             try_lock(handle)
             who = f"process {os.getpid()} on {platform.node()}"
             names = [folder.relative_to(root).as_posix() for folder in folders]
-            os.write(handle, json.dumps({"who": who, "folders": names}).encode())
-            _own.add(name)
-            stack.callback(_own.discard, name)
+            os.write(handle, _line({"who": who, "folders": names}))
+            _own[path] = handle
+            stack.callback(_own.pop, path)
             temporary.rename(path)
         stack.callback(path.unlink, missing_ok=True)
         yield
@@ -64,17 +67,67 @@ def claim(root: Path, folders: Sequence[Path]) -> Iterator[None]:
 
 def claimed_folders(root: Path) -> dict[Path, str]:
     """Return the folders that other processes make or read now, each with which process."""
-    found: dict[Path, str] = {}
+    return {root / name: who for who, folders, _ in _others(root) for name in folders}
+
+
+def note_build(root: Path, partial: Path, order: str) -> None:
+    """Say that this run works on a build, until the run ends; a process without a claim says nothing.
+
+    Args:
+        root: of the cache.
+        partial: folder of the build.
+        order: digest of what it was started from.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    line = _line(_note(root, partial, order))
+    for path, handle in _own.items():
+        if path.parent.parent == root and line not in _content(handle):
+            with explain_disk_errors(path):
+                os.write(handle, line)
+
+
+def own_builds(root: Path) -> list[tuple[Path, str]]:
+    """Return the builds that this run has noted: folder and order, as in `note_build`."""
+    contents = [_content(handle) for path, handle in _own.items() if path.parent.parent == root]
+    notes = [json.loads(line) for content in contents for line in content.splitlines()[1:]]
+    return [(root / note["build"], note["order"]) for note in notes]
+
+
+def build_users(root: Path, partial: Path, order: str) -> list[str]:
+    """Return which other processes have noted a build, see `note_build`."""
+    return [who for who, _, notes in _others(root) if _note(root, partial, order) in notes]
+
+
+def has_claim(root: Path) -> bool:
+    """Whether this run has claimed folders of a cache."""
+    return any(path.parent.parent == root for path in _own)
+
+
+def _others(root: Path) -> Iterator[tuple[str, list[str], list[dict[str, str]]]]:
+    """Yield who the other processes are, which folders each has claimed, and which builds it has noted."""
     for path in sorted((root / FOLDER).glob("*.json")):
-        if path.name not in _own and _is_claimed(path):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                value = json.loads(path.read_bytes())
-                found.update({root / name: str(value["who"]) for name in value["folders"]})
-    return found
+        if path not in _own and _is_claimed(path):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+                first, *notes = [json.loads(line) for line in path.read_bytes().splitlines()]
+                yield str(first["who"]), [str(name) for name in first["folders"]], notes
+
+
+def _note(root: Path, partial: Path, order: str) -> dict[str, str]:
+    return {"build": partial.relative_to(root).as_posix(), "order": order}
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _content(handle: int) -> bytes:
+    return os.pread(handle, os.fstat(handle).st_size, 0)
 
 
 def _is_claimed(path: Path) -> bool:
-    if path.name in _own:
+    if path in _own:
         return True
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)

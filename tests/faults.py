@@ -276,7 +276,7 @@ def pin() -> None:
         return artifact
 
     builds.Build.finish, builds.Build.commit = pinned_finish, pinned_commit  # type: ignore[method-assign]
-    builds._circumstances = lambda: {"created": "2026-01-01T00:00:00.000+00:00", "host": "host", "versions": {}}
+    builds.circumstances = lambda: {"created": "2026-01-01T00:00:00.000+00:00", "host": "host", "versions": {}}
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------

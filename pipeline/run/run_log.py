@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from split_matching.cache.manifest import PACKAGES
 from split_matching.environment import CHECKOUT
 from split_matching.errors import UserError
 from split_matching.pipeline.plan import Stage
@@ -83,8 +84,6 @@ class _Handler(logging.FileHandler):
 
 def _describe(stage: Stage) -> Iterator[str]:
     """Yield who was asked for what: command, keys, code, versions."""
-    from split_matching.cache.build import PACKAGES  # imports h5py
-
     yield f"command: {shlex.join(sys.argv)}"
     yield f"in {Path.cwd()} on {platform.node()}, process {os.getpid()}"
     for member in stage.plan.closure(stage.name):

@@ -111,7 +111,7 @@ def test_other_artifacts_of_the_stage_are_listed_newest_first(entry: Entry, monk
     keys = [digest(n) for n in range(3)]
     for number in (1, 0, 2):
         made = {"created": f"2026-01-0{number + 1}"}
-        monkeypatch.setattr(build_module, "_circumstances", lambda made=made: made)
+        monkeypatch.setattr(build_module, "circumstances", lambda made=made: made)
         make_plain(replace(entry, key=keys[number]))
     make_plain(entry)
     open_build(replace(entry, key=digest(3)), RECIPE)  # in progress: no artifact
