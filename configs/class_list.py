@@ -8,32 +8,28 @@ look at the true unseen classes (choice; the practice of zero-shot recognition s
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
+from split_matching.configs.class_files import is_class_file, read_class_file
+from split_matching.configs.class_names import find_alike, find_flaw
 from split_matching.configs.section import Section
 from split_matching.configs.settings import DataConfig, TextConfig
-from split_matching.configs.strict_yaml import read_mapping, shorten
+from split_matching.configs.strict_yaml import shorten
 from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, did_you_mean
 
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories of signs that no name needs: they move the cursor of a terminal, or turn the text around."""
-
-JOINERS = "\u200c\u200d"
-"""Signs of these categories that Persian and Indian words are written with."""
-
 FOLDER = Path(__file__).parent / "classes"
-FILE_ENDINGS = (".yaml", ".yml", ".txt")
+MOST_CLASSES = 255
+"""Predictions are stored in 8 bits, and one value means no class."""
 
-_NUMBERED = re.compile(r"(\d{1,5})\s*[:\t]\s*(.+)")
+DEFAULT_IGNORE = (255,)
+"""Mask ids that are no class where neither the list nor the config says so (choice; VOC's void)."""
 
 _RawId = Annotated[int, Field(ge=0, le=65535)]
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -43,6 +39,13 @@ class _Entry(Section):
     id: _RawId
     name: _Name
     prompts: tuple[_Name, ...] = ()
+
+
+_Model = TypeVar("_Model", bound=Section)
+
+
+class _Names(Section):
+    classes: tuple[_Entry, ...] = Field(min_length=1)
 
 
 class _File(Section):
@@ -75,12 +78,14 @@ class ClassList:
         entries: every class, seen and unseen.
         unseen_ids: raw ids of the unseen classes.
         ignore: raw ids that are no class (background, void).
+        ignored_names: names that a list without ids gives to ignored ids, by id.
     """
 
     name: str
     entries: tuple[ClassEntry, ...]
     unseen_ids: frozenset[int]
     ignore: tuple[int, ...]
+    ignored_names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -91,6 +96,11 @@ class ClassList:
     def unseen_entries(self) -> tuple[ClassEntry, ...]:
         """The unseen classes, in order."""
         return tuple(entry for entry in self.entries if entry.id in self.unseen_ids)
+
+    @property
+    def alike(self) -> list[tuple[str, str]]:
+        """Names of pairs of classes that CLIP reads as the same text."""
+        return [(first.name, second.name) for first, second in _find_alike(self.entries)]
 
     def seen(self, fold: int | None = None, folds: int = 3) -> tuple[ClassEntry, ...]:
         """The seen classes, in order.
@@ -125,11 +135,6 @@ def prompts_of(entries: Iterable[ClassEntry], text: TextConfig) -> dict[str, tup
     return {entry.name: entry.prompts for entry in entries if entry.prompts and text.prompts}
 
 
-def is_own_file(name: str) -> bool:
-    """Whether `data.classes` names a file of the user's and not a list in `configs/classes/`."""
-    return name.endswith(FILE_ENDINGS)
-
-
 def load_shipped_classes(name: str) -> ClassList:
     """Read a list of this project, `configs/classes/<name>.yaml`, as it is.
 
@@ -148,9 +153,7 @@ def load_shipped_classes(name: str) -> ClassList:
 def load_classes(data: DataConfig) -> ClassList:
     """Read the class list that a config names; the config's own `unseen` and `ignore` replace those of the list.
 
-    A list is YAML with `ignore`, `classes` (each `{id, name}` or `{id, name, prompts}`, or a plain name) and `unseen`
-    (ids or names); or plain text with one name a line, or `ID: NAME` on every line. Plain names get the ids
-    `data.first_id`, and so on.
+    What files may hold says `configs.class_files`. Names without ids get `data.first_id`, and so on.
 
     Args:
         data: the `data` section.
@@ -163,27 +166,50 @@ def load_classes(data: DataConfig) -> ClassList:
         DataError: the list is a file below the root, and no root is set.
     """
     path, label = _locate(data)
-    values = _read_text_list(path, label) if path.suffix == ".txt" else read_mapping(path, label)
-    values = _fill_in(values, data, label)
-    try:
-        file = _File.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        got = shorten(repr(first["input"]))
-        raise ConfigError(f"{label}: {where}: {first['msg']}, got {got}; correct the file") from None
+    values, ignored_names = _fill_in(read_class_file(path, label), data, label)
+    file = _validate(_File, values, label)
     _check(file, label)
     return ClassList(
         name=path.stem,
         entries=tuple(ClassEntry(entry.id, entry.name, entry.prompts) for entry in file.classes),
         unseen_ids=frozenset(file.unseen),
         ignore=tuple(sorted(set(file.ignore))),
+        ignored_names=ignored_names,
     )
+
+
+def read_classes(path: Path, label: str) -> tuple[ClassEntry, ...]:
+    """Read the classes of a list for naming alone, whatever its ids are and whichever are unseen.
+
+    Args:
+        path: the file, see `configs.class_files`.
+        label: how errors name it.
+
+    Returns:
+        The classes, in order; the id of a plain name is its place.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    classes = read_class_file(path, label, blank_lines=True)["classes"]
+    named = [{"id": place, "name": e} if isinstance(e, str) else e for place, e in enumerate(classes)]
+    file = _validate(_Names, {"classes": named}, label)
+    return tuple(ClassEntry(entry.id, entry.name, entry.prompts) for entry in file.classes)
+
+
+def _validate(model: type[_Model], values: Mapping[str, Any], label: str) -> _Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        got = shorten(repr(first["input"]))
+        raise ConfigError(f"{label}: {where}: {first['msg']}, got {got}; correct the file") from None
 
 
 def _locate(data: DataConfig) -> tuple[Path, str]:
     """Return the file of a class list, and how errors name it."""
-    if not is_own_file(data.classes):
+    if not is_class_file(data.classes):
         known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
         if data.classes not in known:
             raise ConfigError(
@@ -203,40 +229,39 @@ def _locate(data: DataConfig) -> tuple[Path, str]:
     return path, str(path)
 
 
-def _read_text_list(path: Path, label: str) -> dict[str, Any]:
-    """Read a text list as the mapping that a YAML list holds."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{label}: cannot be read ({error}); expected UTF-8 text, one class name a line") from None
-    blank = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
-    if blank is not None:
-        raise ConfigError(f"{label}, line {blank}: empty; expected a class name on every line, as its place is its id")
-    matches = [_NUMBERED.fullmatch(line.strip()) for line in lines]
-    if lines and all(matches):
-        return {"classes": [{"id": int(found[1]), "name": found[2]} for found in matches if found]}
-    return {"classes": [line.strip() for line in lines]}
+def _fill_in(values: Mapping[str, Any], data: DataConfig, label: str) -> tuple[dict[str, Any], dict[int, str]]:
+    """Give plain names their ids, and put the config's own `unseen` and `ignore` in place of those of the list.
 
-
-def _fill_in(values: Mapping[str, Any], data: DataConfig, label: str) -> dict[str, Any]:
-    """Give plain names their ids, and put the config's own `unseen` and `ignore` in place of those of the list."""
-    values = dict(values)
-    if data.ignore is not None or label.endswith(".txt"):
-        values["ignore"] = (255,) if data.ignore is None else data.ignore
-    classes = values.get("classes")
-    if isinstance(classes, list) and classes and all(isinstance(entry, str) for entry in classes):
-        classes = [{"id": data.first_id + place, "name": name} for place, name in enumerate(classes)]
+    Returns:
+        The filled values; and the names of a plain list that are no classes, as their ids are ignored.
+    """
+    values, dropped = dict(values), dict[int, str]()
+    classes, by_default = values["classes"], data.ignore is None and "ignore" not in values
+    if data.ignore is not None:
+        values["ignore"] = data.ignore
+    elif by_default:
+        numbered = {entry.get("id") for entry in classes if isinstance(entry, dict)}
+        values["ignore"] = tuple(value for value in DEFAULT_IGNORE if value not in numbered)
+    if classes and all(isinstance(entry, str) for entry in classes):
+        named = {data.first_id + place: name for place, name in enumerate(classes)}
         # a plain list names background too if it has an id; that it is no class is said by the config
-        ignored = set(values["ignore"]) if isinstance(values.get("ignore"), list | tuple) else set()
-        classes = values["classes"] = [entry for entry in classes if entry["id"] not in ignored]
+        ignored = set(values["ignore"]) if isinstance(values["ignore"], list | tuple) else set()
+        dropped = {raw: name for raw, name in named.items() if raw in ignored}
+        if dropped and by_default and len(named) <= MOST_CLASSES + len(dropped):  # else that is said, later
+            raw, name = next(iter(dropped.items()))
+            raise ConfigError(
+                f"{label}: {name!r} has id {raw}, which is ignored unless told: say which ids are no class, "
+                f"--set 'data.ignore=[]' if none"
+            )
+        classes = values["classes"] = [{"id": raw, "name": name} for raw, name in named.items() if raw not in dropped]
     elif data.first_id:
         raise ConfigError(f"data.first_id is {data.first_id}, but {label} gives ids itself; leave data.first_id out")
     unseen = list(data.unseen) or values.get("unseen", [])
     if not unseen:
         raise ConfigError(f"{label}: no class is unseen; expected some: --set 'data.unseen=[NAME, NAME]'")
-    if isinstance(unseen, list) and isinstance(classes, list):
+    if isinstance(unseen, list):
         values["unseen"] = [_find_id(name, classes, label) if isinstance(name, str) else name for name in unseen]
-    return values
+    return values, dropped
 
 
 def _find_id(name: str, classes: Sequence[Any], label: str) -> Any:
@@ -254,9 +279,14 @@ def _check(file: _File, label: str) -> None:
     ids = [entry.id for entry in file.classes]
     names = [entry.name for entry in file.classes]
     texts = [*names, *(prompt for entry in file.classes for prompt in entry.prompts)]
-    hidden = [text for text in texts if any(unicodedata.category(s) in HIDDEN and s not in JOINERS for s in text)]
-    if hidden:
-        raise ConfigError(f"{label}: name {hidden[0]!r} has a control or direction character; remove it")
+    flaw = next(filter(None, map(find_flaw, texts)), "")
+    if flaw:
+        raise ConfigError(f"{label}: name {flaw}")
+    if len(ids) > MOST_CLASSES:
+        raise ConfigError(
+            f"{label}: {len(ids)} classes; expected at most {MOST_CLASSES}, as predictions are stored in 8 bits: "
+            "leave rare classes out, and add their ids to data.ignore"
+        )
     template = next((prompt for entry in file.classes for prompt in entry.prompts if "{}" in prompt), None)
     if template is not None:
         raise ConfigError(f"{label}: prompt {template!r} is a template; expected the words that text.templates take")
@@ -273,3 +303,15 @@ def _check(file: _File, label: str) -> None:
         raise ConfigError(f"{label}: unseen id {stray[0]} is no class; expected ids of `classes`")
     if len(file.unseen) == len(ids):
         raise ConfigError(f"{label}: every class is unseen; expected at least one seen class to train on")
+    for first, second in _find_alike(file.classes):
+        if (first.id in file.unseen) != (second.id in file.unseen):
+            raise ConfigError(
+                f"{label}: CLIP reads {first.name!r} and {second.name!r} as the same text, and one is seen, the other "
+                "unseen: rename one, or give it prompts"
+            )
+
+
+def _find_alike(entries: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Return pairs of entries that CLIP cannot tell apart."""
+    pairs = find_alike([entry.prompts or (entry.name,) for entry in entries])
+    return [(entries[first], entries[second]) for first, second in pairs]

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from split_matching.configs.class_list import is_own_file, load_classes
+from split_matching.configs.class_files import is_class_file
+from split_matching.configs.class_list import load_classes
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_identity, is_runtime
 from split_matching.configs.strict_yaml import parse_value, read_mapping, shorten
@@ -309,7 +310,7 @@ def _describe_field(name: str, value: Any, field: FieldInfo) -> str:
 
 def _check_classes(config: Config) -> None:
     """Check that the class list exists, and that every fold hides some seen class and leaves some."""
-    if is_own_file(config.data.classes) and config.data.root is None:
+    if is_class_file(config.data.classes) and config.data.root is None:
         return  # it lies below the root: whatever reads it will say so
     classes = load_classes(config.data)
     fold, folds = config.data.fold, config.data.folds

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from split_matching.configs.class_files import FILE_ENDINGS, is_class_file
+from split_matching.configs.class_list import ClassEntry, read_classes
 from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, one_line
 from split_matching.pipeline.arguments import (
@@ -36,7 +38,7 @@ EXAMPLES = (
     'predict --dataset voc --image photos/ --classes "dog, sofa, traffic cone" --out labelled/',
     "predict --decoder decoder.safetensors --image street.jpg --classes names.txt --out labelled/",
 )
-NAMES_ENDING = ".txt"
+ENDINGS = ", ".join(FILE_ENDINGS)
 WEIGHTS = "clip.weights="
 
 
@@ -46,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_images_option(parser)
     add = parser.add_argument
     add("--image", type=Path, required=True, metavar="PATH", help="an image, or a folder of images")
-    add("--classes", required=True, metavar="NAMES", help="names with commas between, or a .txt file, one a line")
+    add(
+        "--classes",
+        required=True,
+        metavar="NAMES",
+        help="names with commas between, or a class list: .txt, one a line, or .yaml",
+    )
     add("--out", type=parse_output_folder, required=True, metavar="DIR", help="folder of the results; made if needed")
     add("--decoder", type=Path, metavar="FILE", help="an exported decoder, instead of the run of the config")
     add("--quiet", action="store_true", help="show no progress")
@@ -93,7 +100,9 @@ def predict(segmenter: Segmenter, image: Path, classes: str, out: Path, quiet: b
     from split_matching.stages.inference.segmenter import check_names
     from split_matching.stages.pages.label_photos import label_photos
 
-    names = check_names(read_names(classes))
+    entries = read_names(classes)
+    names = check_names([entry.name for entry in entries])
+    segmenter.prompts |= {name: entry.prompts for name, entry in zip(names, entries, strict=True) if entry.prompts}
     photos = find_photos(image, out)
     display = ProgressDisplay(["predict"], ["images"], quiet=quiet)
     display.start("predict", len(photos))
@@ -106,16 +115,19 @@ def predict(segmenter: Segmenter, image: Path, classes: str, out: Path, quiet: b
     return [*lines, ", ".join(words).replace("kept", "kept from before"), one_line(str(out))], code
 
 
-def read_names(text: str) -> list[str]:
-    """Return class names: those of a .txt file, one a line, or the text itself with commas between them.
+def read_names(text: str) -> list[ClassEntry]:
+    """Return class names, with their prompts: those of a class list, or the text itself with commas between them.
+
+    A text is a file if it ends as one, or if there is such a file: no path becomes a class by mistake.
 
     Raises:
-        DataError: the file cannot be read.
+        ConfigError: the file is missing, or no class list.
     """
-    if not text.endswith(NAMES_ENDING):
-        return text.split(",")
-    try:
-        lines = user_path(text).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{text}: the class names cannot be read ({error}); expected one name a line") from None
-    return [line for line in lines if line.strip()]
+    path = user_path(text)
+    if is_class_file(text):
+        if not path.is_file():
+            raise DataError(f"{text}: the class names cannot be read (no such file); expected one name a line")
+        return list(read_classes(path, text))
+    if path.is_file():
+        raise ConfigError(f"--classes {text}: a file; expected names, or a file that ends in {ENDINGS}")
+    return [ClassEntry(place, name) for place, name in enumerate(text.split(","))]

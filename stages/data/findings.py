@@ -19,6 +19,12 @@ from split_matching.stages.data.source import Source
 SHOWN = 5  # examples of one kind of finding
 BACKGROUND_SHARE, BACKGROUND_IMAGES = 0.5, 0.9  # of pixels and images: then a class may be background (choice)
 
+TWO_VALUES = (0, 255)
+TWO_VALUES_REMEDY = (
+    "If 255 is a class, as in masks of black and white, give both ids: classes.txt with the lines `0: NAME` and "
+    "`255: NAME`, and no data.ignore"
+)
+
 _COLOURS = np.array(voc_palette()).reshape(256, 3)[1:21]
 VOC_GREYS = frozenset(int(grey) for grey in (_COLOURS @ [19595, 38470, 7471] + 0x8000) >> 16)
 """What the colours of VOC's ids 1 to 20 become when a palette PNG is converted to grey, as Pillow does it."""
@@ -54,6 +60,8 @@ def find_all(source: Source, data: DataConfig, classes: ClassList, ids: Ids, aud
     return [
         *_find_bad_files(audits),
         *_find_unknown_ids(classes, audits),
+        *_find_two_values(classes, audits),
+        *_find_odd_names(classes),
         *_find_odd_classes(classes, ids, audits),
         *_find_duplicates(ids, audits),
         *_find_rotated(audits),
@@ -79,10 +87,7 @@ def _find_bad_files(audits: Audits) -> Iterator[Finding]:
         if audit.error:
             kinds.setdefault(audit.error[0], []).append(audit.error[1])
     for kind, messages in kinds.items():
-        text = f"{len(messages)} {kind}, first: {messages[0]}"
-        if kind.startswith("masks are coloured"):
-            text += "; expected class ids: a palette or grey PNG. Replace each colour by the id of its class"
-        yield Finding(text, True)
+        yield Finding(f"{len(messages)} {kind}, first: {messages[0]}", True)
 
 
 def _find_unknown_ids(classes: ClassList, audits: Audits) -> Iterator[Finding]:
@@ -111,13 +116,12 @@ def _explain(classes: ClassList, audits: Audits, unknown: set[int]) -> str:
     first, last = min(classes.ids), max(classes.ids)
     occurring = {raw for audit in audits for raw in audit.counts}
     if unknown == {last + 1}:
-        return (
-            f"the list ends at {last}, so ids are probably one higher, with 0 for background: --set "
-            f"data.first_id={first + 1} 'data.ignore=[0,255]', or correct the ids of the list"
-        )
+        return _weigh_shift(classes, audits, first, last + 1)
     if unknown == {0}:
         shifted = f"; or, as {last} never occurs, ids are one lower: data.first_id=0" if last not in occurring else ""
-        return f"if it is background: --set 'data.ignore=[0,255]'{shifted}"
+        return f"if it is background: --set 'data.ignore={_ids(0, *classes.ignore)}'{shifted}"
+    if unknown == {TWO_VALUES[1]}:
+        return f"if it is void: --set 'data.ignore={_ids(255, *classes.ignore)}'. {TWO_VALUES_REMEDY}"
     if len(unknown) > 2 and unknown <= VOC_GREYS:
         return (
             "these are the grey values of VOC's colours: a palette PNG was converted to grey. Use the original masks, "
@@ -126,6 +130,53 @@ def _explain(classes: ClassList, audits: Audits, unknown: set[int]) -> str:
     if len(unknown) > 30:
         return "so many values are no class ids; are these colours, a depth map or a compressed (JPEG) mask?"
     return "add them to the class list or to data.ignore, or correct the masks"
+
+
+def _weigh_shift(classes: ClassList, audits: Audits, first: int, extra: int) -> str:
+    """Two readings of an id one above the list, the likelier first: all ids are shifted, or it is void at the end."""
+    usable = [audit for audit in audits if audit.usable]
+    whole = sum(sum(audit.counts.values()) + sum(audit.unknown.values()) for audit in usable)
+    share = sum(audit.counts.get(first, 0) for audit in usable) / whole
+    often = sum(first in audit.counts for audit in usable) / len(usable)
+    pixels = f"id {first} covers {100 * share:.0f} % of all pixels and is in {100 * often:.0f} % of the masks"
+    end = f"{extra} is void at the end of the list: --set 'data.ignore={_ids(extra, *classes.ignore)}'"
+    shift = (
+        f"ids are one higher, with {first} for background: --set data.first_id={first + 1} "
+        f"'data.ignore={_ids(first, *classes.ignore)}', or correct the ids of the list"
+    )
+    # background fills most of nearly every mask, or is left out of the masks altogether
+    shifted = share == 0 or (share >= BACKGROUND_SHARE and often >= BACKGROUND_IMAGES)
+    likely, other = (shift, end) if shifted else (end, shift)
+    return f"{pixels}, so probably {likely}. Otherwise {other}. The contact sheet shows which is right"
+
+
+def _ids(*ids: int) -> str:
+    return f"[{','.join(map(str, sorted(set(ids))))}]"
+
+
+def _find_two_values(classes: ClassList, audits: Audits) -> Iterator[Finding]:
+    """Masks of 0 and 255 alone, the black and white of image editors: 255 is ignored by default."""
+    pixels: Counter[int] = Counter()
+    for audit in audits:
+        pixels.update(audit.counts)
+        pixels.update(audit.unknown)
+    if set(pixels) == set(TWO_VALUES) and TWO_VALUES[1] in classes.ignore:
+        share = 100 * pixels[TWO_VALUES[1]] / pixels.total()
+        yield Finding(
+            f"all masks hold 0 and 255 alone, and 255 is ignored: {share:.0f} % of all pixels are dropped. "
+            f"{TWO_VALUES_REMEDY}",
+            True,
+        )
+
+
+def _find_odd_names(classes: ClassList) -> Iterator[Finding]:
+    """Names that are no classes, and names that are one text to CLIP."""
+    if classes.ignored_names:
+        names = [f"{raw} ({name})" for raw, name in classes.ignored_names.items()]
+        yield Finding(f"named in the class list and ignored, so no class: {_list(names)}", False)
+    pairs = [f"{first!r} and {second!r}" for first, second in classes.alike]
+    if pairs:
+        yield Finding(f"CLIP reads as the same text, so that it cannot tell apart: {_list(pairs)}; rename one", False)
 
 
 def _find_odd_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[Finding]:

@@ -15,13 +15,10 @@ from split_matching.stages.data.images import (
     class_id,
     decode_values,
     decode_with_orientation,
-    open_image,
     read_bytes,
 )
+from split_matching.stages.data.mask_values import ColouredError
 from split_matching.stages.data.source import Source
-
-COLOURED = ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "1")
-"""Pillow's modes of masks that cannot be ids."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +64,11 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         mask_path = source.mask_path(image_id)
         content = read_bytes(mask_path)
         kind = "masks cannot be used"
-        if (mode := _mode(content)) in COLOURED:
-            kind = f"masks are coloured ({mode})"
-            raise DataError(str(mask_path))
         values = decode_values(content, mask_path)
         kind = "masks have another size than their images"
         values = decode_values(content, mask_path, (shape[0], shape[1]))
+    except ColouredError as error:
+        return ImageAudit(split, image_id, {}, {}, sha256, rotated, ("masks are coloured", str(error)))
     except DataError as error:
         return ImageAudit(split, image_id, {}, {}, sha256, rotated, (kind, str(error)))
     table, known = source.mask_table(mask_path), {*classes.ids, *classes.ignore}
@@ -84,10 +80,3 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         else:
             unknown[int(value)] += int(pixels)
     return ImageAudit(split, image_id, counts, unknown, sha256, rotated)
-
-
-def _mode(content: bytes) -> str:
-    try:
-        return open_image(content).mode
-    except Exception:  # Pillow's decoders raise almost any exception for damaged bytes; decoding will say what it is
-        return ""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from split_matching.errors import DataError
+from split_matching.stages.data.mask_values import stored_values
 from split_matching.stages.data.pixel_budget import PixelBudget
 from split_matching.stages.data.source import Source
 
@@ -104,17 +105,17 @@ def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
 def decode_with_orientation(data: bytes, path: Path) -> tuple[NDArray[np.uint8], int]:
     """Decode the bytes of an image as `decode_image` does; return the pixels and the orientation that EXIF gives."""
     with _decoded(data, path, "image") as image:
-        return _to_rgb(image, path), orientation(image)
+        return to_rgb(image, path), orientation(image)
 
 
-def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    """Return the pixels of any mode as (H, W, 3) uint8; see `read_image`."""
+def to_rgb(image: Image.Image, name: Path | str) -> NDArray[np.uint8]:
+    """Return the pixels of any mode as (H, W, 3) uint8; see `read_image`. `name` is for errors only."""
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips instead of scaling.
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise DataError(f"{path}: pixels of 32 bits have no fixed range; save the image with 8 or 16 bits a channel")
+        raise DataError(f"{name}: pixels of 32 bits have no fixed range; save the image with 8 or 16 bits a channel")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     # `convert` would copy what is RGB already
@@ -192,7 +193,7 @@ def translate(mask: Labels, table: Sequence[int]) -> Labels:
 def decode_values(data: bytes, path: Path, shape: tuple[int, int] | None = None) -> Labels:
     """Decode the bytes of a mask into the values of the file, (H, W), whatever they mean; see `read_mask`."""
     with _decoded(data, path, "mask") as image:
-        mask = _to_values(image, path)
+        mask = stored_values(image, data, path)
     if shape is not None and mask.shape != tuple(shape):
         turned = " (turned by 90 degrees: does the image have an EXIF orientation?)" if mask.T.shape == shape else ""
         raise DataError(
@@ -200,17 +201,6 @@ def decode_values(data: bytes, path: Path, shape: tuple[int, int] | None = None)
             "replace one of them"
         )
     return mask
-
-
-def _to_values(image: Image.Image, path: Path) -> Labels:
-    """Return the palette indices or grey values of a decoded mask."""
-    if image.format == "JPEG":
-        raise DataError(f"{path}: the mask is a JPEG, which smears ids; expected a PNG")
-    if image.mode in ("P", "L"):
-        return np.array(image, dtype=np.uint8)
-    if image.mode.startswith("I;16"):
-        return np.array(image).astype(np.uint16)
-    raise DataError(f"{path}: the mask has pixels of mode {image.mode}; expected class ids, as a palette or grey PNG")
 
 
 def seen_labels(mask: Labels, seen_ids: Sequence[int]) -> Labels:

@@ -18,7 +18,6 @@ from torch import Tensor
 from split_matching.cache.shard_format import Field
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.class_list import ClassEntry
-from split_matching.errors import ConfigError
 from split_matching.model.votes import label_map
 from split_matching.stages.data.images import IGNORE, Labels, read_all_labels
 from split_matching.stages.data.source import open_source
@@ -66,8 +65,6 @@ def competing_classes(config: Any) -> tuple[list[ClassEntry], NDArray[np.bool_]]
         All classes; with a fold, the seen classes only, the hidden ones counted as unseen.
     """
     classes, fold, folds = config.classes.all, config.data.fold, config.data.folds
-    if len(classes.entries) > IGNORE:
-        raise ConfigError(f"{len(classes.entries)} classes: predictions are stored as uint8, at most {IGNORE} classes")
     trained = {entry.id for entry in classes.seen(fold, folds)}
     entries = list(classes.entries if fold is None else classes.seen())
     return entries, np.array([entry.id in trained for entry in entries])

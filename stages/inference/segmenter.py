@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from split_matching.configs.class_list import MOST_CLASSES
+from split_matching.configs.class_names import find_alike, find_flaw
 from split_matching.configs.load import restore
 from split_matching.configs.schema import Config
 from split_matching.configs.settings import ClipConfig
@@ -32,6 +34,7 @@ from split_matching.model.query_decoder import QueryDecoder
 from split_matching.model.token_encoder import TokenEncoder
 from split_matching.model.votes import label_map_of_any_size
 from split_matching.model.weights_identity import is_file_spec
+from split_matching.stages.data.images import to_rgb
 from split_matching.stages.data.photos import read_photo, upright
 from split_matching.stages.ground.device import resolve_device
 from split_matching.stages.inference.decoder_scores import DecoderScorer
@@ -40,9 +43,6 @@ from split_matching.stages.inference.pixels import PixelScorer
 
 Picture = Image.Image | NDArray[np.uint8] | str | os.PathLike[str]
 """A Pillow image, an RGB array (H, W, 3) uint8, or a file."""
-
-MOST_NAMES = 255
-"""Label maps are uint8."""
 
 EXPORTED: Mapping[str, tuple[str, ...]] = {
     "text": (),
@@ -218,20 +218,24 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return class names without outer spaces.
 
     Raises:
-        ConfigError: none, too many, an empty one, one twice, or one with control characters.
+        ConfigError: none, too many, an empty one, one twice, or one that CLIP cannot read or tell from another.
     """
     if isinstance(names, str):
         raise ConfigError(f"class names {names!r}: expected a list of names, not one text")
     clean = tuple(" ".join(str(name).split()) for name in names)
     if not clean:
         raise ConfigError("no class names: give at least one")
-    if len(clean) > MOST_NAMES:
-        raise ConfigError(f"{len(clean)} class names: a label map holds at most {MOST_NAMES}")
+    if len(clean) > MOST_CLASSES:
+        raise ConfigError(f"{len(clean)} class names: a label map holds at most {MOST_CLASSES}")
     for place, name in enumerate(clean):
         if not name or not name.isprintable():
             raise ConfigError(f"class name {place + 1} is {name!r}: expected printable text")
         if name in clean[:place]:
             raise ConfigError(f"class name {name!r} was given twice: expected each once")
+        if flaw := find_flaw(name):
+            raise ConfigError(f"class name {flaw}")
+    for first, second in find_alike([(name,) for name in clean]):
+        raise ConfigError(f"class names {clean[first]!r} and {clean[second]!r} are the same text to CLIP: rename one")
     return clean
 
 
@@ -244,7 +248,7 @@ def to_pixels(image: Picture) -> NDArray[np.uint8]:
     if isinstance(image, str | os.PathLike):
         return read_photo(Path(image))
     if isinstance(image, Image.Image):
-        return np.asarray(upright(image).convert("RGB"))
+        return to_rgb(upright(image), "the image")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise DataError(f"the image is {image.dtype} of shape {image.shape}: expected uint8 of shape (H, W, 3), RGB")
     return image

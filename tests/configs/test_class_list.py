@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from split_matching.configs import class_list as classes_module
-from split_matching.configs.class_list import ClassEntry, load_shipped_classes, prompts_of
-from split_matching.configs.settings import TextConfig
+from split_matching.configs.class_list import ClassEntry, load_classes, load_shipped_classes, prompts_of
+from split_matching.configs.settings import DataConfig, TextConfig
 from split_matching.errors import ConfigError
+from tests.error_lines import check_error
 
 
 def test_voc_classes():
@@ -60,7 +61,24 @@ def test_folds_hide_every_seen_class_once():
         ("ignore: [0]\nclasses: [{id: 1, name: a}, {id: 2, name: b}]\nunseen: [3]\n", ["unseen id 3"]),
         ("ignore: [0]\nclasses: [{id: 1, name: a}, {id: 2, name: b}]\nunseen: [1, 2]\n", ["every class is unseen"]),
         ("ignore: [0]\nclasses: [{id: 1, name: ' '}, {id: 2, name: b}]\nunseen: [1]\n", ["classes.0.name"]),
-        ("classes: [{id: 1, name: a}, {id: 2, name: b}]\nunseen: [1]\n", ["ignore", "required"]),
+        ("unseen: [1]\n", ["no list `classes`", "expected `classes: [NAME, NAME]`"]),
+        ("classes: [cat, no, dog]\nunseen: [cat]\n", ["class 2 is no, off or false", "quote it"]),
+        ("classes: [cat, 7]\nunseen: [cat]\n", ["class 2 is the number 7", "quote it"]),
+        ("classes: [{id: 1, name: yes}, {id: 2, name: b}]\nunseen: [2]\n", ["class 1 is yes, on or true"]),
+        ("classes: [a, {id: 2, name: b}]\nunseen: [a]\n", ["class 2 is {'id': 2", "all plain names"]),
+        (
+            f"classes: [{', '.join(f'n{i}' for i in range(256))}]\nignore: []\nunseen: [n1]\n",
+            ["256 classes", "at most 255"],
+        ),
+        (
+            f"classes: [{', '.join(f'n{i}' for i in range(256))}]\nunseen: [n1]\n",
+            ["'n255' has id 255", "data.ignore=[]"],
+        ),
+        ("classes: [Red Plain, red  plain]\nunseen: [Red Plain]\n", ["'Red Plain' and 'red  plain'", "same text"]),
+        ('classes: [red plain, "red\\_plain"]\nunseen: [red plain]\n', ["same text"]),
+        ("classes: [a&amp;b, a&b, c]\nunseen: [a&b]\n", ["same text"]),
+        ("classes: [{id: 1, name: x, prompts: [b]}, {id: 2, name: B}]\nunseen: [2]\n", ["'x' and 'B'", "same text"]),
+        (f"classes: [{'red ' * 80}a, {'red ' * 80}b]\nunseen: [{'red ' * 80}b]\n", ["same text"]),
         (
             "ignore: [0]\nclasses: [{id: 1, name: a, prompts: word}, {id: 2, name: b}]\nunseen: [1]\n",
             ["classes.0.prompts", "tuple", "'word'"],
@@ -86,3 +104,45 @@ def test_broken_class_lists(tmp_path, monkeypatch, text, words):
         load_shipped_classes("mine")
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in ["configs/classes/mine.yaml", *words]), str(caught.value)
+
+
+def test_ignore_is_255_where_nobody_says(tmp_path):
+    def read(text, name="mine.yaml"):
+        (tmp_path / name).write_text(text)
+        return load_classes(DataConfig(classes=str(tmp_path / name), unseen=("b",)))
+
+    assert read("classes: [a, b]\n").ignore == (255,)
+    assert read("classes: [{id: 0, name: a}, {id: 2, name: b}]\n").ignore == (255,)
+    assert read("classes: [{id: 0, name: a}, {id: 255, name: b}]\n").ignore == ()
+    two = read("0: a\n255: b\n", "mine.TXT")
+    assert two.ids == (0, 255) and two.ignore == ()
+
+
+@pytest.mark.parametrize("text", ["# my classes\na\nb\nc\n", "#mine\r\na\r\nb\r\nc\r\n", "a\nb\n# end\nc\n\n\n"])
+def test_comments_are_no_classes(tmp_path, text):
+    (tmp_path / "c.txt").write_bytes(text.encode())
+    found = load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=("c",)))
+    assert [(entry.id, entry.name) for entry in found.entries] == [(0, "a"), (1, "b"), (2, "c")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *((f"a\nred{sign}plain\nc\n", "control or direction character") for sign in "\x0b\x0c\x1c\x85\u2028\u2029"),
+        ("0: a\n1: b\nc\n", "line 3: 'c'; expected `ID: NAME` as on other lines"),
+        ("0 a\n1 b\n2 c\n", "line 1: '0 a'; expected numbers as `ID: NAME`"),
+        ("0,a\n1,b\n2,c\n", "expected numbers as `ID: NAME`"),
+        ("a,\nb,\nc\n", "line 1: ends with a comma"),
+    ],
+)
+def test_text_lists_that_would_shift_ids_are_errors(tmp_path, text, words):
+    (tmp_path / "c.txt").write_bytes(text.encode())
+    check_error(
+        lambda: load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=("c",))), words, kind=ConfigError
+    )
+
+
+def test_names_alike_to_clip_are_known(tmp_path):
+    (tmp_path / "c.txt").write_text("red plain\nRed Plain\nred\u00a0\u00a0plain\nblue\n", encoding="utf-8")
+    found = load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=("blue",)))
+    assert found.alike == [("red plain", "Red Plain"), ("red plain", "red\u00a0\u00a0plain")]

@@ -1,10 +1,12 @@
 """The visual tower, called block by block, is open_clip's own."""
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 
+from split_matching.configs.class_names import as_clip_reads
 from split_matching.configs.settings import ClipConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.clip import FrozenClip
@@ -270,3 +272,18 @@ def test_more_region_blocks_than_the_tower_has_are_rejected(clip: FrozenClip) ->
 
 def test_braces_in_templates_are_just_text(clip: FrozenClip) -> None:
     assert clip.encode_classes(["red"], ["a {} {thing}"]).shape == (1, clip.dim)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("red plain", "Red Plain"), ("red plain", "red  plain"), ("red plain", "red\u00a0plain"), ("a&b", "a&amp;b"),
+        ("red plain", "red-plain"), ("cat", "cats"), ("red " * 80 + "cat", "red " * 80 + "dog"), ("tv1", "tv 1"),
+        ("it's", "it s"),
+        ("\ufb01re", "fire"), ("\uff21", "a"), ("a_b", "a b"), ("red " * 60 + "cat", "red " * 60 + "dog"),
+    ],
+)  # fmt: skip
+def test_names_are_alike_where_their_tokens_are(first: str, second: str) -> None:
+    """Against open_clip's tokenizer."""
+    tokens = open_clip.get_tokenizer("ViT-B-16")([f"a photo of a {first}.", f"a photo of a {second}."])
+    assert (as_clip_reads(first) == as_clip_reads(second)) == bool((tokens[0] == tokens[1]).all())

@@ -353,7 +353,12 @@ MASKS = [
         lambda p: p.mask(blocks(0, 1), mode="RGB"),
         message="{mask}: the mask has pixels of mode RGB; expected class ids, as a palette or grey PNG",
     ),
-    Row("one bit a pixel", lambda p: p.mask(blocks(0, 1), mode="1"), message="{mask}: the mask has pixels of mode 1;"),
+    Row(
+        "one bit a pixel, ids 0 and 1",
+        lambda p: Image.fromarray(blocks(0, 1) > 0).save(p.tree.mask("t0")),
+        0,
+        holds=classes_are(1),
+    ),
     Row(
         "unknown id",
         lambda p: p.mask(blocks(0, 77, 1, 1)),

@@ -22,10 +22,11 @@ from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.pipeline.verbs.predict import read_names
 from split_matching.stages.data.photos import find_photos, read_photo
 from split_matching.stages.inference.exported_decoder import METADATA
-from split_matching.stages.inference.segmenter import Prediction, Segmenter, check_names
+from split_matching.stages.inference.segmenter import Prediction, Segmenter, check_names, to_pixels
 from split_matching.stages.pages.label_photos import draw_overlay
 from tests.handmade import TINY
 
+ROOT = Path(__file__).parents[3]
 NAMES = ["red striped", "plain", "traffic cone"]
 
 
@@ -175,6 +176,8 @@ def test_orientation_of_a_photograph_is_applied(tmp_path: Path) -> None:
         ([], "no class names"),
         (["dog", " dog "], "twice"),
         (["dog", ""], "class name 2"),
+        (["Dog", "cat", "dog"], "'Dog' and 'dog' are the same text to CLIP"),
+        (["a " * 80 + "dog", "a " * 80 + "cat"], "same text to CLIP"),
         (["a\x1b[31m"], "printable"),
         ([f"n{i}" for i in range(256)], "at most 255"),
         ("dog", "expected a list"),
@@ -183,6 +186,16 @@ def test_orientation_of_a_photograph_is_applied(tmp_path: Path) -> None:
 def test_wrong_names_are_refused(names: object, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_names(names)
+
+
+def test_a_deep_picture_is_scaled_as_its_file_is(tmp_path: Path) -> None:
+    deep = Image.fromarray((np.arange(1200).reshape(30, 40) * 54).astype(np.uint16))
+    deep.save(tmp_path / "a.png")
+    expected = (np.arange(1200).reshape(30, 40) * 54) >> 8
+    for given in (deep, tmp_path / "a.png", Image.open(tmp_path / "a.png")):
+        assert np.array_equal(to_pixels(given), np.repeat(expected[:, :, None], 3, axis=2))
+    with pytest.raises(DataError, match="the image: pixels of 32 bits"):
+        to_pixels(Image.fromarray(np.ones((4, 4), np.float32)))
 
 
 @pytest.mark.parametrize(("shape", "kind"), [((4, 4), "uint8"), ((4, 4, 3), "float32"), ((0, 4, 3), "uint8")])
@@ -293,10 +306,28 @@ def test_mistakes_end_in_one_line(artifacts: Path, tmp_path: Path, capsys, chang
     assert not (tmp_path / "out").exists()
 
 
+def names_of(text: object) -> list[str]:
+    return [entry.name for entry in read_names(str(text))]
+
+
 def test_names_come_from_text_or_file(tmp_path: Path) -> None:
-    (tmp_path / "n.txt").write_text("\ufeffdog\n\ntraffic cone, red\n", encoding="utf-8")
-    assert read_names(str(tmp_path / "n.txt")) == ["dog", "traffic cone, red"]
-    assert check_names(read_names("dog,  traffic   cone")) == ("dog", "traffic cone")
+    (tmp_path / "n.txt").write_text("\ufeff# mine\ndog\n\ntraffic cone, red\n", encoding="utf-8")
+    assert names_of(tmp_path / "n.txt") == ["dog", "traffic cone, red"]
+    (tmp_path / "N.TXT").write_text("0: red plain\n4: sofa\n")
+    assert names_of(tmp_path / "N.TXT") == ["red plain", "sofa"]
+    assert check_names(names_of("dog,  traffic   cone")) == ("dog", "traffic cone")
+
+
+def test_names_come_from_a_shipped_list_with_its_prompts() -> None:
+    entries = read_names(str(ROOT / "configs/classes/voc.yaml"))
+    assert len(entries) == 20 and entries[0].name == "aeroplane"
+    assert entries[10].prompts == ("dining table",)
+
+
+def test_a_file_is_no_class_name(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("dog\n")
+    with pytest.raises(ConfigError, match="expected names, or a file that ends in"):
+        read_names(str(tmp_path / "names.csv"))
 
 
 def test_photos_are_found_below_a_folder(tmp_path: Path) -> None:

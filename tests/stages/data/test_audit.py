@@ -73,7 +73,12 @@ def test_coloured_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     root = write(tmp_path)
     path = put_mask(root, "train/a.png", folder_data.stripes((0, 1)), "RGB")
     (found,) = problems(audit(root))
-    assert found.startswith("1 masks are coloured (RGB)") and str(path) in found and "palette or grey PNG" in found
+    assert (
+        found.startswith("1 masks are coloured, first: ")
+        and "mode RGB" in found
+        and str(path) in found
+        and "palette or grey PNG" in found
+    )
     command = ["check-data", "--dataset", "folder", "--artifacts", str(tmp_path / "cache"), "--set", *settings(root)]
     assert main(command) == 3
     assert "PROBLEM: 1 masks are coloured" in capsys.readouterr().out
@@ -99,10 +104,46 @@ def test_ids_one_too_high(tmp_path: Path) -> None:
     """ADE20K and others: 0 is background, and the list begins with class 1."""
     root = write(tmp_path, {"train": {"a": (0, 1, 2), "b": (3, 4, 5)}, "val": {"c": (1, 2, 3, 4, 5)}})
     (found,) = problems(audit(root))
-    assert "5 (" in found and "data.first_id=1 'data.ignore=[0,255]'" in found
+    assert "5 (" in found and "data.first_id=1 'data.ignore=[0,255]'" in found and "'data.ignore=[5,255]'" in found
     assert audit(root, "data.first_id=1", "data.ignore=[0,255]").passed
     (found,) = problems(audit(root, "data.first_id=1"))
     assert "0 (" in found and "if it is background: --set 'data.ignore=[0,255]'" in found
+
+
+@pytest.mark.parametrize(
+    ("first", "likely"),
+    [
+        ((0, 0, 0, 0, 0, 1, 2, 5), "ids are one higher, with 0 for background: --set data.first_id=1 "),
+        ((1, 2, 3, 4, 5), "ids are one higher"),  # background is in no mask
+        ((0, 1, 1, 2, 2, 3, 4, 5), "5 is void at the end of the list: --set 'data.ignore=[5,255]'"),  # CamVid's 11
+    ],
+)
+def test_an_id_above_the_list_has_two_readings(tmp_path: Path, first: tuple[int, ...], likely: str) -> None:
+    root = write(tmp_path, {"train": {"a": first, "b": first}, "val": {"c": first}})
+    (found,) = problems(audit(root))
+    assert f"so probably {likely}" in found
+    assert "data.first_id=1 'data.ignore=[0,255]'" in found and "'data.ignore=[5,255]'" in found
+    assert audit(root, "data.first_id=1", "data.ignore=[0,255]").passed and audit(root, "data.ignore=[5,255]").passed
+
+
+def test_masks_of_black_and_white(tmp_path: Path) -> None:
+    """As drawn in an image editor: 255 is a class there, and the default says it is none."""
+    both = (0, 255, 255, 255)
+    root = write(tmp_path, {"train": {"a": both, "b": both}, "val": {"c": both}}, names=("wall", "crack"))
+    only = ["data.unseen=[crack]"]
+    (found,) = problems(audit(root, *only))
+    assert "0 and 255 alone" in found and "75 % of all pixels are dropped" in found and "`255: NAME`" in found
+    (root / "classes.txt").write_text("0: wall\n255: crack\n")
+    result = audit(root, *only)
+    assert result.passed and "255  crack  unseen     75.00 %       2     75.00 %       1" in "\n".join(result.lines())
+    assert "`255: NAME`" in problems(audit(write(root), "data.ignore=[]"))[0]
+
+
+def test_odd_names_are_noted(tmp_path: Path) -> None:
+    root = write(tmp_path, names=("background", "door", "Door", "dog", "kite"))
+    text = notes(audit(root, "data.ignore=[0,255]"))
+    assert "named in the class list and ignored, so no class: 0 (background)" in text
+    assert "cannot tell apart: 'door' and 'Door'" in text
 
 
 def test_ids_one_too_low(tmp_path: Path) -> None:

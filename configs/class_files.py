@@ -1,0 +1,93 @@
+"""Files of class lists, text and YAML: what they hold, before a config says which classes are unseen.
+
+Text has one name a line, or `ID: NAME` on every line; lines that begin with # are comments. YAML has `classes` (each
+`{id, name}` or `{id, name, prompts}`, or a plain name), and may have `ignore` and `unseen`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from split_matching.configs.strict_yaml import read_mapping, shorten
+from split_matching.errors import ConfigError
+
+FILE_ENDINGS = (".yaml", ".yml", ".txt")
+
+_NUMBERED = re.compile(r"(\d{1,5})\s*[:\t]\s*(\S.*)")
+_OTHERWISE_NUMBERED = re.compile(r"\d{1,5}(\s*[,;=).-]\s*|\s+)\S.*")
+
+
+def is_class_file(name: str) -> bool:
+    """Whether a text names a file of classes by its ending; case does not matter."""
+    return name.lower().endswith(FILE_ENDINGS)
+
+
+def is_text_file(name: str) -> bool:
+    """Whether a class list is plain text."""
+    return name.lower().endswith(".txt")
+
+
+def read_class_file(path: Path, label: str, blank_lines: bool = False) -> dict[str, Any]:
+    """Read a class list as the mapping that a YAML list holds; its values are checked for what YAML makes of words.
+
+    Args:
+        path: the file.
+        label: how errors name it.
+        blank_lines: allow them in text; else one is an error, as all later ids would shift.
+
+    Returns:
+        `classes`, and whatever else the file has. An entry of `classes` is a name, or a mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, or names the guilty line or entry.
+    """
+    if is_text_file(path.name):
+        return {"classes": _read_text(path, label, blank_lines)}
+    values = read_mapping(path, label)
+    classes = values.get("classes")
+    if not isinstance(classes, list):
+        raise ConfigError(f"{label}: no list `classes`; expected `classes: [NAME, NAME]`, or {{id, name}} of each")
+    for number, entry in enumerate(classes, start=1):
+        name = entry.get("name") if isinstance(entry, dict) else entry
+        if isinstance(name, bool | int | float) or (name is None and (entry is None or "name" in entry)):
+            raise ConfigError(
+                f"{label}: class {number} is {_yaml_word(name)}, which YAML does not take as text; quote it: 'no', '7'"
+            )
+        if isinstance(entry, dict) != isinstance(classes[0], dict):
+            raise ConfigError(
+                f"{label}: class {number} is {shorten(repr(entry))}; expected all plain names, or all {{id, name}}"
+            )
+    return values
+
+
+def _yaml_word(value: object) -> str:
+    words = {True: "yes, on or true", False: "no, off or false", None: "empty, null or ~"}
+    return words[value] if value is None or isinstance(value, bool) else f"the number {value}"
+
+
+def _read_text(path: Path, label: str, blank_lines: bool) -> list[Any]:
+    try:
+        # not `splitlines`: that breaks a line at a form feed and at U+0085, and all later ids would shift
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{label}: cannot be read ({error}); expected UTF-8 text, one class name a line") from None
+    rows = [(number, line.strip(" \t\r")) for number, line in enumerate(lines, start=1) if line[:1] != "#"]
+    if blank_lines:
+        rows = [(number, line) for number, line in rows if line]
+    blank = next((number for number, line in rows if not line), None)
+    if blank is not None:
+        raise ConfigError(f"{label}, line {blank}: empty; expected a class name on every line, as its place is its id")
+    matches = [_NUMBERED.fullmatch(line) for _, line in rows]
+    if all(matches):
+        return [{"id": int(found[1]), "name": found[2]} for found in matches if found]
+    odd = next((row for row, found in zip(rows, matches, strict=True) if not found), None)
+    if odd and any(matches):
+        raise ConfigError(f"{label}, line {odd[0]}: {odd[1]!r}; expected `ID: NAME` as on other lines, or on none")
+    if all(_OTHERWISE_NUMBERED.fullmatch(line) for _, line in rows):
+        raise ConfigError(f"{label}, line {rows[0][0]}: {rows[0][1]!r}; expected numbers as `ID: NAME`, or names alone")
+    comma = next((number for number, line in rows if line.endswith((",", ";"))), None)
+    if comma is not None:
+        raise ConfigError(f"{label}, line {comma}: ends with a comma; expected a name alone, one a line")
+    return [line for _, line in rows]

@@ -1,0 +1,81 @@
+"""The values that a mask file stores, whatever its bit depth; Pillow alone scales some and truncates others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from split_matching.errors import DataError
+
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""Tags of a TIFF."""
+
+Values = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class ColouredError(DataError):
+    """A mask that holds colours, not ids."""
+
+
+def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
+    """Return the palette indices or grey values of a decoded mask as the file stores them.
+
+    Args:
+        image: the decoded mask.
+        data: the bytes of its file.
+        path: for errors only.
+
+    Returns:
+        (H, W) values, uint8, or uint16 for a file of more than 8 bits.
+
+    Raises:
+        ColouredError: its pixels have colours.
+        DataError: it is a JPEG, or its values are no whole numbers of up to 16 bits.
+    """
+    if image.format == "JPEG":
+        raise DataError(f"{path}: the mask is a JPEG, which smears ids; expected a PNG: export the masks again as PNG")
+    if image.mode == "P":
+        return np.array(image, dtype=np.uint8)
+    depth, inverted = _depth(image, data)
+    if image.mode in ("1", "L"):
+        values = np.array(image, dtype=np.uint8)
+        if image.mode == "L" and depth < 8:
+            values //= 255 // (2**depth - 1)  # Pillow spreads grey values of 2 and 4 bits over 0..255
+        return np.asarray((2 ** min(depth, 8) - 1) - values if inverted else values)
+    if image.mode.startswith("I"):
+        return _as_16_bits(np.array(image), path)
+    if image.mode == "F":
+        raise DataError(f"{path}: the mask has fractions; expected class ids: save whole numbers as PNG")
+    raise ColouredError(
+        f"{path}: the mask has pixels of mode {image.mode}; expected class ids, as a palette or grey PNG: "
+        f"{_remedy(image)}"
+    )
+
+
+def _depth(image: Image.Image, data: bytes) -> tuple[int, bool]:
+    """Bits of a sample in the file, and whether the file stores white as 0, which Pillow turns round."""
+    if image.format == "PNG":
+        return data[24], False  # of the header: PNG specification, 11.2.2
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        return int(tags.get(BITS_PER_SAMPLE, (1,))[0]), tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    return (1 if image.mode == "1" else 8), False
+
+
+def _as_16_bits(values: NDArray[np.generic], path: Path) -> Values:
+    wide = values.astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        outside = wide.min() if wide.min() < 0 else wide.max()
+        raise DataError(f"{path}: the mask has the value {outside}; expected class ids of 0 to 65535")
+    return wide.astype(np.uint16)
+
+
+def _remedy(image: Image.Image) -> str:
+    """What to do about a mask that has colours, or seems to."""
+    channels = np.array(image if image.mode == "LA" else image.convert("RGB"))[..., : 1 if image.mode == "LA" else 3]
+    if (channels == channels[..., :1]).all():
+        return "its channels are equal, so save one of them as a grey PNG"
+    return "replace each colour by the id of its class"
