@@ -204,7 +204,9 @@ def workspace(options: Options, images: int, *overrides: str) -> Iterator[Worksp
             lists = Path(photos) / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
             chosen = (lists / "trainaug.txt").read_text().split()[:images] + (lists / "val.txt").read_text().split()[:2]
             data = (f"data.root={json.dumps(photos)}", f"data.images={json.dumps(chosen)}")
-            yield Workspace(Path(name), load_config("voc", overrides=[*LARGE, *data, *common]), f"{images} photographs")
+            yield Workspace(
+                Path(name), load_config("voc_cached", overrides=[*LARGE, *data, *common]), f"{images} photographs"
+            )
         else:
             large = ("shapes.image_size=512", *scenes, *LARGE)
             what = f"{images} scenes rendered at 512 px"

@@ -259,6 +259,9 @@ class TrainConfig(Section):
     steps: Positive = Field(20000, description="Optimiser steps.")
     batch: Positive = Field(16, description="Images a step, over all processes.")
     lr: Annotated[float, Field(gt=0)] = Field(1e-4, description="Peak learning rate (AdamW).")
+    min_lr: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Learning rate at the end of the decay (peers: 1e-6).", json_schema_extra=added(neutral=0.0)
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW weight decay.")
     warmup: NonNegative = Field(500, description="Linear warm-up steps.")
     poly: Annotated[float, Field(ge=0)] = Field(0.9, description="Power of the poly decay.")
@@ -295,6 +298,12 @@ class TrainConfig(Section):
         low, high = self.scale_range
         if low > high:
             raise ValueError(f"train.scale_range [{low}, {high}] is empty: expected the smaller scale first")
+        return self
+
+    @model_validator(mode="after")
+    def _rate_decays(self) -> TrainConfig:
+        if self.min_lr > self.lr:
+            raise ValueError(f"train.min_lr {self.min_lr} is above train.lr {self.lr}: expected at most as much")
         return self
 
 

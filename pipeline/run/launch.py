@@ -171,6 +171,8 @@ def _run(
                 display = ProgressDisplay(
                     [member.command for member in members], [member.unit for member in members], quiet=options.quiet
                 )
+                if not met:
+                    _warn(plan, before, display)
                 try:
                     _build(stage, display, failures, options)
                 finally:
@@ -187,6 +189,16 @@ def _run(
         return INTERRUPTED
     finally:
         shutil.rmtree(failures, ignore_errors=True)
+
+
+def _warn(plan: Plan, before: Mapping[str, State], display: ProgressDisplay) -> None:
+    """Say which settings of what will run are allowed, but hardly meant."""
+    train = plan.config.train
+    if "train" in before and not before["train"].fresh and train.warmup > train.steps:
+        display.say(
+            f"warning: train.warmup {train.warmup} is more than train.steps {train.steps}: the learning rate does not "
+            "reach train.lr; lower train.warmup"
+        )
 
 
 def _repair(stage: Stage, failures: Path, display: ProgressDisplay, met: Counter[str]) -> bool:

@@ -98,9 +98,10 @@ def build_decoder(config: DecoderConfig, width: int, maps: int, dim: int, blocks
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then poly decay. Source: choice (after ZegCLIP)."""
+    """Linear warm-up, then poly decay to `min_lr`. Source: choice (ZegCLIP's, by mmcv's formula)."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
-    return config.lr * warm * (1 - step / config.steps) ** config.poly
+    decay = (1 - step / config.steps) ** config.poly
+    return (config.lr - config.min_lr) * warm * decay + config.min_lr * warm
 
 
 def _parameter_groups(model: QueryDecoder, config: TrainConfig) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +11,6 @@ from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores
 from split_matching.stages.inference.sliding import window_starts
-
-PEERS = sorted(Path("configs/peers").glob("*.yaml"))
 
 
 def label_maps(seed: int, classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -70,17 +66,34 @@ def test_voc_classes_are_spelt_and_split_as_the_peers_do() -> None:
     assert len(classes.seen()) == 15 and classes.ignore == (0, 255)
 
 
-@pytest.mark.parametrize("path", PEERS, ids=lambda path: path.stem)
-def test_peers_configs_are_valid_and_say_what_the_peers_do(path: Path) -> None:
-    if path.stem not in known_datasets():
-        pytest.skip(f"configs/{path.stem}.yaml is not there")
-    config = load_config(path.stem, set_files=[path])
-    assert (config.train.features, config.train.batch, config.train.warmup) == ("online", 16, 1500)
-    assert (config.evaluate.mode, config.evaluate.window, config.evaluate.stride) == ("slide", 512, 426)
-    assert (config.evaluate.short_side, config.features.resize) == (512, "short")
-    expected = {"voc": (10, 20000, 1), "coco_stuff": (100, 80000, 15)}[path.stem]
-    assert (config.decoder.prompts, config.train.steps, len(config.text.templates)) == expected
-    assert config.train.lr == pytest.approx(10 * 2e-5) and config.evaluate.gamma == 0
+@pytest.mark.parametrize(
+    ("name", "prompts", "steps", "templates"), [("voc", 10, 20000, 1), ("coco_stuff", 100, 80000, 15)]
+)
+def test_data_sets_follow_the_protocol_of_the_peers(name: str, prompts: int, steps: int, templates: int) -> None:
+    """As read in ZegCLIP's configs; features of training images would be read once, and are not kept."""
+    config = load_config(name)
+    train, evaluate, features = config.train, config.evaluate, config.features
+    assert (evaluate.mode, evaluate.window, evaluate.stride, evaluate.short_side) == ("slide", 512, 426, 512)
+    assert (features.size, features.resize, features.persist) == (512, "short", False)
+    assert (train.features, train.batch, train.steps, train.warmup) == ("online", 16, steps, 1500)
+    assert (train.lr, train.min_lr, train.weight_decay, train.poly) == (10 * 2e-5, 1e-6, 0.01, 0.9)
+    assert (train.scale_range, train.cat_max_ratio, train.flip, train.photometric) == ((0.5, 2.0), 0.75, True, True)
+    assert (config.decoder.prompts, len(config.text.templates)) == (prompts, templates)
+    assert evaluate.gamma == 0 and config.text.templates[0].removesuffix(".") == "a photo of a {}"
+
+
+@pytest.mark.parametrize("name", ["voc", "coco_stuff"])
+def test_cached_recipes_are_of_the_same_data(name: str) -> None:
+    config, cached = load_config(name), load_config(f"{name}_cached")
+    assert (cached.data, cached.clip) == (config.data, config.clip)
+    assert cached.features.persist and cached.evaluate.mode == "whole" and cached.decoder.prompts == 0
+
+
+@pytest.mark.parametrize("name", sorted({*known_datasets()} - {"shapes"}))
+def test_cached_token_maps_are_not_mirrored(name: str) -> None:
+    """A mirrored image has another token map than the mirrored map of the image."""
+    train = load_config(name).train
+    assert train.flip == (train.features == "online")
 
 
 def test_windows_of_an_image_with_a_short_side_of_512() -> None:

@@ -41,7 +41,7 @@ class Place:
 
     folder: Path
     tree: VocTree
-    dataset: str = "voc"
+    dataset: str = "voc_cached"
     settings: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
 
@@ -193,7 +193,7 @@ def replace_by_folder(path: Path) -> None:
 
 
 def entry(place: Place, image_id: str = "t0") -> dict[str, Any]:
-    images = json.loads(next(place.cache.glob("voc/dataset/*/images.json")).read_text())
+    images = json.loads(next(place.cache.glob("voc_cached/dataset/*/images.json")).read_text())
     return next(image for members in images.values() for image in members if image["id"] == image_id)
 
 
@@ -203,7 +203,7 @@ def sized(height: int, width: int) -> Callable[[Place], bool]:
 
 def ids_are(*ids: str) -> Callable[[Place], bool]:
     def check(place: Place) -> bool:
-        images = json.loads(next(place.cache.glob("voc/dataset/*/images.json")).read_text())
+        images = json.loads(next(place.cache.glob("voc_cached/dataset/*/images.json")).read_text())
         return [image["id"] for image in images["train"]] == list(ids)
 
     return check
@@ -211,7 +211,7 @@ def ids_are(*ids: str) -> Callable[[Place], bool]:
 
 def classes_are(*ids: int) -> Callable[[Place], bool]:
     def check(place: Place) -> bool:
-        train = json.loads(next(place.cache.glob("voc/dataset/*/train.json")).read_text())["images"]
+        train = json.loads(next(place.cache.glob("voc_cached/dataset/*/train.json")).read_text())["images"]
         return next(image["classes"] for image in train if image["id"] == "t0") == list(ids)
 
     return check
@@ -219,7 +219,7 @@ def classes_are(*ids: int) -> Callable[[Place], bool]:
 
 def features(place: Place) -> np.ndarray:
     """Of t0, as the newest artifact has them."""
-    paths = place.cache.glob("voc/features/*/train-00000.h5")
+    paths = place.cache.glob("voc_cached/features/*/train-00000.h5")
     return ShardSet([max(paths, key=lambda path: path.stat().st_mtime_ns)]).read("t0", "dense")
 
 
@@ -530,7 +530,7 @@ CONFIGS = [
         "unknown choice",
         lambda p: p.set("features.variant=best"),
         2,
-        "features.variant is best: input should be 'value', 'qq', 'kk' or 'last'",
+        "features.variant is best: input should be 'value', 'maskclip', 'qq', 'kk', 'naclip', ",
     ),
     Row(
         "empty list",
@@ -593,7 +593,7 @@ CONFIGS = [
         "unknown data set",
         lambda p: setattr(p, "dataset", "vok"),
         2,
-        "unknown data set 'vok'; expected one of: coco_stuff, folder, shapes, voc, or a YAML file of your own",
+        "unknown data set 'vok'; expected one of: coco_stuff, coco_stuff_cached, folder, ",
     ),
     Row("broken YAML", lambda p: p.set_file("train: {steps: 1\n"), 2, "{extra}: broken YAML: "),
     Row(
@@ -803,7 +803,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(row: Row, place: Place, capfd:
     assert row.message and row.message.format_map(place.names()) in printed.err
     assert not (place.folder / "pwned").exists(), "a pickle was loaded"
     assert left_behind(place.cache) == []
-    assert not list(place.cache.glob(f"voc/{SLUGS[row.verb]}/*/manifest.json"))
+    assert not list(place.cache.glob(f"voc_cached/{SLUGS[row.verb]}/*/manifest.json"))
 
 
 SLUGS = {"PrepareDataset": "dataset", "EmbedText": "text", "ExtractFeatures": "features"}

@@ -32,7 +32,9 @@ def tree(voc_tree: Callable[..., VocTree], make_mask: Callable[..., np.ndarray])
 
 def run(tmp_path: Path, tree: VocTree, stage: str, *more: str) -> int:
     settings = [*TINY, f"data.root={tree.root}", *more]
-    return main([stage, "--dataset", "voc", "--artifacts", str(tmp_path / "cache"), "--quiet", "--set", *settings])
+    return main(
+        [stage, "--dataset", "voc_cached", "--artifacts", str(tmp_path / "cache"), "--quiet", "--set", *settings]
+    )
 
 
 def test_every_stage_runs_on_a_voc_tree(tmp_path: Path, tree: VocTree, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +42,7 @@ def test_every_stage_runs_on_a_voc_tree(tmp_path: Path, tree: VocTree, capsys: p
     report = Path(capsys.readouterr().out.splitlines()[-1])
     page = report.read_text()
     assert report.name == "report.html" and "Plumbing only" in page
-    metrics = json.loads(next((tmp_path / "cache/voc/evaluate").rglob("metrics.json")).read_text())
+    metrics = json.loads(next((tmp_path / "cache/voc_cached/evaluate").rglob("metrics.json")).read_text())
     assert metrics["images"] == 2 and set(metrics) >= {"pAcc", "mIoU_seen", "mIoU_unseen", "hIoU"}
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*") if p.is_file()}
     assert run(tmp_path, tree, "Report") == 0
@@ -80,13 +82,13 @@ def test_bad_data_is_one_line_and_nothing_is_lost(
     spoil: Callable[[VocTree], str], tmp_path: Path, tree: VocTree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, tree, "EmbedText") == 0
-    text = next((tmp_path / "cache/voc/text").rglob("text.safetensors")).read_bytes()
+    text = next((tmp_path / "cache/voc_cached/text").rglob("text.safetensors")).read_bytes()
     words = spoil(tree)
     capsys.readouterr()
     assert run(tmp_path, tree, "Evaluate") == 3
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
-    assert next((tmp_path / "cache/voc/text").rglob("text.safetensors")).read_bytes() == text
+    assert next((tmp_path / "cache/voc_cached/text").rglob("text.safetensors")).read_bytes() == text
     assert not list((tmp_path / "cache/voc").glob("dataset/*/manifest.json"))
 
 
@@ -94,7 +96,7 @@ def test_workers_and_shards_change_no_byte(tmp_path: Path, tree: VocTree) -> Non
     # each in a process of its own, as from a shell: workers forked after a training in the same process hung here
     for name, more in (("a", ()), ("b", ("runtime.workers=2", "runtime.shard_size=2"))):
         cache = ["--artifacts", str(tmp_path / name), "--quiet", "--set", *TINY, f"data.root={tree.root}", *more]
-        command = [sys.executable, str(ROOT / "run_pipeline.py"), "TrainDecoder", "--dataset", "voc", *cache]
+        command = [sys.executable, str(ROOT / "run_pipeline.py"), "TrainDecoder", "--dataset", "voc_cached", *cache]
         subprocess.run(command, check=True, timeout=300)
     manifests = []
     for name in ("a", "b"):
@@ -132,7 +134,7 @@ def test_real_photographs_run_through_every_stage(
     names = ["--image", str(photos), "--classes", "dog, sofa, traffic cone", "--out", str(out)]
     settings = [*TINY, f"data.root={tmp_path / 'few'}", "features.size=128"]
     cache = ["--artifacts", str(tmp_path / "cache"), "--quiet", "--set", *settings]
-    assert main(["predict", "--dataset", "voc", *names, *cache]) == 0
+    assert main(["predict", "--dataset", "voc_cached", *names, *cache]) == 0
     count = len(list(photos.iterdir()))
     assert capsys.readouterr().out.splitlines()[0] == f"{count} labelled"
     for path in photos.iterdir():

@@ -144,7 +144,7 @@ def test_wrong_use_of_ablate_runs_nothing(tmp_path, ran, capsys, arguments: list
 
 def test_missing_data_is_said_once_and_nothing_runs(tmp_path, ran, capsys) -> None:
     configs = ran(by_matching)
-    arguments = ["ablate", "--dataset", "voc", "--set", "clip.weights=random", "--artifacts", str(tmp_path)]
+    arguments = ["ablate", "--dataset", "voc_cached", "--set", "clip.weights=random", "--artifacts", str(tmp_path)]
     assert main(arguments) == 3
     assert configs == [] and capsys.readouterr().err.count("\n") == 1
 
@@ -207,7 +207,7 @@ def test_a_bug_is_a_failed_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_several_at_once_give_every_outcome(tmp_path: Path) -> None:
     """In processes of their own; without data they fail fast, and that too comes back."""
     overrides = ["clip.weights=random", f"runtime.artifacts={tmp_path}"]
-    configs = {seed: load_config("voc", overrides=[*overrides, f"train.seed={seed}"]) for seed in range(3)}
+    configs = {seed: load_config("voc_cached", overrides=[*overrides, f"train.seed={seed}"]) for seed in range(3)}
     with experiments.EvaluationPool(jobs=2) as pool:
         outcomes = dict(pool.run(configs))
     assert sorted(outcomes) == [0, 1, 2]

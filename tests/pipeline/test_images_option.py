@@ -23,7 +23,7 @@ def prepare(
 
     def run(*more: str) -> tuple[int, str]:
         capsys.readouterr()
-        place = ["--dataset", "voc", "--artifacts", str(tmp_path / "cache"), "--quiet"]
+        place = ["--dataset", "voc_cached", "--artifacts", str(tmp_path / "cache"), "--quiet"]
         code = main(["PrepareDataset", *place, "--set", f"data.root={tree.root}", *more])
         captured = capsys.readouterr()
         return code, captured.err if code else captured.out.splitlines()[-1]
@@ -85,5 +85,7 @@ def test_without_a_validation_image_nothing_but_the_lists_is_made(
 
 def test_key_of_the_whole_data_set_does_not_hold_the_field() -> None:
     """It came later than the first caches; and a field that is never used makes nothing stale."""
-    plans = [make_plan(load_config("voc", [], ["clip.weights=random", *more])) for more in ((), ("data.images=[a]",))]
+    plans = [
+        make_plan(load_config("voc_cached", [], ["clip.weights=random", *more])) for more in ((), ("data.images=[a]",))
+    ]
     assert ["data.images" in plan["dataset"].reads for plan in plans] == [False, True]

@@ -108,7 +108,19 @@ READS: dict[str, set[str]] = {
     **{
         f"train.{name}": {"TrainDecoder"}
         for name in (
-            *("matching", "steps", "batch", "lr", "weight_decay", "warmup", "poly", "clip_grad", "flip", "features"),
+            *(
+                "matching",
+                "steps",
+                "batch",
+                "lr",
+                "min_lr",
+                "weight_decay",
+                "warmup",
+                "poly",
+                "clip_grad",
+                "flip",
+                "features",
+            ),
             *(
                 "cost_class",
                 "cost_mask",

@@ -155,7 +155,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
     (folder / "classes/voc.yaml").write_text(yaml.safe_dump(listed), encoding="utf-8")
     cache = folder / "deep" / "er" / "cache"
     settings = [*TINY, "pseudo_masks.merge=0.999", f"data.root={write_tree(folder).root}"]
-    arguments = ["--dataset", "voc", "--artifacts", str(cache), "--set", *settings]
+    arguments = ["--dataset", "voc_cached", "--artifacts", str(cache), "--set", *settings]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classes_module, "FOLDER", folder / "classes")
         assert main(["Report", *arguments]) == 0
@@ -208,7 +208,7 @@ def test_hostile_class_names_reach_no_path(hostile: SimpleNamespace) -> None:
 def test_hostile_class_names_survive_json_and_csv(hostile: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     import csv
 
-    (table,) = hostile.cache.glob("voc/evaluate/*/per_class.csv")
+    (table,) = hostile.cache.glob("voc_cached/evaluate/*/per_class.csv")
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {read_cell(row["name"]) for row in rows} >= set(HOSTILE.values()) and len(rows) == 20
@@ -260,7 +260,7 @@ def test_a_run_of_every_stage_unpickles_nothing_connects_nowhere_and_writes_into
     """Weights come from a file, the data from a folder: nothing else is to be touched but the cache and /tmp."""
     (tmp_path / "tmp").mkdir()
     settings = [*TINY, "clip.weights=bundled", f"data.root={write_tree(tmp_path).root}"]
-    arguments = ["--dataset", "voc", "--artifacts", str(tmp_path / "cache"), "--set", *settings]
+    arguments = ["--dataset", "voc_cached", "--artifacts", str(tmp_path / "cache"), "--set", *settings]
     environment = {
         **os.environ,
         "TMPDIR": str(tmp_path / "tmp"),

@@ -192,8 +192,8 @@ def test_photographs_of_many_sizes(voc_mini: Path, tmp_path: Path) -> None:
     )
     files = []
     for more in ((), NOT_KEPT):
-        assert main(["EmbedRegions", "--dataset", "voc", "--quiet", "--set", *settings, *more]) == 0
-        folder = make_plan(load_config("voc", overrides=[*settings, *more]))["regions"].entry.folder
+        assert main(["EmbedRegions", "--dataset", "voc_cached", "--quiet", "--set", *settings, *more]) == 0
+        folder = make_plan(load_config("voc_cached", overrides=[*settings, *more]))["regions"].entry.folder
         files.append({path.name: path.read_bytes() for path in folder.glob("*.h5")})
     assert files[0] == files[1] and len(files[0]) == 2
 

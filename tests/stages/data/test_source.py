@@ -34,7 +34,8 @@ def test_a_layout_names_fields_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "files"), [("voc", {"voc"}), ("shapes", {"shapes", "voc"}), ("coco_stuff", {"coco_stuff"})]
+    ("dataset", "files"),
+    [("voc_cached", {"voc"}), ("shapes", {"shapes", "voc"}), ("coco_stuff_cached", {"coco_stuff"})],
 )
 def test_the_code_of_a_stage_holds_the_layout_of_its_config_and_no_other(dataset: str, files: set[str]) -> None:
     plan = make_plan(load_config(dataset, overrides=["clip.weights=random"]))

@@ -36,7 +36,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             tree.write_image(image_id, (mask.shape[0], mask.shape[1]))
             tree.write_mask(image_id, mask)
     settings = [*TINY, "features.size=64", "pseudo_masks.merge=0.999", f"data.root={tree.root}"]
-    given = ["--dataset", "voc", "--artifacts", str(folder / "cache"), "--set", *settings]
+    given = ["--dataset", "voc_cached", "--artifacts", str(folder / "cache"), "--set", *settings]
     assert main(["Evaluate", *given]) == 0
     return given
 
@@ -83,7 +83,7 @@ def test_regions_are_listed_with_areas_and_nearest_seen_classes(
     inspect("pseudo_masks", "--image", "t001", "--out", str(tmp_path / "x.png"))
     lines = capsys.readouterr().out.splitlines()
     cache = Path(arguments[3])
-    (shard,) = cache.glob("voc/pseudo_masks/*/train-00000.h5")
+    (shard,) = cache.glob("voc_cached/pseudo_masks/*/train-00000.h5")
     labels = ShardReader(shard).read("t001", "labels")
     rows = [line for line in lines if re.match(r"\d+ +\d", line)]
     assert len(rows) == labels.max() > 0

@@ -283,6 +283,21 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert learning_rate(config, 50) == pytest.approx(0.5)
 
 
+def test_learning_rate_ends_at_its_floor() -> None:
+    """mmcv: the poly decay goes from lr to min_lr, and the warm-up scales what comes out."""
+    config = TrainConfig(steps=1000, warmup=10, lr=2e-4, min_lr=1e-6, poly=0.9)
+
+    def expected(step: int) -> float:
+        regular = (2e-4 - 1e-6) * (1 - step / 1000) ** 0.9 + 1e-6
+        return regular * min(1, (step + 1) / 10)
+
+    for step in (0, 4, 9, 10, 500, 999):
+        assert learning_rate(config, step) == pytest.approx(expected(step), rel=1e-9), step
+    assert 1e-6 < learning_rate(config, 999) < 1.5e-6
+    with pytest.raises(ValueError, match=r"train.min_lr 1.0 is above train.lr 0.0001"):
+        TrainConfig(min_lr=1.0)
+
+
 def test_evaluate_covers_all_classes_or_the_fold(chain: Chain, tmp_path: Path) -> None:
     chain.train()
     metrics = json.loads((chain.whole(evaluate, "evaluate") / "metrics.json").read_text())
