@@ -4,7 +4,8 @@ A `View` says which part of the scaled image is seen; images, labels and pseudo 
 stay aligned. All randomness comes from the generator that is passed in.
 
 Source: the mmsegmentation pipeline of ZegCLIP (Resize with ratio .5 to 2, RandomCrop with cat_max_ratio .75,
-RandomFlip, PhotoMetricDistortion), read in its configs; what each step does is recalled. Unlike there, nothing is padded here.
+RandomFlip, PhotoMetricDistortion), read in its configs; what each step does is recalled. Unlike there, nothing is
+padded here.
 """
 
 from __future__ import annotations
