@@ -1,6 +1,8 @@
 """Visual towers: the architectures that are understood, and SigLIP beside open_clip's own."""
 
+import copy
 import json
+from functools import reduce
 from pathlib import Path
 
 import open_clip
@@ -66,6 +68,113 @@ def siglip() -> FrozenClip:
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+# ---- CLIP, beside open_clip's own modules ----
+
+
+@pytest.fixture(scope="module")
+def clip() -> FrozenClip:
+    """A small CLIP in which no bias is 0, as fresh ones are."""
+    made = FrozenClip(ClipConfig(model="tiny-clip", weights="random"))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in made.visual.parameters():
+        if parameter.ndim == 1:
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return made
+
+
+def test_blocks_and_pool_of_clip_are_open_clips(clip: FrozenClip) -> None:
+    x, grid = clip.tower.embed(noise(2, 3, 32, 32))
+    y = x
+    for index, block in enumerate(clip.visual.transformer.resblocks):
+        x, y = clip.tower.block(index, x), block(y)
+        assert torch.allclose(x, y, atol=1e-5)
+    assert grid == (4, 4)
+    assert torch.allclose(clip.tower.pool(x), clip.model.encode_image(noise(2, 3, 32, 32)), atol=1e-5)
+    plain = clip.visual.ln_post(y) @ clip.visual.proj
+    assert torch.allclose(clip.tower.dense(y, x, "last", grid), plain[:, 1:], atol=1e-5)
+    assert not torch.allclose(clip.tower.dense(y, x, "maskclip", grid), plain[:, 1:], atol=1e-2)
+
+
+def test_a_block_of_clip_sees_what_the_mask_shows(clip: FrozenClip) -> None:
+    x = noise(2, 6, clip.width)
+    mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])[:, None, None]
+    got = clip.tower.block(1, x, mask)
+    assert torch.allclose(got[:1, :4], clip.tower.block(1, x[:1, :4]), atol=1e-5)
+    assert torch.allclose(got[1:], clip.tower.block(1, x[1:]), atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_regions_of_clip_beside_a_loop(clip: FrozenClip, blocks: int) -> None:
+    """CLS of a region attends to itself and to the patches of the region, taken from the plain forward pass."""
+    layers = clip.visual.transformer.resblocks
+    allowed = torch.rand(2, 3, 16, generator=torch.Generator().manual_seed(3)) > 0.6
+    x, _ = clip.tower.embed(noise(2, 3, 32, 32))
+    for layer in layers[: len(layers) - blocks]:
+        x = layer(x)
+    got = clip.tower.regions(x, allowed, blocks)
+    assert clip.tower.plain_blocks(blocks) == len(layers) - blocks and got.shape == (2, 3, clip.dim)
+    for image in range(2):
+        for region in range(3):
+            tokens = x[image]
+            cls = tokens[:1]
+            for layer in layers[len(layers) - blocks :]:
+                seen = layer.ln_1(torch.cat([cls, tokens[1:][allowed[image, region]]]))[None]
+                cls = cls + layer.attn(seen[:, :1], seen, seen, need_weights=False)[0][0]
+                cls = cls + layer.mlp(layer.ln_2(cls))
+                tokens = layer(tokens[None])[0]
+            expected = clip.visual.ln_post(cls[0]) @ clip.visual.proj
+            assert torch.allclose(got[image, region], expected, atol=1e-5)
+
+
+def test_regions_need_as_many_blocks_as_there_are(clip: FrozenClip, siglip: FrozenClip) -> None:
+    assert [clip.tower.plain_blocks(blocks) for blocks in (1, 2)] == [1, 0]
+    for blocks in (0, 3):
+        with pytest.raises(ConfigError, match=f"regions.blocks {blocks} does not fit this tower: expected 1 to 2"):
+            clip.tower.plain_blocks(blocks)
+    assert siglip.tower.plain_blocks(9) == siglip.depth  # the pool alone sees the region
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_images_of_a_padded_batch_have_their_own_positions(request: pytest.FixtureRequest, name: str) -> None:
+    tower = request.getfixturevalue(name).tower
+    grids = [(2, 3), (4, 4), (4, 1)]
+    batch = noise(3, 3, 32, 32)
+    x, grid = tower.embed(batch, grids)
+    assert grid == (4, 4)
+    cells = x[:, tower.prefix :].unflatten(1, grid)
+    for row, (h, w) in enumerate(grids):
+        alone, own = tower.embed(batch[row : row + 1, :, : 8 * h, : 8 * w])
+        assert own == (h, w)
+        assert torch.allclose(cells[row, :h, :w], alone[0, tower.prefix :].unflatten(0, own), atol=1e-5)
+        assert torch.allclose(x[row, : tower.prefix], alone[0, : tower.prefix], atol=1e-6)
+    assert torch.equal(tower.embed(batch, [(4, 4)] * 3)[0], tower.embed(batch)[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("trunk.global_pool", "avg"),
+        ("trunk.num_prefix_tokens", 1),
+        ("trunk.pos_embed", None),
+        ("trunk.attn_pool.latent_len", 2),
+        ("trunk.attn_pool.pos_embed", torch.nn.Parameter(torch.zeros(1))),
+        ("trunk.attn_pool.mlp", None),
+        *((f"trunk.{name}", torch.nn.ReLU()) for name in ("norm_pre", "patch_drop", "fc_norm", "head")),
+        *((f"trunk.attn_pool.{name}", torch.nn.ReLU()) for name in ("q_norm", "k_norm")),
+        ("head", torch.nn.Sequential(torch.nn.ReLU())),
+    ],
+)
+def test_a_siglip_with_anything_more_is_rejected(siglip: FrozenClip, path: str, value: object) -> None:
+    visual = copy.deepcopy(siglip.visual)
+    assert SiglipTower.fits(visual)
+    *parts, name = path.split(".")
+    setattr(reduce(getattr, parts, visual), name, value)
+    assert not SiglipTower.fits(visual)
+
+
+# ---- SigLIP ----
 
 
 def test_siglip_embeds_images_as_open_clip_does(siglip: FrozenClip) -> None:
