@@ -21,7 +21,8 @@ from benchmarks.measure import Check, Options, Report, Side, main, synchronise
 from split_matching.configs.load import load_config
 from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.stages.candidates.clustering import cluster, multiscale_faiss, multiscale_torch
-from split_matching.stages.candidates.clustering.faiss_kmeans import smooth, spherical_kmeans
+from split_matching.stages.candidates.clustering.faiss_kmeans import kmeans
+from split_matching.stages.candidates.clustering.steps import prepare, window_seeds
 from split_matching.stages.candidates.pseudo_masks import remove_annotated
 
 PATCH, WIDTH = 8, 128  # of the CLIP of `shapes`, see configs/clip/shapes-vit.json
@@ -43,10 +44,11 @@ def compare(name: str, grid: int, width: int, config: PseudoMasksConfig, images:
     bare, whole, count = [], [], 0
     for index in range(images + 2):
         dense = planted(grid, width, index)
-        mixed = smooth(dense, config.smooth)
-        seeds, points = multiscale_faiss.window_seeds(mixed, config.windows), mixed.reshape(-1, width)
+        cells = prepare(torch.from_numpy(dense)[None], torch.ones(1, grid, grid, dtype=torch.bool), config.smooth)
+        points = cells.flatten(0, 2).numpy()
+        seeds = window_seeds(points, np.ones(len(points), bool), (grid, grid), config.windows)
         start = time.perf_counter()
-        spherical_kmeans(points, seeds, config.iterations)
+        kmeans(points, seeds, config.iterations)
         middle = time.perf_counter()
         labels = remove_annotated(cluster(dense, config), annotated, config)
         end = time.perf_counter()
@@ -68,12 +70,13 @@ def engines(grid: int, width: int, config: PseudoMasksConfig, options: Options) 
     """Measure the partition alone, by faiss and by torch, in turn."""
     batch = 16 if options.device == "cuda" and not options.quick else 1
     images = [planted(grid, width, index) for index in range(batch)]
+    free = [np.ones((grid, grid), bool)] * batch
     samples: tuple[list[float], list[float]] = ([], [])
     for number in range(1 + (1 if options.quick else 20)):
         start = time.perf_counter()
-        multiscale_faiss.cluster(images, config, "cpu")
+        multiscale_faiss.cluster(images, free, config, "cpu")
         middle = time.perf_counter()
-        multiscale_torch.cluster(images, config, options.device)
+        multiscale_torch.cluster(images, free, config, options.device)
         synchronise()
         end = time.perf_counter()
         if number:

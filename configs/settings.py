@@ -196,8 +196,22 @@ class PseudoMasksConfig(Section):
     windows: tuple[Positive, ...] = Field((4, 8, 16), min_length=1, description="Window sizes of the seeds, in cells.")
     k: Annotated[int, Field(ge=1, le=250)] = Field(8, description="Clusters for `kmeans`.")
     iterations: Positive = Field(15, description="k-means iterations.")
-    merge: Annotated[float, Field(ge=-1, le=1)] = Field(
-        0.9, description="lambda: centroids with a cosine similarity above this become one."
+    merge: Fraction = Field(
+        0.85,
+        description="lambda: clusters become one while their squared distance is at most 1 - lambda of the largest one "
+        "in the image; 0 leaves one region, 1 merges nothing.",
+    )
+    tokens: Literal["all", "unannotated"] = Field(
+        "all",
+        description="What is clustered: all cells, from which annotated ones are taken out afterwards, or only those "
+        "that are not annotated (CLIP-to-Seg).",
+        json_schema_extra=added(neutral="all"),
+    )
+    max_annotated: Fraction = Field(
+        0.5,
+        description="Clusters of which a larger share is annotated are dropped, with tokens all: what is left of them "
+        "are slivers of a seen thing. 1 drops none.",
+        json_schema_extra=added(neutral=1.0),
     )
     min_area: Fraction = Field(0.005, description="Regions smaller than this share of the image are dropped.")
     scale: Positive = Field(2, description="Label map resolution: this many cells per side of a clustered cell.")

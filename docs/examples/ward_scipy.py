@@ -6,24 +6,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from split_matching.configs.settings import PseudoMasksConfig
-from split_matching.stages.candidates.clustering.steps import check_points, to_unit_length
+from split_matching.stages.candidates.clustering.steps import prepare
 from split_matching.stages.ground.region_map import number_by_area
 
 BATCHED = False
 
 
-def cluster(images: Sequence[NDArray[Any]], config: PseudoMasksConfig, device: str) -> list[NDArray[np.uint8]]:
+def cluster(
+    images: Sequence[NDArray[Any]], free: Sequence[NDArray[np.bool_]], config: PseudoMasksConfig, device: str
+) -> list[NDArray[np.uint8]]:
     """Partition each image; see `ClusteringModule`."""
-    return [_partition(dense.astype(np.float32), config) for dense in images]
+    return [_partition(dense, cells, config) for dense, cells in zip(images, free, strict=True)]
 
 
-def _partition(dense: NDArray[np.float32], config: PseudoMasksConfig) -> NDArray[np.uint8]:
-    height, width, dim = dense.shape
-    points = to_unit_length(dense.reshape(-1, dim))
-    check_points(bool(np.isfinite(points).all()), len(points), config.k)
-    groups = fcluster(linkage(points, "ward"), config.k, "maxclust").reshape(height, width)
-    return number_by_area(groups.repeat(config.scale, 0).repeat(config.scale, 1))
+def _partition(dense: NDArray[Any], free: NDArray[np.bool_], config: PseudoMasksConfig) -> NDArray[np.uint8]:
+    cells = prepare(torch.from_numpy(dense)[None], torch.from_numpy(free)[None], config.smooth)[0].numpy()
+    labels = np.zeros(free.shape, np.int32)
+    labels[free] = fcluster(linkage(cells[free], "ward"), config.k, "maxclust") if free.sum() > 1 else 1
+    return number_by_area(labels.repeat(config.scale, 0).repeat(config.scale, 1))

@@ -7,10 +7,11 @@ read are the seen classes' annotated pixels, which are removed from every region
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,36 +69,77 @@ def make_pseudo_masks(
     source, seen = open_source(ctx.config.data, ctx.data_root), ctx.config.classes.seen_ids
     clustering = load_clustering(config)
 
-    def finish(image: tuple[str, NDArray[Any], Extra]) -> tuple[str, NDArray[np.uint8], Extra]:
-        image_id, values, extra = image
+    def load(image: tuple[str, NDArray[Any], Extra]) -> Clustered[Extra]:
+        image_id, dense, extra = image
         _, annotated = read_seen_labels(source, image_id, seen)
-        with _name_images(image_id):
-            labels = values if clustering.BATCHED else clustering.cluster([values], config, "cpu")[0]
-        return image_id, remove_annotated(labels, annotated, config), extra
+        free = free_cells(annotated, (dense.shape[0], dense.shape[1]), config.tokens)
+        labels = np.zeros([config.scale * side for side in free.shape], np.uint8)
+        return Clustered(image_id, dense, annotated, free, extra, labels)
 
-    if clustering.BATCHED:
-        images = cluster_batches(ctx, clustering, images)
+    def cluster_one(image: tuple[str, NDArray[Any], Extra]) -> Clustered[Extra]:
+        cluster_together([found := load(image)], clustering, config, "cpu")
+        return found
+
     with threadpool_limits(1, "blas"):  # NumPy's products would start threads in every thread
-        yield from ordered_map(finish, images, threads_of(ctx))
+        found = ordered_map(load if clustering.BATCHED else cluster_one, images, threads_of(ctx))
+        for image in cluster_batches(ctx, clustering, found) if clustering.BATCHED else found:
+            yield image.image_id, remove_annotated(image.labels, image.annotated, config), image.extra
+
+
+@dataclass
+class Clustered(Generic[Extra]):
+    """An image on its way through this stage.
+
+    Args:
+        image_id: its id.
+        dense: features to cluster. Shape: (h, w, D).
+        annotated: pixels labelled with a seen class. Shape: (H, W), bool.
+        free: which cells are to be clustered. Shape: (h, w), bool.
+        extra: what travels along.
+        labels: regions, numbered from 1; 0 until it is clustered. Shape: (H', W'), uint8.
+    """
+
+    image_id: str
+    dense: NDArray[Any]
+    annotated: NDArray[np.bool_]
+    free: NDArray[np.bool_]
+    extra: Extra
+    labels: NDArray[np.uint8]
+
+
+def free_cells(annotated: NDArray[np.bool_], grid: tuple[int, int], tokens: str) -> NDArray[np.bool_]:
+    """Which cells are to be clustered: all, or those that are annotated by less than half. (H, W) -> (h, w), bool."""
+    if tokens == "all":
+        return np.ones(grid, bool)
+    return resize_share(annotated.astype(np.float32), *grid) < 0.5
+
+
+def cluster_together(
+    images: Sequence[Clustered[Extra]], clustering: ClusteringModule, config: PseudoMasksConfig, device: str
+) -> None:
+    """Cluster images of one grid in one call; those without a free cell are left as they are."""
+    some = [image for image in images if image.free.any()]
+    if not some:
+        return
+    with _name_images(*(image.image_id for image in some)):
+        labels = clustering.cluster([image.dense for image in some], [image.free for image in some], config, device)
+    for image, found in zip(some, labels, strict=True):
+        image.labels = found
 
 
 def cluster_batches(
-    ctx: StageContext, clustering: ClusteringModule, images: Iterable[tuple[str, NDArray[Any], Extra]]
-) -> Iterator[tuple[str, NDArray[np.uint8], Extra]]:
-    """Put regions in the place of features, in the order given; images of equal grid share a call.
+    ctx: StageContext, clustering: ClusteringModule, images: Iterable[Clustered[Extra]]
+) -> Iterator[Clustered[Extra]]:
+    """Cluster images in the order given; those of equal grid share a call.
 
     On the CPU every image is clustered alone, see `images_per_batch`.
     """
     device, size = device_of(ctx), images_per_batch(ctx)
     waiting = iter(images)
     while chunk := list(islice(waiting, 4 * size)):
-        labels: dict[int, NDArray[np.uint8]] = {}
-        for places in equal_batches([dense.shape for _, dense, _ in chunk], size):
-            with _name_images(*(chunk[place][0] for place in places)):
-                found = clustering.cluster([chunk[place][1] for place in places], ctx.config.pseudo_masks, device)
-            labels.update(zip(places, found, strict=True))
-        for place, (image_id, _, extra) in enumerate(chunk):
-            yield image_id, labels[place], extra
+        for places in equal_batches([image.dense.shape for image in chunk], size):
+            cluster_together([chunk[place] for place in places], clustering, ctx.config.pseudo_masks, device)
+        yield from chunk
 
 
 def remove_annotated(
@@ -111,10 +153,15 @@ def remove_annotated(
         config: see PseudoMasksConfig.
 
     Returns:
-        Regions of at least `min_area` of the image, 0 elsewhere. Shape: (H', W'), uint8.
+        Regions of at least `min_area` of the image, 0 elsewhere; without those that are annotated for the most part.
+        Shape: (H', W'), uint8.
     """
-    share = resize_share(annotated.astype(np.float32), *labels.shape)
-    return number_by_area(np.where(share >= 0.5, 0, labels), config.min_area * labels.size)
+    taken = resize_share(annotated.astype(np.float32), *labels.shape) >= 0.5
+    kept = np.where(taken, 0, labels)
+    if config.tokens == "all":
+        before, after = (np.bincount(values.ravel(), minlength=256) for values in (labels, kept))
+        kept[(before - after > config.max_annotated * before)[labels]] = 0
+    return number_by_area(kept, config.min_area * labels.size)
 
 
 @contextmanager

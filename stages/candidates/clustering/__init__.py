@@ -28,12 +28,14 @@ class ClusteringModule(Protocol):
     BATCHED: bool
 
     def cluster(
-        self, images: Sequence[NDArray[Any]], config: PseudoMasksConfig, device: str
+        self, images: Sequence[NDArray[Any]], free: Sequence[NDArray[np.bool_]], config: PseudoMasksConfig, device: str
     ) -> list[NDArray[np.uint8]]:
         """Partition images. The same image must always give the same bytes.
 
         Args:
             images: features of each image. Shapes: (h, w, D), all alike, float16 or float32.
+            free: which cells are to be clustered, at least one an image. Shapes: (h, w). What the other cells get does
+                not matter: they are annotated, and are taken out afterwards.
             config: see PseudoMasksConfig.
             device: "cpu" or "cuda".
 
@@ -51,8 +53,8 @@ def load_clustering(config: PseudoMasksConfig) -> ClusteringModule:
 
 
 def cluster(dense: NDArray[Any], config: PseudoMasksConfig) -> NDArray[np.uint8]:
-    """Partition one image on the CPU. (h, w, D) -> (scale * h, scale * w), regions from 1."""
-    return load_clustering(config).cluster([dense], config, "cpu")[0]
+    """Partition all cells of one image on the CPU. (h, w, D) -> (scale * h, scale * w), regions from 1."""
+    return load_clustering(config).cluster([dense], [np.ones(dense.shape[:2], bool)], config, "cpu")[0]
 
 
 def field_to_cluster(features: Collection[str], config: PseudoMasksConfig) -> str:

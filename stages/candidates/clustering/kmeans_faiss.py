@@ -9,12 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.configs.settings import PseudoMasksConfig
-from split_matching.stages.candidates.clustering.faiss_kmeans import partition, smooth
+from split_matching.stages.candidates.clustering.faiss_kmeans import partition
 
 BATCHED = False
 
 
-def cluster(images: Sequence[NDArray[Any]], config: PseudoMasksConfig, device: str) -> list[NDArray[np.uint8]]:
-    """Partition each image; see `ClusteringModule`. A grid of fewer than `k` cells gets a seed for each cell."""
-    smoothed = [smooth(dense, config.smooth) for dense in images]
-    return [partition(cells, min(config.k, cells.shape[0] * cells.shape[1]), config, config.seed) for cells in smoothed]
+def cluster(
+    images: Sequence[NDArray[Any]], free: Sequence[NDArray[np.bool_]], config: PseudoMasksConfig, device: str
+) -> list[NDArray[np.uint8]]:
+    """Partition each image; see `ClusteringModule`. One of fewer free cells than `k` gets a seed for each cell."""
+
+    def draw(points: NDArray[np.float32], inside: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float32]:
+        cells = np.flatnonzero(inside)
+        chosen = np.random.default_rng(config.seed).choice(cells, min(config.k, len(cells)), replace=False)
+        return np.ascontiguousarray(points[chosen])
+
+    return [partition(dense, cells, config, draw) for dense, cells in zip(images, free, strict=True)]

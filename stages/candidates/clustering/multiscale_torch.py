@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from split_matching.configs.settings import PseudoMasksConfig
-from split_matching.stages.candidates.clustering.steps import check_points, merge_centroids, window_matrix
+from split_matching.stages.candidates.clustering.steps import closeness, merge_centroids, prepare, window_matrix
 from split_matching.stages.ground.region_map import number_by_area
 
 BATCHED = True
@@ -28,48 +28,98 @@ SPLIT = np.float32(1 / 1024)  # how far the halves of a split cluster are moved 
 
 
 @torch.inference_mode()
-def cluster(images: Sequence[NDArray[Any]], config: PseudoMasksConfig, device: str) -> list[NDArray[np.uint8]]:
+def cluster(
+    images: Sequence[NDArray[Any]], free: Sequence[NDArray[np.bool_]], config: PseudoMasksConfig, device: str
+) -> list[NDArray[np.uint8]]:
     """Partition images of one grid together; see `ClusteringModule`."""
-    cells = torch.from_numpy(np.stack(images)).to(device).float()  # (B, h, w, D)
-    grid = (cells.shape[1], cells.shape[2])
-    points = smooth(cells, config.smooth).flatten(1, 2)
-    windows = torch.from_numpy(window_matrix(*grid, config.windows).toarray()).to(device)  # (k, h * w)
-    check_points(bool(torch.isfinite(points).all()), points.shape[1], len(windows))
-    centroids = spherical_kmeans(points, F.normalize(windows @ points, dim=-1), config.iterations)
-    merged = merge_each(points, centroids, config.merge)
+    dense, inside = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in (images, free))
+    grid = (inside.shape[1], inside.shape[2])
+    points = prepare(dense, inside, config.smooth).flatten(1, 2)  # (B, n, D)
+    inside = inside.flatten(1)  # (B, n)
+    seeds, used = seed_windows(points, inside, grid, config.windows)
+    centroids = kmeans(points, inside, seeds, used, config.iterations)
+    merged = merge_each(points, inside, centroids, used, config)
     return label_cells(points, merged, grid, config.scale)
 
 
-def smooth(dense: Tensor, weight: float) -> Tensor:
-    """Mix every cell with the mean of its 3x3 neighbourhood; `faiss_kmeans.smooth` for a batch, with other last bits.
+def seed_windows(
+    points: Tensor, free: Tensor, grid: tuple[int, int], windows: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Initial centroids of each image, see `steps.window_seeds`.
 
     Args:
-        dense: Shape: (B, h, w, D), float32.
-        weight: of the neighbourhood, 0..1; 0 mixes nothing.
+        points: cells, row by row. Shape: (B, n, D).
+        free: which of them are to be clustered. Shape: (B, n), bool.
+        grid: h and w, n = h * w.
+        windows: sizes in cells.
 
     Returns:
-        Unit length. Shape: (B, h, w, D).
+        Seeds (B, k, D), and which of them an image uses (B, k), bool: an image with windows that have no free cell, or
+        with fewer free cells than windows, has fewer than others.
     """
-    cells = F.normalize(dense, dim=-1)
-    if weight == 0:
-        return cells
-    padded = F.pad(cells.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")  # (B, D, h + 2, w + 2)
-    mean = F.avg_pool2d(padded, 3, stride=1).permute(0, 2, 3, 1)
-    return F.normalize((1 - weight) * cells + weight * mean, dim=-1)
+    matrix = torch.from_numpy(window_matrix(*grid, windows).toarray()).to(points.device)  # (k, n)
+    counts = free.float() @ matrix.T  # (B, k)
+    seeds = (matrix @ (points * free[..., None])) / counts.clamp(min=1)[..., None]
+    used = counts > 0
+    for image in (free.sum(1) < used.sum(1)).nonzero().flatten().tolist():
+        cells = points[image, free[image]]
+        seeds[image, : len(cells)] = cells
+        used[image] = torch.arange(len(matrix), device=points.device) < len(cells)
+    return seeds, used
 
 
-def merge_each(points: Tensor, centroids: Tensor, threshold: float) -> list[NDArray[np.float32]]:
-    """Merge the centroids of each image. (B, n, D) and (B, k, D) -> B arrays (m, D), see `merge_centroids`."""
-    nearest = (points @ centroids.mT).argmax(-1)  # (B, n)
-    sizes = F.one_hot(nearest, centroids.shape[1]).sum(1)
-    pairs = zip(centroids.cpu().numpy(), sizes.cpu().numpy(), strict=True)
-    return [merge_centroids(rows, counts, threshold) for rows, counts in pairs]
+def kmeans(points: Tensor, free: Tensor, seeds: Tensor, used: Tensor, iterations: int) -> Tensor:
+    """Run k-means on several images at once, as `faiss.Kmeans` does on one.
+
+    Args:
+        points: Shape: (B, n, D), float32.
+        free: which of them are clustered. Shape: (B, n), bool.
+        seeds: initial centroids. Shape: (B, k, D), float32.
+        used: which of them an image uses. Shape: (B, k), bool.
+        iterations: how many.
+
+    Returns:
+        Centroids; those that are not used mean nothing. Shape: (B, k, D).
+    """
+    centroids = seeds
+    for _ in range(iterations):
+        owners = _owners(points, free, centroids, used)  # (B, k, n)
+        counts = owners.sum(-1)  # (B, k)
+        means = (owners @ points) / counts.clamp(min=1)[..., None]
+        for image in ((counts == 0) & used).any(-1).nonzero().flatten().tolist():
+            own = used[image]
+            split = fill_empty(
+                means[image, own].cpu().numpy(), counts[image, own].cpu().numpy(), int(free[image].sum())
+            )
+            means[image, own] = torch.from_numpy(split).to(means)
+        centroids = means
+    return centroids
+
+
+def _owners(points: Tensor, free: Tensor, centroids: Tensor, used: Tensor) -> Tensor:
+    """1 where a used centroid is the closest one to a free point, 0 elsewhere. (B, k, n), float32."""
+    close = closeness(points, centroids).masked_fill(~used[:, None], -torch.inf)  # (B, n, k)
+    owners = F.one_hot(close.argmax(-1), centroids.shape[1]).to(points.dtype)  # (B, n, k)
+    return (owners * free[..., None]).mT
+
+
+def merge_each(
+    points: Tensor, free: Tensor, centroids: Tensor, used: Tensor, config: PseudoMasksConfig
+) -> list[NDArray[np.float32]]:
+    """Merge the centroids of each image, see `merge_centroids`; the other arguments are those of `kmeans`.
+
+    Returns:
+        Shapes: (m, D).
+    """
+    sizes = _owners(points, free, centroids, used).sum(-1).to(torch.int64)  # (B, k); 0 for those that are not used
+    images = zip(centroids.cpu().numpy(), sizes.cpu().numpy(), strict=True)
+    return [merge_centroids(rows, counts, config) for rows, counts in images]
 
 
 def label_cells(
     points: Tensor, centroids: list[NDArray[np.float32]], grid: tuple[int, int], scale: int
 ) -> list[NDArray[np.uint8]]:
-    """Label every upsampled cell by its nearest centroid.
+    """Label every upsampled cell by its closest centroid.
 
     Args:
         points: Shape: (B, h * w, D).
@@ -82,36 +132,12 @@ def label_cells(
     """
     most = max(len(rows) for rows in centroids)
     padded = np.stack([np.pad(rows, ((0, most - len(rows)), (0, 0))) for rows in centroids])
-    similarity = (points @ torch.from_numpy(padded).to(points.device).mT).mT.unflatten(2, grid)  # (B, m, h, w)
-    fine = F.interpolate(similarity, (grid[0] * scale, grid[1] * scale), mode="bilinear")
+    close = closeness(points, torch.from_numpy(padded).to(points.device)).mT.unflatten(2, grid)  # (B, m, h, w)
+    fine = F.interpolate(close, (grid[0] * scale, grid[1] * scale), mode="bilinear")
     for index, rows in enumerate(centroids):
         fine[index, len(rows) :] = -torch.inf  # images with fewer clusters than others
     labels = (fine.argmax(1) + 1).to(torch.int32).cpu().numpy()
     return [number_by_area(image) for image in labels]
-
-
-def spherical_kmeans(points: Tensor, seeds: Tensor, iterations: int) -> Tensor:
-    """Run spherical k-means on several images at once, as `faiss.Kmeans` does on one.
-
-    Args:
-        points: unit length. Shape: (B, n, D), float32.
-        seeds: initial centroids. Shape: (B, k, D), float32.
-        iterations: how many.
-
-    Returns:
-        Centroids, unit length. Shape: (B, k, D).
-    """
-    centroids = F.normalize(seeds, dim=-1)
-    for _ in range(iterations):
-        nearest = (points @ centroids.mT).argmax(-1)  # (B, n)
-        owners = F.one_hot(nearest, centroids.shape[1]).mT.to(points.dtype)  # (B, k, n)
-        counts = owners.sum(-1)  # (B, k)
-        means = (owners @ points) / counts.clamp(min=1)[..., None]
-        for index in (counts == 0).any(-1).nonzero().flatten().tolist():
-            split = fill_empty(means[index].cpu().numpy(), counts[index].cpu().numpy(), points.shape[1])
-            means[index] = torch.from_numpy(split)
-        centroids = F.normalize(means, dim=-1)
-    return centroids
 
 
 def fill_empty(centroids: NDArray[np.float32], counts: NDArray[np.float32], points: int) -> NDArray[np.float32]:

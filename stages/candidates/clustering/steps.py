@@ -1,4 +1,10 @@
-"""Steps that the clustering methods share: windows, checks and merging."""
+"""Steps that the clustering methods share.
+
+Cells are compared by their Euclidean distance after scaling to unit length, and distances are measured against the
+largest one between clusters of the same image. So a component that all features of a CLIP have in common (the modality
+gap) changes nothing: it is the same vector in every cell and in every mean of cells. By cosines it would count, and a
+threshold on them would mean something else for each CLIP.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_array
+from torch import Tensor
 
+from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.errors import DataError
 
 
@@ -18,17 +28,51 @@ def to_unit_length(rows: NDArray[Any]) -> NDArray[Any]:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
+def prepare(dense: Tensor, free: Tensor, weight: float) -> Tensor:
+    """Scale cells to unit length, mix each with its surroundings, and put the origin at their mean.
+
+    Args:
+        dense: features. Shape: (B, h, w, D), any float type.
+        free: which cells are to be clustered. Shape: (B, h, w), bool.
+        weight: of a cell's 3x3 neighbourhood mean against the cell itself, 0..1: a pattern that is larger than a cell
+            then stays one region.
+
+    Returns:
+        Shape: (B, h, w, D), float32; the mean of the free cells of an image is 0.
+
+    Raises:
+        DataError: NaN or infinity among the features.
+
+    Source: choice. On seen objects of 100 training scenes of `shapes` smoothing raised the mean best IoU from 0.57 to
+    0.62 and the share that CLIP names right from 0.82 to 0.89, each at its best threshold of merging.
+    """
+    cells = F.normalize(dense.float(), dim=-1)
+    if not bool(torch.isfinite(cells).all()):
+        raise DataError(
+            "dense features contain NaN: the CLIP weights or the cached features are damaged; re-extract them"
+        )
+    if weight > 0:
+        padded = F.pad(cells.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")  # (B, D, h + 2, w + 2)
+        cells = (1 - weight) * cells + weight * F.avg_pool2d(padded, 3, stride=1).permute(0, 2, 3, 1)
+    share = free.float() / free.sum((1, 2), keepdim=True).clamp(min=1)  # (B, h, w)
+    return cells - torch.einsum("bhw,bhwd->bd", share, cells)[:, None, None]
+
+
 @lru_cache(maxsize=64)  # photographs come in a few dozen grids
 def window_matrix(height: int, width: int, windows: tuple[int, ...]) -> csr_array:
     """Which cells lie in which window: sums over all windows are one sparse product.
 
+    Windows are half their size apart, and the last ones end at the border. One larger than the grid is cut to it.
+
     Args:
         height: of the grid, cells.
         width: of the grid, cells.
-        windows: sizes in cells; one larger than the grid is cut to it.
+        windows: sizes in cells.
 
     Returns:
         1 where a cell lies in a window, each window once. Shape: (k, height * width), float32.
+
+    Source: CLIP-ZSS (arXiv 2310.02296), as recalled.
     """
     cells = np.arange(height * width).reshape(height, width)
     boxes: dict[tuple[int, int, int, int], None] = {}
@@ -43,54 +87,75 @@ def window_matrix(height: int, width: int, windows: tuple[int, ...]) -> csr_arra
 
 
 def _window_starts(length: int, size: int) -> list[int]:
-    """Window starts along one axis, half a window apart; the last window ends at the border."""
     last = max(0, length - size)
     starts = list(range(0, last + 1, max(1, size // 2)))
     return starts if starts[-1] == last else [*starts, last]
 
 
-def check_points(finite: bool, points: int, clusters: int) -> None:
-    """Reject points that cannot be clustered.
+def window_seeds(
+    points: NDArray[np.float32], free: NDArray[np.bool_], grid: tuple[int, int], windows: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Return the mean of the free cells of every window that has one, see `window_matrix`.
 
     Args:
-        finite: whether no point holds NaN or infinity.
-        points: how many there are.
-        clusters: how many are asked for.
-
-    Raises:
-        DataError: NaN among the points, or fewer points than clusters.
-    """
-    if not finite:
-        raise DataError(
-            "dense features contain NaN: the CLIP weights or the cached features are damaged; re-extract them"
-        )
-    if points < clusters:
-        raise DataError(
-            f"{points} tokens cannot make {clusters} clusters: "
-            "raise features.size, or lower pseudo_masks.k or the number of pseudo_masks.windows"
-        )
-
-
-def merge_centroids(centroids: NDArray[np.float32], sizes: NDArray[np.int64], threshold: float) -> NDArray[np.float32]:
-    """Merge centroids that are alike: average linkage on cosine similarity, cut at `threshold`.
-
-    Average and not single linkage, which chains an object to its ground through mixed border clusters.
-
-    Args:
-        centroids: unit length. Shape: (k, D).
-        sizes: points in each cluster; empty clusters are left out. Shape: (k,).
-        threshold: lambda.
+        points: cells, row by row. Shape: (h * w, D).
+        free: which of them are to be clustered. Shape: (h * w,).
+        grid: h and w.
+        windows: sizes in cells.
 
     Returns:
-        Size-weighted means of the merged, unit length, in order of their first member. Shape: (m, D).
+        Shape: (k, D); where there are fewer free cells than that, these cells themselves.
+    """
+    matrix = window_matrix(*grid, windows)
+    counts = matrix @ free.astype(np.float32)
+    seeds = (matrix @ np.where(free[:, None], points, np.float32(0)))[counts > 0] / counts[counts > 0, None]
+    return np.ascontiguousarray(seeds if len(seeds) <= free.sum() else points[free])
+
+
+def closeness(points: Any, centroids: Any) -> Any:
+    """How close points are to centroids: half the squared length of a point, less half the squared distance.
+
+    For every point in the same order as distances, and linear in the point: it can be interpolated between cells.
+
+    Args:
+        points: NumPy or torch. Shape: (..., n, D).
+        centroids: of the same kind. Shape: (..., k, D).
+
+    Returns:
+        Shape: (..., n, k).
+    """
+    return points @ centroids.swapaxes(-1, -2) - (centroids**2).sum(-1)[..., None, :] / 2
+
+
+def merge_centroids(
+    centroids: NDArray[np.float32], sizes: NDArray[np.integer[Any]], config: PseudoMasksConfig
+) -> NDArray[np.float32]:
+    """Merge centroids that are close for this image: average linkage on their squared distances.
+
+    Groups are merged while that is at most `1 - merge` of the largest one between two clusters of the image. Average
+    and not single linkage, which chains an object to its ground through mixed border clusters.
+
+    Args:
+        centroids: Shape: (k, D).
+        sizes: cells in each cluster; empty clusters are left out. Shape: (k,).
+        config: reads `merge`, and `min_area`: a smaller cluster does not count as the most distant one, as single odd
+            tokens lie far from everything.
+
+    Returns:
+        Size-weighted means of the merged, in order of their first member. Shape: (m, D).
+
+    Source: paper (merging by similarity); the measure relative to the image is a choice, see docs/results.md.
     """
     kept, sizes = centroids[sizes > 0], sizes[sizes > 0]
     if len(kept) < 2:
         return kept
-    distance = 1 - kept @ kept.T
-    condensed = np.clip(distance[np.triu_indices(len(kept), 1)], 0, 2).astype(np.float64)
-    groups = fcluster(linkage(condensed, "average"), 1 - threshold, "distance")
+    rows, columns = np.triu_indices(len(kept), 1)
+    squared = ((kept[rows] - kept[columns]).astype(np.float64) ** 2).sum(1)
+    large = sizes >= config.min_area * sizes.sum()
+    among = squared[large[rows] & large[columns]]
+    limit = (1 - config.merge) * (among if len(among) else squared).max()
+    groups = fcluster(linkage(squared, "average"), limit, "distance")
     first_seen = {group: rank for rank, group in enumerate(dict.fromkeys(groups))}
     member = np.zeros((len(first_seen), len(kept)))
     member[[first_seen[group] for group in groups], np.arange(len(kept))] = sizes
-    return to_unit_length(member @ kept).astype(np.float32)
+    return (member @ kept / member.sum(1, keepdims=True)).astype(np.float32)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from split_matching.configs.settings import PseudoMasksConfig
-from split_matching.stages.candidates.pseudo_masks import remove_annotated
+from split_matching.stages.candidates.pseudo_masks import free_cells, remove_annotated
 
-CONFIG = PseudoMasksConfig(min_area=0.01)
+CONFIG = PseudoMasksConfig(min_area=0.01, max_annotated=1.0)
 QUADRANTS = np.kron(np.array([[1, 2], [3, 4]], np.uint8), np.ones((8, 8), np.uint8))
 
 
@@ -40,3 +40,25 @@ def test_the_least_area_is_a_share_of_the_image() -> None:
         remove_annotated(labels, nothing, CONFIG.model_copy(update={"min_area": a})).max() for a in (0, 0.1, 0.11)
     ]
     assert numbers == [3, 2, 1]  # 2 of 20 cells are just enough for 0.1
+
+
+def test_what_is_left_of_a_region_that_is_annotated_for_the_most_part_is_dropped() -> None:
+    annotated = np.zeros((16, 16), bool)
+    annotated[:8, :5] = True  # 40 of the 64 cells of the first quadrant, 62.5 %
+    annotated[8:, 8:12] = True  # half of the last one
+    found = {
+        share: remove_annotated(QUADRANTS, annotated, CONFIG.model_copy(update={"max_annotated": share}))
+        for share in (1.0, 0.63, 0.62, 0.5, 0.49)
+    }
+    assert {share: int(labels.max()) for share, labels in found.items()} == {1.0: 4, 0.63: 4, 0.62: 3, 0.5: 3, 0.49: 2}
+    assert (found[0.5][:8, :8] == 0).all() and (found[0.5][8:, 12:] > 0).all()
+    unannotated = CONFIG.model_copy(update={"max_annotated": 0.0, "tokens": "unannotated"})
+    assert remove_annotated(QUADRANTS, annotated, unannotated).max() == 4, "the annotated cells were not clustered"
+
+
+def test_cells_that_are_half_annotated_are_not_free() -> None:
+    annotated = np.zeros((8, 8), bool)
+    annotated[:4, :2] = True  # half of a cell
+    annotated[4:, 4:5] = True  # a quarter of one
+    assert free_cells(annotated, (2, 2), "unannotated").tolist() == [[False, True], [True, True]]
+    assert free_cells(annotated, (2, 2), "all").all()

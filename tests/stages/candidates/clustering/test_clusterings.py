@@ -24,6 +24,9 @@ from tests.handmade import Chain
 PAIRS = pytest.mark.parametrize(("method", "engine"), CLUSTERINGS, ids="-".join)
 
 
+FREE = np.ones((12, 16), bool)
+
+
 def dense(height: int = 12, width: int = 16) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((height, width, 24)).astype(np.float32)
 
@@ -63,7 +66,9 @@ def test_unused_settings_are_not_read(method: str, engine: str) -> None:
             return getattr(config, name)
 
     guarded: Any = Guard()
-    assert np.array_equal(load_clustering(config).cluster([dense()], guarded, "cpu")[0], cluster(dense(), config))
+    assert np.array_equal(
+        load_clustering(config).cluster([dense()], [FREE], guarded, "cpu")[0], cluster(dense(), config)
+    )
 
 
 @PAIRS
@@ -76,7 +81,9 @@ def test_the_code_of_a_method_holds_no_other_one(method: str, engine: str) -> No
     assert ("stages/candidates/clustering/faiss_kmeans.py" in own) == (engine == "faiss")
 
 
-def quarter(images: list[NDArray[Any]], config: PseudoMasksConfig, device: str) -> list[NDArray[np.uint8]]:
+def quarter(
+    images: list[NDArray[Any]], free: list[NDArray[np.bool_]], config: PseudoMasksConfig, device: str
+) -> list[NDArray[np.uint8]]:
     """A method of one's own: four quarters, whatever is to be seen."""
     found = []
     for image in images:
