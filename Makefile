@@ -2,7 +2,7 @@
 # make test   lint, types and all tests: 4 to 6 minutes on 2 cores
 # make quick  lint, types and the tests of what was changed since main, without the slow ones: under a minute
 # make lint   lint and types only
-# make faults kills, races, full disks and damage, 20 times and more each; prints a table (FAULTS="--only kill --times 5")
+# make faults kills, races, full disks, damage, mutated files: hours; prints a table (FAULTS="--only kill --times 5")
 # make bench  every benchmark, and the tables of benchmarks/README.md; ARGS=--quick only shows that they run
 # make clean  remove the environment and the tools' caches; artifacts/ stays
 #

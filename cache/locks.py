@@ -47,7 +47,7 @@ def lock_file(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
     """
     try:
         with explain_disk_errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except FileNotFoundError:
         yield False
         return

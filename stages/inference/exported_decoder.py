@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from split_matching.cache.files import atomic_write
 from split_matching.errors import DataError
+from split_matching.stages.ground.tensor_files import write_tensors
 
 FORMAT = 2
 METADATA = "split_matching"
@@ -26,10 +26,8 @@ def write_export(path: Path, about: Mapping[str, Any], weights: Mapping[str, Ten
         about: JSON values.
         weights: by name.
     """
-    state = {name: value.cpu().contiguous() for name, value in weights.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        save_file(state, temporary, {METADATA: json.dumps({"format": FORMAT, **about}, sort_keys=True)})
+    write_tensors(path, weights, {METADATA: json.dumps({"format": FORMAT, **about}, sort_keys=True)})
 
 
 def read_export(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from split_matching.configs.settings import ClipConfig, PretrainConfig
@@ -27,6 +26,7 @@ from split_matching.model.clip import FrozenClip
 from split_matching.model.clip_weights import create_open_clip
 from split_matching.stages.data.shapes import COLOURS, PATTERNS, Scene, Thing, render_scene, scene_rng
 from split_matching.stages.ground.context import StageContext
+from split_matching.stages.ground.tensor_files import write_tensors
 from split_matching.stages.training.checkpoint import Checkpoints, restore_checkpoint
 
 CROPS = 2  # of a rendered scene: rendering costs as much as a training step's forward pass
@@ -172,6 +172,6 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
                 log.flush()
             checkpoints.step_done(step + 1)
             ctx.progress(step + 1, config.steps)
-    state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, ctx.out / "clip.safetensors")
+    state = {name: value.half() for name, value in model.state_dict().items()}
+    write_tensors(ctx.out / "clip.safetensors", state)
     return {"zero_shot_top1": probe(FrozenClip(clip, weights=ctx.out / "clip.safetensors"), 480)}

@@ -7,12 +7,12 @@ Of the seen classes only: names and prompts of unseen ones enter no stage before
 from __future__ import annotations
 
 import torch
-from safetensors.torch import save_file
 
 from split_matching.errors import DataError
 from split_matching.stages.ground.class_text import embed_classes
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip
+from split_matching.stages.ground.tensor_files import write_tensors
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
@@ -21,6 +21,6 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     text = embed_classes(frozen_clip(ctx), seen, ctx.config.text)
     if not torch.isfinite(text).all():
         raise DataError("text embeddings contain NaN: the CLIP weights are damaged; give another clip.weights")
-    save_file({"seen": text.contiguous()}, ctx.out / "text.safetensors")
+    write_tensors(ctx.out / "text.safetensors", {"seen": text})
     ctx.progress(len(seen), len(seen))
     return {"classes": len(seen), "width": text.shape[1]}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from split_matching.configs.settings import DecoderConfig, TrainConfig
@@ -23,6 +23,7 @@ from split_matching.model.process_group import ProcessGroup
 from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.tensor_files import write_tensors
 from split_matching.stages.training.batches import CachedImages, TrainingImages, collate, prefetch
 from split_matching.stages.training.checkpoint import Checkpoints, restore_checkpoint
 from split_matching.stages.training.metric_log import MetricLog
@@ -85,7 +86,7 @@ def train_decoder(
             checkpoints.step_done(step + 1)
             ctx.progress(step + 1, config.steps)
     if writes:
-        save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, ctx.out / WEIGHTS)
+        write_tensors(ctx.out / WEIGHTS, model.state_dict())
     parameters = sum(p.numel() for p in model.parameters())
     return {"steps": config.steps, "trainable_parameters": parameters, "images": len(images.ids)}
 

@@ -1,4 +1,4 @@
-"""The short form of the fault injection suite, see tests/faults.py; `make faults` runs the long one."""
+"""The short form of the fault injection suite, see tests/faults/; `make faults` runs the long one."""
 
 from __future__ import annotations
 
