@@ -37,9 +37,16 @@ def did_you_mean(word: str, known: Iterable[str] | Mapping[str, str], count: int
 
 
 class UserError(Exception):
-    """A stage failed for a reason that the user can fix."""
+    """A stage failed for a reason that the user can fix.
+
+    Args:
+        message: one line; line breaks in what it quotes from outside are escaped.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(UserError):

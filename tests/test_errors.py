@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from split_matching.errors import did_you_mean, one_line
+from split_matching.configs.load import load_config
+from split_matching.errors import ConfigError, CorruptError, DataError, UserError, did_you_mean, one_line
+from tests.error_lines import error_line
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,30 @@ def test_several_names_come_closest_first():
 
 def test_a_message_is_one_line():
     assert one_line("a\nb\x1b[0m é") == "a\\nb\\x1b[0m é"
+
+
+@pytest.mark.parametrize("kind", [UserError, ConfigError, DataError, CorruptError])
+def test_what_an_error_quotes_is_one_line_as_well(kind):
+    assert str(kind("value 'a\nb\x1b[1m': wrong")) == "value 'a\\nb\\x1b[1m': wrong"
+    assert str(kind(str(kind("a\nb")))) == "a\\nb"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        'runtime.device="a\\nb"',
+        'data.unseen=["a\\nb"]',
+        'decoder.dim="4\\n5"',
+        '"a\\nb"=1',
+        'train={"a\\nb": 1}',
+        "x=\n:",
+    ],
+)
+def test_a_value_with_line_breaks_is_quoted_in_one_line(override):
+    error_line(lambda: load_config("shapes", overrides=[override]), ConfigError)
+
+
+def test_a_file_with_line_breaks_in_values_and_name_is_named_in_one_line(tmp_path):
+    path = tmp_path / "a\nb.yaml"
+    path.write_text('train: {steps: "4\\n5"}\n')
+    assert "a\\nb.yaml" in error_line(lambda: load_config("shapes", [path]), ConfigError)
