@@ -71,6 +71,17 @@ class Config(Section):
         return self
 
 
+def kept_splits(config: Config) -> tuple[str, ...]:
+    """Return the splits whose features are cached; validation images alone only where evaluation reads features.
+
+    Beside the features of all training images those of validation images are always kept: they are few, and so the
+    cache is the same for every way to evaluate.
+    """
+    if config.features.persist:
+        return ("train", "val")
+    return () if config.evaluate.predictor == "decoder" and evaluates_images(config) else ("val",)
+
+
 def evaluates_images(config: Any) -> bool:
     """Whether evaluation reads images instead of cached features: windows and prompted tokens are in no cache.
 

@@ -21,12 +21,15 @@ def match_statistics(matching: Matching, output: QueryOutput, targets: Targets) 
     Returns:
         `images` in the batch; and for each group that has a match `<group>_score`, mean class probability or cosine of
         the matched, `<group>_iou`, mean IoU of their masks, and `<group>_queries`, in how many images each query found
-        a target.
+        a target; with candidate queries `candidate_without_query`, how many regions of the batch no query could take,
+        because an image has more regions than candidate queries.
     """
     masks, split = output.masks.flatten(2), matching.logits.shape[1]  # (B, Q, P), Qs
     seen = _describe_group(matching.seen, matching.probability, masks[:, :split], targets.seen_masks)
     candidate = _describe_group(matching.candidate, matching.cosine, masks[:, split:], targets.region_masks)
     named = {f"seen_{name}": value for name, value in seen.items()}
+    if candidates := masks.shape[1] - split:
+        named["candidate_without_query"] = sum(max(0, count - candidates) for count in targets.region_counts)
     return {"images": len(masks)} | named | {f"candidate_{name}": value for name, value in candidate.items()}
 
 

@@ -65,6 +65,9 @@ class Stage:
     resumes: ClassVar[bool] = False
     """Whether it resumes from its own files of an interrupted run."""
 
+    absent: ClassVar[str] = "it renders nothing"
+    """Why a config may not have it."""
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.config = plan.config
@@ -320,7 +323,8 @@ class Plan:
         for stage in self.stages.values():
             if stage.command == command:
                 return stage
-        raise ConfigError(f"{command} does not exist for dataset {self.config.dataset}: it renders nothing")
+        absent = next(kind.absent for kind in self.table if kind.__name__ == command)
+        raise ConfigError(f"{command} does not exist for dataset {self.config.dataset}: {absent}")
 
     def closure(self, name: str) -> list[Stage]:
         """Return a stage and all that it builds on, upstream first."""

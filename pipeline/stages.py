@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from split_matching.cache.code import ROOMS
 from split_matching.configs.clusterings import Clustering, find_clustering
-from split_matching.configs.schema import Config, evaluates_images
+from split_matching.configs.schema import Config, evaluates_images, kept_splits
 from split_matching.pipeline.plan import Files, Plan, Stage
 from split_matching.stages.data.source import load_layout
 from split_matching.stages.inference.predictors import predictor_module
@@ -95,10 +95,17 @@ class ExtractFeatures(Stage):
         clustered = ("pseudo_masks.block",) if self.config.features.shifts > 1 else ()
         return (*CLIP, "features", *images(self.config), *clustered)
 
+    absent = "features.persist is false, and evaluation reads images: no features are cached"
+
+    @classmethod
+    def exists(cls, config: Config) -> bool:
+        """Where features of some split are kept."""
+        return bool(kept_splits(config))
+
     @property
     def splits(self) -> tuple[str, ...]:
-        """Without `features.persist` those of training images are not kept."""
-        return ("train", "val") if self.config.features.persist else ("val",)
+        """Without `features.persist` none of training images, and others only where evaluation reads them."""
+        return kept_splits(self.config)
 
 
 class ClusterPseudoMasks(Stage):
@@ -250,7 +257,8 @@ class Evaluate(Stage):
         """Cached token maps, the decoder where one is trained, and the images where they are looked at."""
         looks = self.embeds_regions or self.reads_images
         found: dict[str, Files] = {"dataset": ("val.json", "images.json") if looks else ("val.json",)}
-        found["features"] = ("val",)
+        if not self.reads_images:
+            found["features"] = ("val",)
         return {**found, "train": ("weights.safetensors",)} if self.trained else found
 
 
@@ -267,12 +275,19 @@ class Report(Stage):
     def reads(self) -> tuple[str, ...]:
         """What it shows, and how it clusters the images that it shows."""
         shown = ("report", "data", "clip.weights", "classes.all", "classes.published")
-        return (*shown, *clustering_fields(self.config))
+        computed = () if self.finds_features else (*CLIP, "features")
+        return (*shown, *clustering_fields(self.config), *computed)
+
+    @property
+    def finds_features(self) -> bool:
+        """Whether the features of the images that it shows are cached; otherwise it computes them."""
+        return "val" in kept_splits(self.config)
 
     @property
     def chosen(self) -> tuple[str, ...]:
         """It clusters the images that it shows."""
-        return (*super().chosen, clustering(self.config).module)
+        computed = () if self.finds_features else ("split_matching.stages.candidates.computed_features",)
+        return (*super().chosen, clustering(self.config).module, *computed)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -282,7 +297,8 @@ class Report(Stage):
     @property
     def builds_on(self) -> Mapping[str, Files]:
         """Everything whose numbers, pictures or origin it shows."""
-        found: dict[str, Files] = {"dataset": ("train.json", "val.json"), "text": ("text.safetensors",)}
+        images = () if self.finds_features else ("images.json",)
+        found: dict[str, Files] = {"dataset": ("train.json", "val.json", *images), "text": ("text.safetensors",)}
         found |= {"features": ("val",), "pseudo_masks": (), "regions": ()}
         trained = {"train": ()} if self.config.evaluate.predictor == "decoder" else {}
         return {**found, **trained, "evaluate": ()}

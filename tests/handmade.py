@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +51,9 @@ class Folder:
     def shards(self, split: str) -> ShardSet:
         return ShardSet(sorted(self.path.glob(f"{split}-*.h5")))
 
+    def json(self, name: str) -> Any:
+        return json.loads(self.file(name).read_text(encoding="utf-8"))
+
 
 class Chain:
     """A data root and the stages run on it, each in a folder of its own under `base`."""
@@ -66,6 +70,12 @@ class Chain:
         self.root = root or self.folder("shapes")
         if root is None:
             shapes.run(self.context("shapes"))
+        source, folder = open_source(self.config.data, self.root), self.folder("dataset")
+        lists = {split: [{"id": image_id} for image_id in source.ids(split)] for split in ("train", "val")}
+        (folder / "images.json").write_text(json.dumps(lists))
+        for split, images in lists.items():
+            (folder / f"{split}.json").write_text(json.dumps({"images": images}))
+        self.inputs["dataset"] = Folder(folder)
 
     def folder(self, slug: str) -> Path:
         path = self.base / slug

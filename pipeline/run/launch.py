@@ -279,7 +279,7 @@ def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Opti
 def _needs_validation(stage: Stage) -> bool:
     """Whether this is a trial on some images that cannot do without one for validation, itself or upstream."""
     closure = stage.plan.closure(stage.name) if stage.config.data.images else []
-    return any("val" in files for member in closure for files in member.upstream.values())
+    return any("val.json" in files for member in closure for files in member.upstream.values())
 
 
 def _has_validation(stage: Stage, scheduler: Mapping[str, Any]) -> bool:

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from split_matching.configs.settings import RegionsConfig
 from split_matching.errors import DataError
 from split_matching.stages.candidates.clustering import cluster, field_to_cluster
+from split_matching.stages.candidates.computed_features import open_training_features
 from split_matching.stages.candidates.region_embedding import RegionItem, embed_regions
-from split_matching.stages.candidates.training_features import open_training_features
 from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import read_image, read_seen_labels
 from split_matching.stages.data.resize import resize_labels

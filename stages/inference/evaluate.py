@@ -38,7 +38,8 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     entries, seen = competing_classes(config)
     text = embed_classes(frozen_clip(ctx), entries, config.text).to(device)
     predictor = load_predictor(ctx, text, torch.from_numpy(seen).to(device))
-    source, ids = open_source(config.data, ctx.data_root), ctx.inputs["features"].shards("val").ids
+    source = open_source(config.data, ctx.data_root)
+    ids = sorted(str(image["id"]) for image in ctx.inputs["dataset"].json("val.json")["images"])
     counts = Counts(len(entries), torch.from_numpy(seen).to(device), config.evaluate)
     with ShardWriter(ctx.out / "val-00000.h5", KIND, {"labels": Field("uint8", lead=2, compress=True)}) as writer:
         for done, image_id in enumerate(ids, 1):

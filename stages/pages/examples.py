@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from split_matching.stages.candidates.clustering import cluster, field_to_cluster
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import Source, open_source
-from split_matching.stages.ground.context import StageContext
+from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.pages.class_scores import ClassScores, draw_classes, mark_unlabelled, read_truth
 from split_matching.stages.pages.colours import palette
 from split_matching.stages.pages.overlays import NO_LABEL, jpeg_data_uri, overlay, resize_image
@@ -53,28 +54,41 @@ def draw_examples(ctx: StageContext, rows: Sequence[ClassScores], ids: Sequence[
     """Draw validation images, in the given order.
 
     Args:
-        ctx: inputs `features` and `evaluate`; reads `data` and `pseudo_masks` of the config.
+        ctx: inputs `evaluate`, and `features` or what it takes to compute them; reads `data` and `pseudo_masks`.
         rows: the classes.
         ids: of the images.
 
     Returns:
         For each image its `id`, `width` and `height` of the pictures, `pictures`, and `chips` (see `count_classes`).
     """
-    source = open_source(ctx.config.data, ctx.data_root)
+    if not ids:
+        return []
+    source, features = open_source(ctx.config.data, ctx.data_root), _open_features(ctx)
     examples = []
     for done, image_id in enumerate(ids):
         ctx.progress(done, len(ids))
-        examples.append(_draw_example(ctx, source, image_id, rows))
+        examples.append(_draw_example(ctx, source, features, image_id, rows))
     ctx.progress(len(ids), len(ids))
     return examples
 
 
-def _draw_example(ctx: StageContext, source: Source, image_id: str, rows: Sequence[ClassScores]) -> dict[str, Any]:
+def _open_features(ctx: StageContext) -> Features:
+    """Return the features of the validation images, computed where no stage needed them cached."""
+    if "features" in ctx.inputs:
+        return ctx.inputs["features"].shards("val")
+    # by name: the code of a report that finds them does not hold that of CLIP
+    module: Any = import_module("split_matching.stages.candidates.computed_features")
+    return cast(Features, module.ComputedFeatures(ctx, "val"))
+
+
+def _draw_example(
+    ctx: StageContext, source: Source, features: Features, image_id: str, rows: Sequence[ClassScores]
+) -> dict[str, Any]:
     """Draw the four pictures of one validation image and count its pixels."""
     image = resize_image(read_image(source.image_path(image_id)), EXAMPLE_SIDE)
     truth = read_truth(source, image_id, rows)
     prediction = mark_unlabelled(ctx.inputs["evaluate"].shards("val").read(image_id, "labels"), rows)
-    regions = _cluster_features(ctx, image_id)
+    regions = _cluster_features(ctx, features, image_id)
     number = int(regions.max()) + 1
     labelled = truth != NO_LABEL
     pictures = [
@@ -100,9 +114,8 @@ def _draw_example(ctx: StageContext, source: Source, image_id: str, rows: Sequen
     }
 
 
-def _cluster_features(ctx: StageContext, image_id: str) -> NDArray[np.int32]:
+def _cluster_features(ctx: StageContext, features: Features, image_id: str) -> NDArray[np.int32]:
     """Cluster the features of a validation image, which has no pseudo masks. Shape: (h, w), regions from 0."""
-    features = ctx.inputs["features"].shards("val")
     points = features.read(image_id, field_to_cluster(features.fields, ctx.config.pseudo_masks)).astype(np.float32)
     return np.asarray(cluster(points, ctx.config.pseudo_masks)).astype(np.int32) - 1  # 0 is no region
 

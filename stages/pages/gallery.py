@@ -18,7 +18,7 @@ import numpy as np
 
 from split_matching.cache.files import atomic_write
 from split_matching.stages.candidates.clustering import field_to_cluster
-from split_matching.stages.candidates.training_features import open_training_features
+from split_matching.stages.candidates.computed_features import open_training_features
 from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source

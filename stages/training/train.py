@@ -149,8 +149,11 @@ def _predict(
     device = valid.device.type
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         outputs = model(encoder(tokens[0], valid, model.prompts) if encoder else tokens, valid)
-    if not torch.isfinite(outputs[-1].masks).all():
-        raise _diverged(step, "the predictions")
+    numbers = [[value for value in vars(output).values() if isinstance(value, Tensor)] for output in outputs]
+    finite = torch.stack([torch.stack([torch.isfinite(value).all() for value in some]).all() for some in numbers])
+    if not finite.all():
+        layer = int(finite.long().argmin())
+        raise _diverged(step, f"the predictions of layer {layer} of {len(outputs) - 1}")
     return [output.float32() for output in outputs]
 
 

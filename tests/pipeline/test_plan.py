@@ -151,6 +151,45 @@ def test_photographs_are_not_rendered() -> None:
         plan(dataset="voc").stage("RenderShapes")
 
 
+SLIDING = ("features.persist=false", "train.features=online", "evaluate.mode=slide")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        ((), ("train", "val")),
+        (("evaluate.mode=slide",), ("train", "val")),  # beside those of training images, whatever evaluation reads
+        (("features.persist=false", "train.features=online"), ("val",)),
+        (SLIDING, ()),
+        (("features.persist=false", "train.features=online", "decoder.prompts=2"), ()),
+        ((*SLIDING, "evaluate.predictor=dense"), ("val",)),
+        ((*SLIDING, "evaluate.predictor=regions"), ("val",)),
+    ],
+)
+def test_features_are_cached_only_where_a_stage_reads_them(overrides: tuple[str, ...], kept: tuple[str, ...]) -> None:
+    some = plan(*overrides)
+    assert (some["features"].splits if "features" in some.stages else ()) == kept
+    reads_images = "evaluate.mode=slide" in overrides or "decoder.prompts=2" in overrides
+    trained = not any("predictor" in override for override in overrides)
+    assert ("features" in some["evaluate"].upstream) == (not (reads_images and trained))
+    assert ("features" in some["report"].upstream) == ("val" in kept)
+
+
+def test_a_report_without_cached_features_holds_the_code_that_computes_them() -> None:
+    for overrides, computes in (((), False), (SLIDING, True)):
+        report = plan(*overrides)["report"]
+        files = {"stages/candidates/computed_features.py", "stages/candidates/extractor.py", "model/clip.py"}
+        assert (files <= report.code.keys()) == computes and bool(files & report.code.keys()) == computes
+        assert ("images.json" in report.upstream["dataset"]) == computes
+    first, *others = (keys(plan(*SLIDING, *more)) for more in ((), ("features.variant=qq",), ("clip.seed=1",)))
+    assert all(first["report"] != other["report"] for other in others)
+
+
+def test_a_stage_that_a_config_does_without_says_why() -> None:
+    with pytest.raises(ConfigError, match=r"ExtractFeatures does not exist for dataset voc: features.persist is false"):
+        plan(dataset="voc").stage("ExtractFeatures")
+
+
 def test_missing_root_is_one_line_with_the_remedy() -> None:
     with pytest.raises(DataError, match=r"--set data.root=PATH"):
         print(plan(dataset="voc")["dataset"].state)

@@ -12,12 +12,12 @@ from split_matching.configs.schema import evaluates_images
 from split_matching.model.query_decoder import QueryDecoder
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
-from split_matching.stages.ground.context import Features, StageContext
+from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference.complexity import count_complexity
 from split_matching.stages.inference.decoder_scores import DecoderScorer
-from split_matching.stages.inference.pixels import make_pixel_scorer
+from split_matching.stages.inference.pixels import PixelScorer, make_pixel_scorer
 
 
 def load(ctx: StageContext, text: Tensor, seen: Tensor) -> TrainedDecoder:
@@ -29,20 +29,21 @@ class TrainedDecoder:
     """A `Predictor`.
 
     Args:
-        ctx: context of Evaluate; inputs `features` and `train`.
+        ctx: context of Evaluate; inputs `train`, and `features` where it does not read images.
         text: embeddings of all classes, unit length. Shape: (C, D).
         seen: which of them are seen. Shape: (C,), bool.
     """
 
     def __init__(self, ctx: StageContext, text: Tensor, seen: Tensor) -> None:
         self.config, self.clip = ctx.config, frozen_clip(ctx)
-        self.features = ctx.inputs["features"].shards("val")
         self.source = open_source(ctx.config.data, ctx.data_root)
-        decoder = load_decoder(ctx, self.features, text.shape[1], device_of(ctx))
+        decoder = load_decoder(ctx, self.clip.width, text.shape[1], device_of(ctx))
         self.scorer = DecoderScorer(decoder, text, seen, ctx.config, self.clip)
-        self.pixels = None
+        self.pixels: PixelScorer | None = None
         if evaluates_images(ctx.config):
             self.pixels = make_pixel_scorer(ctx, self.scorer.score, decoder.prompts)
+        else:
+            self.features = ctx.inputs["features"].shards("val")
 
     @torch.inference_mode()
     def score(self, image_id: str) -> Tensor:
@@ -64,17 +65,16 @@ class TrainedDecoder:
         return read_image(self.source.image_path(image_id))
 
 
-def load_decoder(ctx: StageContext, features: Features, dim: int, device: str) -> QueryDecoder:
+def load_decoder(ctx: StageContext, width: int, dim: int, device: str) -> QueryDecoder:
     """Build the trained decoder from the artifact `train`.
 
     Args:
         ctx: input `train`; reads `decoder` and `features.decoder_blocks`.
-        features: tell the width of the token maps.
+        width: of the token maps.
         dim: of CLIP's embeddings.
         device: where to compute.
     """
     blocks = ctx.config.features.decoder_blocks
-    width = features.read(features.ids[0], f"tokens_{blocks[0]}").shape[-1]
     decoder = QueryDecoder(ctx.config.decoder, width, len(blocks), dim, max(blocks))
     decoder.load_state_dict(load_file(ctx.inputs["train"].file("weights.safetensors")))
     return decoder.eval().to(device)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.stages.candidates.clustering.steps import to_unit_length
-from split_matching.stages.candidates.training_features import open_training_features
+from split_matching.stages.candidates.computed_features import ComputedFeatures, open_training_features
 from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.resize import resize_labels
@@ -53,7 +53,9 @@ def _find_features(ctx: StageContext, image_id: str) -> tuple[str, Features]:
         DataError: there is no such image.
     """
     splits: dict[str, Features] = {"train": open_training_features(ctx)}
-    if "val" in ctx.inputs["features"].manifest["content"]:  # a trial may have no validation image
+    if "features" not in ctx.inputs:
+        splits["val"] = ComputedFeatures(ctx, "val")
+    elif "val" in ctx.inputs["features"].manifest["content"]:  # a trial may have no validation image
         splits["val"] = ctx.inputs["features"].shards("val")
     check_ids_exist([image_id], [known for features in splits.values() for known in features.ids], "images")
     return next((split, features) for split, features in splits.items() if image_id in features.ids)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from split_matching.errors import DataError
 from split_matching.model.criterion import Matching, SplitCriterion
-from split_matching.stages.candidates.training_features import open_training_features
+from split_matching.stages.candidates.computed_features import open_training_features
 from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
@@ -122,7 +122,7 @@ def match_image(ctx: StageContext, image_id: str, names: Sequence[str]) -> Match
     device = device_of(ctx)
     features = open_training_features(ctx)
     item = CachedImages(ctx, features).item(image_id)
-    model = load_decoder(ctx, features, text.shape[1], device)
+    model = load_decoder(ctx, item.tokens[0].shape[-1], text.shape[1], device)
     tokens, valid, targets = collate([item], ctx.config.decoder.upsample, device)
     output = model(tokens, valid)[-1]
     criterion = SplitCriterion(ctx.config.train, ctx.config.decoder, text, ctx.config.pseudo_masks.merge).to(device)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from split_matching.errors import DataError
 from split_matching.stages.candidates.clustering import field_to_cluster
+from split_matching.stages.candidates.computed_features import open_training_features
 from split_matching.stages.candidates.region_embedding import crop_regions
-from split_matching.stages.candidates.training_features import open_training_features
 from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source

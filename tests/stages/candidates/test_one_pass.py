@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,8 @@ from split_matching.pipeline.cli import main
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.candidates import features, one_pass, pseudo_masks, regions
+from split_matching.stages.candidates.computed_features import ComputedFeatures, open_training_features
 from split_matching.stages.candidates.extractor import Extractor
-from split_matching.stages.candidates.training_features import ComputedFeatures, open_training_features
 from tests.handmade import TINY, Chain
 
 NOT_KEPT = ("features.persist=false", "train.features=online")
@@ -152,6 +154,30 @@ def test_other_settings_of_regions_run_both_stages_again(folder: Path) -> None:
     states = other.states(["train"])
     assert "features" not in states  # nothing that trains reads them
     assert {stage for stage, state in states.items() if not state.fresh} == {"pseudo_masks", "regions", "train"}
+
+
+SLIDING = (*NOT_KEPT, "evaluate.mode=slide", "evaluate.window=48", "evaluate.stride=32")
+
+
+def pictures(page: str) -> list[str]:
+    """The pictures of pseudo masks, in their order."""
+    return re.findall(r'<img src="(data:image/jpeg[^"]+)"[^>]*alt="pseudo mask[^"]*"', page)
+
+
+def test_without_any_cached_feature_the_report_shows_the_same_pseudo_masks(folder: Path, tmp_path: Path) -> None:
+    """Sliding windows read images, so nothing but the report's pictures is made of features of validation images."""
+    shutil.copytree(folder, tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache/shapes/features")
+    run(tmp_path / "cache", "Report", *SLIDING)
+    assert not (tmp_path / "cache/shapes/features").exists()
+    computed, cached = (
+        pictures((plan(place, *overrides)["report"].entry.folder / "report.html").read_text())
+        for place, overrides in ((tmp_path / "cache", SLIDING), (folder, NOT_KEPT))
+    )
+    assert computed == cached and len(cached) == 4  # two images, as examples and as the worst
+    for image_id in ("train_000001", "val_000001"):
+        look = ["inspect", "features", "--image", image_id, "--out", str(tmp_path / "x.png")]
+        assert main([*look, "--artifacts", str(tmp_path / "cache"), "--set", *RUN, *SLIDING]) == 0
 
 
 @pytest.mark.parametrize("kind", ["pseudo_masks", "regions", "features", "matches"])

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from split_matching.cache.entry import read_progress
 from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.settings import TrainConfig
 from split_matching.errors import UserError
+from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
 from split_matching.stages.training import checkpoint, train
@@ -237,6 +239,37 @@ def test_nan_stops_with_step_and_term(chain: Chain, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(train.SplitCriterion, "forward", broken)
     with pytest.raises(UserError, match="step 3: seen_dice"):
         chain.whole(train, "nan")
+
+
+@pytest.mark.parametrize(("layer", "part"), [(0, "masks"), (1, "embeddings"), (0, "no_object")])
+def test_nan_in_any_layer_stops_with_its_number(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, layer: int, part: str
+) -> None:
+    """Also in a layer before the last one: matching would end in a traceback."""
+    original = QueryDecoder.forward
+
+    def broken(self: QueryDecoder, tokens: list[torch.Tensor], valid: torch.Tensor) -> list[QueryOutput]:
+        outputs = original(self, tokens, valid)
+        outputs[layer] = replace(outputs[layer], **{part: getattr(outputs[layer], part) * torch.nan})
+        return outputs
+
+    monkeypatch.setattr(QueryDecoder, "forward", broken)
+    with pytest.raises(UserError, match=f"not finite at step 0: the predictions of layer {layer} of 1: lower train.lr"):
+        chain.whole(train, f"nan-{layer}-{part}")
+
+
+def test_regions_that_no_query_can_take_are_counted(chain: Chain, tmp_path: Path) -> None:
+    few = chain.branch(tmp_path, "decoder.candidate_queries=1", "train.steps=3")
+    lines = [json.loads(line) for line in (few.train() / "matching.jsonl").read_text().splitlines()]
+    masks = chain.inputs["pseudo_masks"].shards("train")
+    regions = {image_id: int(masks.read(image_id, "labels").max()) for image_id in masks.ids}
+    expected = [
+        sum(max(0, regions[image_id] - 1) for image_id in batch_ids(masks.ids, few.config.train, step))
+        for step in range(3)
+    ]
+    assert [line["candidate_without_query"] for line in lines] == expected and max(expected) > 0
+    single = chain.branch(tmp_path / "single", "train.matching=single", "train.steps=1")
+    assert "candidate_without_query" not in (single.train() / "matching.jsonl").read_text()
 
 
 def test_order_visits_every_image_once_an_epoch() -> None:

@@ -1,4 +1,4 @@
-"""Features of training images for looking at single ones: from the cache, or computed where the cache keeps none."""
+"""Features for looking at single images: from the cache, or computed where the cache keeps none."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ def open_training_features(ctx: StageContext) -> Features:
 
 
 class ComputedFeatures:
-    """Features of training images where none are kept: computed when they are asked for, as extraction would.
+    """Features of images where none are kept: computed when they are asked for, as extraction would.
 
     For looking at single images; a stage that needs them all is `stages.candidates.one_pass`.
 
     Args:
         ctx: inputs `dataset`, and `pretrain` where CLIP's weights come from there; reads `clip`, `data`, `features`.
+        split: which images.
     """
 
-    def __init__(self, ctx: StageContext) -> None:
-        self.ids = tuple(sorted(str(image["id"]) for image in ctx.inputs["dataset"].json("images.json")["train"]))
+    def __init__(self, ctx: StageContext, split: str = "train") -> None:
+        self.ids = tuple(sorted(str(image["id"]) for image in ctx.inputs["dataset"].json("images.json")[split]))
         self.fields = tuple(fields(ctx.config))
         self._extractor = Extractor(ctx)
         self._last: tuple[str, Arrays] = ("", {})
