@@ -1,7 +1,7 @@
 """Files of class lists, text and YAML: what they hold, before a config says which classes are unseen.
 
-Text has one name a line, or `ID: NAME` on every line; lines that begin with # are comments. YAML has `classes` (each
-`{id, name}` or `{id, name, prompts}`, or a plain name), and may have `ignore` and `unseen`.
+Text has one name a line, or `ID: NAME` on every line, or is CVAT's labelmap.txt. Lines with # in front are comments.
+YAML has `classes` (each `{id, name}` or `{id, name, prompts}`, or a plain name), and may have `ignore` and `unseen`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from split_matching.configs.colour_table import LABELMAP, read_labelmap
 from split_matching.configs.strict_yaml import read_mapping, shorten
 from split_matching.errors import ConfigError
 
@@ -76,6 +77,8 @@ def _read_text(path: Path, label: str, blank_lines: bool) -> list[Any]:
     rows = [(number, line.strip(" \t\r")) for number, line in enumerate(lines, start=1) if line[:1] != "#"]
     if blank_lines:
         rows = [(number, line) for number, line in rows if line]
+    if all(LABELMAP.fullmatch(line) for _, line in rows):
+        return [name for name, _ in read_labelmap(path, label)]
     blank = next((number for number, line in rows if not line), None)
     if blank is not None:
         raise ConfigError(f"{label}, line {blank}: empty; expected a class name on every line, as its place is its id")

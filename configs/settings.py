@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -48,10 +48,21 @@ class DataConfig(Section):
         "trainaug", description="voc: name of the list; folder: list of ids (.txt below the root), or a folder's name."
     )
     val_split: str = Field("val", description="The same for validation.")
-    image_folder: str = Field("images", description="folder: where the images are, below the root.")
+    image_folder: str = Field(
+        "images", description="folder: where the images are, below the root; {split} stands for any one folder."
+    )
     image_suffix: str = Field("", description="folder: end of every image's name, e.g. _rgb.png; none: any picture.")
-    mask_folder: str = Field("SegmentationClassAug", description="Folder of the index masks; unused by coco_stuff.")
+    mask_folder: str = Field(
+        "SegmentationClassAug",
+        description="Folder of the masks, unused by coco_stuff; folder: masks by default, {split} as in image_folder.",
+    )
     mask_suffix: str = Field(".png", description="folder: end of every mask's name, in place of the image's ending.")
+    colours: str = Field(
+        "",
+        description="folder: what colours of masks mean: NAME of configs/colours/NAME.yaml, or a .yaml or CVAT's "
+        "labelmap.txt below the root; none: masks hold ids.",
+        json_schema_extra=added(neutral=""),
+    )
     expected_train: Positive | None = Field(
         None, description="Images of the whole training split; fewer is a subset, and the report says so."
     )
@@ -75,6 +86,20 @@ class DataConfig(Section):
         if not name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError("expected a name inside the data set, without leading / and without ..")
         return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_folders(cls, values: Any) -> Any:
+        """A layout `folder` has none of VOC's names."""
+        if isinstance(values, dict) and values.get("layout") == "folder":
+            return {"train_split": "train", "mask_folder": "masks", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _split_in_both(self) -> DataConfig:
+        if "{split}" in self.mask_folder and "{split}" not in self.image_folder:
+            raise ValueError("mask_folder has {split} and image_folder has not; expected it in both")
+        return self
 
     @model_validator(mode="after")
     def _fold_in_range(self) -> DataConfig:

@@ -21,7 +21,7 @@ from open_clip.model import convert_to_custom_text_state_dict
 from torch import Tensor
 
 from split_matching.configs.settings import ClipConfig
-from split_matching.errors import ConfigError, DataError, first_line
+from split_matching.errors import ConfigError, DataError, did_you_mean, first_line
 from split_matching.model.hub_files import can_reach_hub, is_cached
 from split_matching.model.weight_files import WeightFile, read_weight_file
 from split_matching.model.weights_identity import REPOSITORY, is_tag, weights_file, weights_identity
@@ -73,8 +73,14 @@ def check_weights(clip: ClipConfig) -> None:
     """
     register_architectures()
     if clip.model not in open_clip.list_models():
+        if clip.model.startswith(("hf-hub:", "local-dir:")):
+            raise ConfigError(
+                f"clip.model {clip.model!r} names a place, not an architecture: give the architecture of its "
+                "open_clip_config.json as clip.model, and the file of weights as clip.weights=PATH"
+            )
+        meant = did_you_mean(clip.model.replace("/", "-").replace("@", "-"), open_clip.list_models())
         raise ConfigError(
-            f"clip.model {clip.model!r} is neither an open_clip architecture nor a file in configs/clip/: "
+            f"clip.model {clip.model!r} is neither an open_clip architecture nor a file in configs/clip/: {meant} "
             "list them with python -c 'import open_clip; print(open_clip.list_models())'"
         )
     if clip.weights in ("random", "pretrain") or weights_file(clip) is not None:

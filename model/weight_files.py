@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from split_matching.errors import DataError, first_line
+from split_matching.model.weight_names import find_state, plain_names
 
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 """Buffers that OpenAI's archives carry beside the weights; nothing else writes them."""
@@ -65,7 +66,7 @@ class WeightFile:
     """What a file of weights holds.
 
     Args:
-        tensors: by name, without the prefix that data-parallel training leaves.
+        tensors: by the names of open_clip, see `weight_names`.
         openai: whether the file carries OpenAI's marks.
     """
 
@@ -77,29 +78,43 @@ def read_weight_file(path: Path) -> WeightFile:
     """Read a file of weights.
 
     Args:
-        path: the file: safetensors, `torch.save` (a state dict, or a dict with one as `state_dict`), or TorchScript.
+        path: the file: safetensors, `torch.save` (a state dict, or a checkpoint that holds one), or TorchScript.
 
     Raises:
         DataError: the file is none of these, is damaged, or would need code to be run.
     """
+    _check_page(path)
     try:
         found = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
     except DataError:
         raise
     except Exception as error:  # safetensors, zipfile and torch raise many kinds for damaged bytes
         raise DataError(
-            f"CLIP weights {path} cannot be read ({first_line(error)}): give a whole .safetensors file, a "
+            f"CLIP weights {path} cannot be read ({_reason(error)}): give a whole .safetensors file, a "
             "state dict saved by torch, or OpenAI's archive; pickles that need code are never loaded"
         ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
+    found = find_state(found)
     if not isinstance(found, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
     ):
         raise DataError(f"CLIP weights {path} hold no tensors by name: give a file with a state dict of the whole CLIP")
-    tensors = {name.removeprefix("module."): value for name, value in found.items()}
+    tensors = plain_names(found)
     marks = [name for name in OPENAI_MARKS if name in tensors]
     return WeightFile({n: t for n, t in tensors.items() if n not in marks}, len(marks) == len(OPENAI_MARKS))
+
+
+def _check_page(path: Path) -> None:
+    """Raise for a web page, which a failed download often is."""
+    with path.open("rb") as stream:
+        start = stream.read(200).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise DataError(f"CLIP weights {path} are a web page, not weights: the download failed; fetch the file again")
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, without torch's advice to load the file all the same, which would run its code."""
+    text = first_line(error)
+    return "the pickle needs code" if "weights_only" in text or "Weights only" in text else text
 
 
 def _read_torch(path: Path) -> Any:

@@ -40,6 +40,11 @@ def weights_file(clip: ClipConfig) -> Path | None:
         there = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))
         remedy = f"bundled weights are for {there}; choose a tag or a file, or --set clip.weights=pretrain"
     elif is_file_spec(clip.weights):
+        if clip.weights.startswith(("hf-hub:", "local-dir:", "http://", "https://")):
+            raise DataError(
+                f"clip.weights {clip.weights!r} is no file on this machine: download the file of weights, and give its "
+                "path as --set clip.weights=PATH"
+            )
         path = user_path(clip.weights)
         remedy = "give the path of a .pt or .safetensors file of this architecture as --set clip.weights=PATH"
     else:

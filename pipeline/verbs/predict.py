@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
     add_images_option(parser)
     add = parser.add_argument
-    add("--image", type=Path, required=True, metavar="PATH", help="an image, or a folder of images")
+    add(
+        "--image",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="images, folders of images, or patterns such as '*.jpg'",
+    )
     add(
         "--classes",
         required=True,
@@ -80,12 +87,14 @@ def _load_exported(plan: Plan, options: argparse.Namespace) -> Segmenter:
     return Segmenter.load(options.decoder, weights, plan.config.runtime.device)
 
 
-def predict(segmenter: Segmenter, image: Path, classes: str, out: Path, quiet: bool = False) -> tuple[list[str], int]:
-    """Label an image, or all images of a folder.
+def predict(
+    segmenter: Segmenter, image: Sequence[str], classes: str, out: Path, quiet: bool = False
+) -> tuple[list[str], int]:
+    """Label images, and all images of folders.
 
     Args:
         segmenter: the trained decoder.
-        image: a file or folder.
+        image: files, folders or patterns.
         classes: see `read_names`.
         out: folder of the results.
         quiet: show no progress.
@@ -96,14 +105,14 @@ def predict(segmenter: Segmenter, image: Path, classes: str, out: Path, quiet: b
     Raises:
         UserError: the names are wrong, or there is no image.
     """
-    from split_matching.stages.data.photos import find_photos
+    from split_matching.stages.data.photos import find_all_photos
     from split_matching.stages.inference.segmenter import check_names
     from split_matching.stages.pages.label_photos import label_photos
 
     entries = read_names(classes)
     names = check_names([entry.name for entry in entries])
     segmenter.prompts |= {name: entry.prompts for name, entry in zip(names, entries, strict=True) if entry.prompts}
-    photos = find_photos(image, out)
+    photos = find_all_photos(image, out)
     display = ProgressDisplay(["predict"], ["images"], quiet=quiet)
     display.start("predict", len(photos))
     complaints: list[str] = []

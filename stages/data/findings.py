@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from split_matching.configs.class_list import ClassList
+from split_matching.configs.colour_table import find_table, unpack
 from split_matching.configs.settings import DataConfig
 from split_matching.errors import DataError
-from split_matching.stages.data.image_audit import ImageAudit
+from split_matching.stages.data.folder_files import PICTURES, describe_endings
+from split_matching.stages.data.image_audit import COLOURED, MOST_COLOURS, ImageAudit
+from split_matching.stages.data.layouts.folder import FolderSource
 from split_matching.stages.data.layouts.voc import voc_palette
 from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.source import Source
@@ -24,6 +27,8 @@ TWO_VALUES_REMEDY = (
     "If 255 is a class, as in masks of black and white, give both ids: classes.txt with the lines `0: NAME` and "
     "`255: NAME`, and no data.ignore"
 )
+
+SHOWN_COLOURS = 12
 
 _COLOURS = np.array(voc_palette()).reshape(256, 3)[1:21]
 VOC_GREYS = frozenset(int(grey) for grey in (_COLOURS @ [19595, 38470, 7471] + 0x8000) >> 16)
@@ -59,7 +64,7 @@ def find_all(source: Source, data: DataConfig, classes: ClassList, ids: Ids, aud
     """
     return [
         *_find_bad_files(audits),
-        *_find_unknown_ids(classes, audits),
+        *_find_unknown_ids(classes, audits, bool(data.colours)),
         *_find_two_values(classes, audits),
         *_find_odd_names(classes),
         *_find_odd_classes(classes, ids, audits),
@@ -87,10 +92,25 @@ def _find_bad_files(audits: Audits) -> Iterator[Finding]:
         if audit.error:
             kinds.setdefault(audit.error[0], []).append(audit.error[1])
     for kind, messages in kinds.items():
-        yield Finding(f"{len(messages)} {kind}, first: {messages[0]}", True)
+        yield Finding(f"{len(messages)} {kind}, first: {messages[0]}{_describe_colours(audits, kind)}", True)
 
 
-def _find_unknown_ids(classes: ClassList, audits: Audits) -> Iterator[Finding]:
+def _describe_colours(audits: Audits, kind: str) -> str:
+    """The colours of coloured masks with their shares, and the table that knows them."""
+    if kind != COLOURED:
+        return ""
+    pixels: Counter[int] = Counter()
+    for audit in audits:
+        pixels.update(audit.colours)
+    shown = [f"{unpack(colour)} {100 * n / pixels.total():.1f} %" for colour, n in pixels.most_common(SHOWN_COLOURS)]
+    more = f" and {len(pixels) - len(shown)} more" if len(pixels) > len(shown) else ""
+    table = find_table(pixels)
+    known = f"; these are {table}'s: --set data.colours={table}" if table else ""
+    many = "; so many are a photograph, or edges that were smoothed" if len(pixels) >= MOST_COLOURS else ""
+    return f". Their colours: {', '.join(shown)}{more}{known or many}"
+
+
+def _find_unknown_ids(classes: ClassList, audits: Audits, coloured: bool) -> Iterator[Finding]:
     """Ids outside the class list, and what they look like."""
     pixels: Counter[int] = Counter()
     masks: dict[int, list[ImageAudit]] = {}
@@ -102,10 +122,16 @@ def _find_unknown_ids(classes: ClassList, audits: Audits) -> Iterator[Finding]:
         return
     whole = sum(pixels.values()) + sum(sum(audit.counts.values()) for audit in audits)
     shown = [
-        f"{value} ({100 * number / whole:.2f} %, {len(masks[value])} masks, e.g. that of {masks[value][0].image_id})"
+        f"{unpack(value) if coloured else value} ({100 * number / whole:.2f} %, {len(masks[value])} masks, "
+        f"e.g. that of {masks[value][0].image_id})"
         for value, number in pixels.most_common(SHOWN)
     ]
     more = f" and {len(pixels) - SHOWN} more" if len(pixels) > SHOWN else ""
+    if coloured:
+        yield Finding(
+            f"colours without an id of the class list: {', '.join(shown)}{more}; add them to data.colours", True
+        )
+        return
     yield Finding(
         f"ids outside the class list: {', '.join(shown)}{more}; {_explain(classes, audits, set(pixels))}", True
     )
@@ -253,13 +279,20 @@ def _find_subsets(data: DataConfig, ids: Ids) -> Iterator[Finding]:
 
 
 def _find_stray_masks(source: Source) -> Iterator[Finding]:
-    """Masks that no image belongs to."""
+    """Masks that no image belongs to, and files that are taken for no images."""
     try:
         strays = source.stray_masks()
+        others = source.left_out() if isinstance(source, FolderSource) else []
     except (DataError, OSError):
         return  # a folder is missing: that is another finding
     if strays:
         yield Finding(f"{len(strays)} masks belong to no image, e.g. {strays[0]}", False)
+    if others:
+        yield Finding(
+            f"{len(others)} files beside the images are no pictures by their names: {describe_endings(others)}; "
+            f"expected {', '.join(PICTURES)}: convert or rename images among them",
+            False,
+        )
 
 
 def _list(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,12 @@ from split_matching.stages.data.images import (
 from split_matching.stages.data.mask_values import ColouredError
 from split_matching.stages.data.source import Source
 
+COLOURED = "masks are coloured"
+"""Kind of what is wrong with a mask that has colours."""
+
+MOST_COLOURS = 256
+"""Of one mask; more are a photograph, or edges that were smoothed."""
+
 
 @dataclass(frozen=True)
 class ImageAudit:
@@ -32,6 +39,7 @@ class ImageAudit:
         unknown: pixels of each value that is not in the class list.
         sha256: of the image file; "" where there is none.
         rotated: the image has an EXIF orientation.
+        colours: pixels of each colour, 0xRRGGBB, of a mask that holds colours and no ids; the most frequent ones.
         error: kind and message of what is wrong with the files; None if nothing is.
     """
 
@@ -42,6 +50,7 @@ class ImageAudit:
     sha256: str = ""
     rotated: bool = False
     error: tuple[str, str] | None = None
+    colours: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
@@ -64,14 +73,16 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         mask_path = source.mask_path(image_id)
         content = read_bytes(mask_path)
         kind = "masks cannot be used"
-        values = decode_values(content, mask_path)
+        table = source.mask_table(mask_path)
+        values = decode_values(content, mask_path, table=table)
         kind = "masks have another size than their images"
-        values = decode_values(content, mask_path, (shape[0], shape[1]))
+        values = decode_values(content, mask_path, (shape[0], shape[1]), table)
     except ColouredError as error:
-        return ImageAudit(split, image_id, {}, {}, sha256, rotated, ("masks are coloured", str(error)))
+        problem = (COLOURED, str(error))
+        return ImageAudit(split, image_id, {}, {}, sha256, rotated, problem, _count_colours(content, mask_path))
     except DataError as error:
         return ImageAudit(split, image_id, {}, {}, sha256, rotated, (kind, str(error)))
-    table, known = source.mask_table(mask_path), {*classes.ids, *classes.ignore}
+    known = {*classes.ids, *classes.ignore}
     counts, unknown = Counter[int](), Counter[int]()
     for value, pixels in zip(*np.unique(values, return_counts=True), strict=True):
         raw = class_id(int(value), table)
@@ -80,3 +91,10 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         else:
             unknown[int(value)] += int(pixels)
     return ImageAudit(split, image_id, counts, unknown, sha256, rotated)
+
+
+def _count_colours(content: bytes, path: Path) -> dict[int, int]:
+    """Pixels of the most frequent colours of a mask."""
+    colours, counts = np.unique(decode_values(content, path, table={}), return_counts=True)
+    most = np.argsort(-counts)[:MOST_COLOURS]
+    return dict(zip(colours[most].tolist(), counts[most].tolist(), strict=True))

@@ -9,16 +9,19 @@ from __future__ import annotations
 import io
 import stat
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from split_matching.configs.colour_table import unpack
 from split_matching.errors import DataError
-from split_matching.stages.data.mask_values import stored_values
+from split_matching.stages.data.folder_files import describe_bytes
+from split_matching.stages.data.mask_values import stored_colours, stored_values
 from split_matching.stages.data.pixel_budget import PixelBudget
 from split_matching.stages.data.source import Source
 
@@ -46,6 +49,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata; what 
 _BUDGET = PixelBudget(MAX_PIXELS)
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
+
+Table = Sequence[int] | Mapping[int, int]
+"""The class list's id of each value of a mask file; or of each colour, 0xRRGGBB, see `Source.mask_table`."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -126,7 +132,7 @@ def read_mask(
     path: Path,
     shape: tuple[int, int] | None = None,
     allowed_ids: Collection[int] | None = None,
-    table: Sequence[int] | None = None,
+    table: Table | None = None,
 ) -> Labels:
     """Decode an index mask: a PNG whose palette index or grey value is the raw class id.
 
@@ -151,30 +157,40 @@ def decode_mask(
     path: Path,
     shape: tuple[int, int] | None = None,
     allowed_ids: Collection[int] | None = None,
-    table: Sequence[int] | None = None,
+    table: Table | None = None,
 ) -> Labels:
     """Decode the bytes of a mask; see `read_mask`. `path` is for errors only."""
-    mask = decode_values(data, path, shape)
+    mask = decode_values(data, path, shape, table)
     if allowed_ids is not None:
         allowed = set(allowed_ids)
         there = [int(value) for value in np.unique(mask)]
         unknown = [value for value in there if class_id(value, table) not in allowed]
         if unknown:
+            what, where = "the id", "`classes` or `ignore` of the class list"
+            if isinstance(table, Mapping):
+                what, where = "it", f"data.colours, with an id of {where}"
             raise DataError(
-                f"{path}: id {unknown[0]} ({int((mask == unknown[0]).sum())} pixels) is not in the class list; "
-                "correct the mask, or add the id to `classes` or `ignore` of the class list"
+                f"{path}: {name_value(unknown[0], table)} ({int((mask == unknown[0]).sum())} pixels) is not in the "
+                f"class list; correct the mask, or add {what} to {where}"
             )
     return mask if table is None else translate(mask, table)
 
 
-def class_id(value: int, table: Sequence[int] | None) -> int:
+def class_id(value: int, table: Table | None) -> int:
     """Return the class list's id of a value of a mask file, see `Source.mask_table`; -1 if it may not occur."""
     if table is None:
         return value
+    if isinstance(table, Mapping):
+        return table.get(value, -1)
     return table[value] if value < len(table) else -1
 
 
-def translate(mask: Labels, table: Sequence[int]) -> Labels:
+def name_value(value: int, table: Table | None) -> str:
+    """Return a value of a mask file as errors name it: "id 7", or "colour (128, 64, 0)"."""
+    return f"colour {unpack(value)}" if isinstance(table, Mapping) else f"id {value}"
+
+
+def translate(mask: NDArray[Any], table: Table) -> NDArray[Any]:
     """Replace the values of a mask file by the class list's ids; values that may not occur become void, 255.
 
     Args:
@@ -182,18 +198,32 @@ def translate(mask: Labels, table: Sequence[int]) -> Labels:
         table: the class list's id of each value, as of `Source.mask_table`.
 
     Returns:
-        (H, W) ids of the same type.
+        (H, W) ids, of the same type, or for colours uint8, or uint16 where an id needs it.
     """
+    if isinstance(table, Mapping):
+        colours = np.array(sorted(table), np.uint32)
+        ids = np.array([table[colour] for colour in colours.tolist()])
+        places = np.searchsorted(colours, mask).clip(max=len(colours) - 1)
+        found = np.where(colours[places] == mask, ids[places], IGNORE)
+        return found.astype(np.uint8 if ids.max() < 256 else np.uint16)
     whole = np.full(np.iinfo(mask.dtype).max + 1, IGNORE, dtype=mask.dtype)
     known = np.asarray(table, dtype=np.int64)
     whole[: len(known)] = np.where(known < 0, IGNORE, known).astype(mask.dtype)
-    return np.asarray(whole[mask])
+    found = whole[mask]
+    return np.asarray(found)
 
 
-def decode_values(data: bytes, path: Path, shape: tuple[int, int] | None = None) -> Labels:
-    """Decode the bytes of a mask into the values of the file, (H, W), whatever they mean; see `read_mask`."""
+def decode_values(
+    data: bytes, path: Path, shape: tuple[int, int] | None = None, table: Table | None = None
+) -> NDArray[Any]:
+    """Decode the bytes of a mask into the values of the file, or its colours for a table of these; see `read_mask`.
+
+    Returns:
+        (H, W) values, whatever they mean: uint8, uint16 for a file of more bits, uint32 0xRRGGBB for colours.
+    """
     with _decoded(data, path, "mask") as image:
-        mask = stored_values(image, data, path)
+        mask: NDArray[Any]
+        mask = stored_colours(image, path) if isinstance(table, Mapping) else stored_values(image, data, path)
     if shape is not None and mask.shape != tuple(shape):
         turned = " (turned by 90 degrees: does the image have an EXIF orientation?)" if mask.T.shape == shape else ""
         raise DataError(
@@ -299,7 +329,7 @@ def _decoded(data: bytes, path: Path, what: str) -> Iterator[Image.Image]:
     except Exception as error:  # Pillow's decoders raise almost any exception for damaged bytes
         reason = " ".join(str(error).split())
         if "cannot identify" in reason:
-            reason = f"not an image: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+            reason = f"{describe_bytes(data)}: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise DataError(
             f"{path}: the {what} cannot be decoded ({reason or type(error).__name__}); "
             "restore the file or remove its id from the split"

@@ -29,7 +29,7 @@ def parse_list(text: str, path: Path) -> list[str]:
         DataError: the list is empty, or has a line that is no id or an id twice.
     """
     first_line: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         image_id = line.strip()
         if not image_id:
             continue

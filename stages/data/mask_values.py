@@ -13,6 +13,8 @@ from split_matching.errors import DataError
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Tags of a TIFF."""
 
+SMEARED = "the mask is a JPEG, which smears ids; expected a PNG: export the masks again as PNG"
+
 Values = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -36,7 +38,7 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
         DataError: it is a JPEG, or its values are no whole numbers of up to 16 bits.
     """
     if image.format == "JPEG":
-        raise DataError(f"{path}: the mask is a JPEG, which smears ids; expected a PNG: export the masks again as PNG")
+        raise DataError(f"{path}: {SMEARED}")
     if image.mode == "P":
         return np.array(image, dtype=np.uint8)
     depth, inverted = _depth(image, data)
@@ -53,6 +55,18 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
         f"{path}: the mask has pixels of mode {image.mode}; expected class ids, as a palette or grey PNG: "
         f"{_remedy(image)}"
     )
+
+
+def stored_colours(image: Image.Image, path: Path) -> NDArray[np.uint32]:
+    """Return the colours of a decoded mask as numbers, 0xRRGGBB; a palette's colours, and grey as three equal channels.
+
+    Raises:
+        DataError: it is a JPEG.
+    """
+    if image.format == "JPEG":
+        raise DataError(f"{path}: {SMEARED}")
+    channels = np.array(image.convert("RGB")).astype(np.uint32)
+    return np.asarray(channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])
 
 
 def _depth(image: Image.Image, data: bytes) -> tuple[int, bool]:
@@ -78,4 +92,4 @@ def _remedy(image: Image.Image) -> str:
     channels = np.array(image if image.mode == "LA" else image.convert("RGB"))[..., : 1 if image.mode == "LA" else 3]
     if (channels == channels[..., :1]).all():
         return "its channels are equal, so save one of them as a grey PNG"
-    return "replace each colour by the id of its class"
+    return "give the id of each colour, as a table: data.colours"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from split_matching.configs.user_path import user_path
 from split_matching.errors import DataError, one_line
+from split_matching.stages.data.folder_files import PICTURES
 from split_matching.stages.data.images import decode_with_orientation, orientation, read_bytes
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,6 +42,33 @@ class Photo:
     name: Path
 
 
+def find_all_photos(given: Sequence[str], out: Path) -> list[Photo]:
+    """Return the images that several words of a command line name, each once.
+
+    Args:
+        given: files, folders, or patterns such as `photos/*.jpg` that a shell did not replace.
+        out: folder of results, which is not looked into.
+
+    Raises:
+        DataError: nothing is there, or no image; a word is an address on the web; or two images would have one name.
+    """
+    found: dict[Path, Photo] = {}
+    for word in given:
+        if re.match(r"[a-z]+://", word):
+            raise DataError(f"{one_line(word)}: nothing is fetched from the web; download the image, and give the file")
+        place = str(user_path(word))
+        matches = [] if os.path.lexists(place) else sorted(glob.glob(place, recursive=True))  # noqa: PTH207 (absolute)
+        for path in map(Path, matches or [place]):
+            for photo in find_photos(path, out):
+                other = found.setdefault(photo.name, photo)
+                if other.path.resolve() != photo.path.resolve():
+                    raise DataError(
+                        f"{one_line(str(other.path))} and {one_line(str(photo.path))} would have the same results; "
+                        "label them in two runs, into two folders"
+                    )
+    return list(found.values())
+
+
 def find_photos(given: Path, out: Path) -> list[Photo]:
     """Return the image files of a folder and all below it, or the one file, in sorted order.
 
@@ -58,10 +89,10 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
     found = [
         Photo(path, path.relative_to(given))
         for path in sorted(given.rglob("*"))
-        if path.suffix.lower() in ENDINGS and not path.is_dir() and own not in path.resolve().parents
+        if path.suffix.lower() in PICTURES and not path.is_dir() and own not in path.resolve().parents
     ]
     if not found:
-        raise DataError(f"{one_line(str(given))}: no image in it; expected files that end in {', '.join(ENDINGS)}")
+        raise DataError(f"{one_line(str(given))}: no image in it; expected files that end in {', '.join(PICTURES)}")
     return found
 
 

@@ -8,7 +8,7 @@ holds the file of its own layout and of no other. Nothing is decoded here, and n
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,8 +34,11 @@ class Source(Protocol):
         """The mask file of an id."""
         ...
 
-    def mask_table(self, mask: Path) -> Sequence[int] | None:
-        """The class list's id of each value of a mask file, -1 for values that may not occur; None: the same id."""
+    def mask_table(self, mask: Path) -> Sequence[int] | Mapping[int, int] | None:
+        """The class list's id of each value of a mask file, -1 for values that may not occur; None: the same id.
+
+        Of a mask whose colours count, the id of each colour, 0xRRGGBB.
+        """
         ...
 
     def fingerprint(self) -> Fingerprint:

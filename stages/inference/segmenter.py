@@ -35,14 +35,14 @@ from split_matching.model.token_encoder import TokenEncoder
 from split_matching.model.votes import label_map_of_any_size
 from split_matching.model.weights_identity import is_file_spec
 from split_matching.stages.data.images import to_rgb
-from split_matching.stages.data.photos import read_photo, upright
+from split_matching.stages.data.photos import decode_photo, read_photo, upright
 from split_matching.stages.ground.device import resolve_device
 from split_matching.stages.inference.decoder_scores import DecoderScorer
 from split_matching.stages.inference.exported_decoder import read_export, write_export
 from split_matching.stages.inference.pixels import PixelScorer
 
-Picture = Image.Image | NDArray[np.uint8] | str | os.PathLike[str]
-"""A Pillow image, an RGB array (H, W, 3) uint8, or a file."""
+Picture = Image.Image | NDArray[np.uint8] | str | os.PathLike[str] | bytes
+"""A Pillow image, an RGB array (H, W, 3) uint8, a file, or the bytes of one."""
 
 EXPORTED: Mapping[str, tuple[str, ...]] = {
     "text": (),
@@ -247,8 +247,14 @@ def to_pixels(image: Picture) -> NDArray[np.uint8]:
     """
     if isinstance(image, str | os.PathLike):
         return read_photo(Path(image))
+    if isinstance(image, bytes):
+        return decode_photo(image, Path("the image"))
     if isinstance(image, Image.Image):
         return to_rgb(upright(image), "the image")
+    if not isinstance(image, np.ndarray):
+        raise DataError(
+            f"the image is a {type(image).__name__}: expected a Pillow image, an array, a file or its bytes"
+        )
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise DataError(f"the image is {image.dtype} of shape {image.shape}: expected uint8 of shape (H, W, 3), RGB")
     return image

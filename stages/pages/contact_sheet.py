@@ -100,10 +100,10 @@ def _read_pair(source: Source, audit: ImageAudit, classes: ClassList) -> Pair:
     try:
         image = resize_image(read_image(source.image_path(audit.image_id)), CELL)
         path = source.mask_path(audit.image_id)
-        values = resize_labels(decode_values(read_bytes(path), path), (image.shape[0], image.shape[1]))
+        table = source.mask_table(path)
+        values = resize_labels(decode_values(read_bytes(path), path, table=table), (image.shape[0], image.shape[1]))
     except DataError:  # it went away since
         return Pair(caption, np.full((CELL, CELL, 3), 238, np.uint8), np.full((CELL, CELL), NO_LABEL, np.int32))
-    table = source.mask_table(path)
     labels = np.full(values.shape, len(classes.entries), np.int32)
     for value in np.unique(values):
         raw = class_id(int(value), table)

@@ -1,26 +1,56 @@
-"""Any other data set: a folder of images and a folder of index masks with the same names.
+"""Any other data set: a folder of images and a folder of masks with the same names.
 
     ROOT/images/train/a.jpg   ROOT/masks/train/a.png   data.train_split=train: a folder's name, in both
-    ROOT/images/b.jpg         ROOT/masks/b.png         data.train_split=train.txt: a list of ids, below the root
+    ROOT/images/b.jpg         ROOT/masks/b.png         data.train_split=train.txt: a list of images, below the root
+    ROOT/train/a.png          ROOT/trainannot/a.png    data.image_folder={split} data.mask_folder={split}annot
 
-Folders may be nested. The id of an image is its path below `data.image_folder` without `data.image_suffix` (or without
-its ending), with dots for slashes: `train.a`, `b`. So equal names in two splits are two images. Source: choice.
+Folders may be nested; {split} stands for one folder's name, the same in both. The id of an image is its path below
+`data.image_folder` (with the folder that {split} stands for) without `data.image_suffix` (or without its ending), with
+dots for slashes and _ for unusual signs: `train.a`, `b`. So equal names in two splits are two images. Source: choice.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from split_matching.configs.colour_table import locate_colours, read_colours
 from split_matching.errors import DataError
-from split_matching.stages.data.listing import ID, check_split, parse_list, read_text
-from split_matching.stages.data.raw_files import Fingerprint, make_fingerprint, stat_file
+from split_matching.stages.data.folder_files import FOREIGN, PICTURES, describe_endings, is_folder, make_id, walk
+from split_matching.stages.data.listing import LONGEST_ID, check_split, parse_list, read_text
+from split_matching.stages.data.raw_files import ABSENT, Fingerprint, make_fingerprint, stat_file
 from split_matching.stages.data.source import Layout
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SPLIT = "{split}"
+
+_PAIR = re.compile(r"(\S.*?\.\w{2,5})(?:\s*[,;]\s*|\s+)(\S.*\.\w{2,5})")
+"""Image and mask on one line of a list."""
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image file.
+
+    Args:
+        path: the file.
+        split: the folder that {split} stands for; "" if the folder of images has none.
+        stem: path below the folder of images, without what its name ends with.
+    """
+
+    path: Path
+    split: str
+    stem: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Folders below the folder of images, and the name."""
+        return Path(self.split, self.stem).parts
 
 
 class FolderSource:
@@ -31,14 +61,17 @@ class FolderSource:
         root: the folder below which all of them lie.
 
     Raises:
-        DataError: there is no folder of images.
+        DataError: there is no folder of images, or it may not be read.
     """
 
     def __init__(self, data: Any, root: Path) -> None:
         self._data, self._root = data, root
-        self._images = root / data.image_folder
-        if not self._images.is_dir():
-            found = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        before, self._split, self._after = data.image_folder.partition(SPLIT)
+        above, _, prefix = before.rpartition("/")
+        self._before = prefix if self._split else ""
+        self._images = root / (above if self._split else before)
+        if not is_folder(self._images):
+            found = sorted(path.name for path in root.iterdir() if path.is_dir()) if is_folder(root) else []
             there = f"there is {', '.join(found)}" if found else "there is no folder"
             raise DataError(
                 f"{self._images}: no such folder of images ({there}); set where they are, below data.root: "
@@ -46,27 +79,30 @@ class FolderSource:
             )
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
-        """Path below the folder of images, by id."""
-        suffix = self._data.image_suffix
-        files: dict[str, Path] = {}
-        for name in _walk(self._images):
-            if not name.lower().endswith(PICTURES) or not name.endswith(suffix):
+    def _walked(self) -> tuple[list[tuple[str, str, str]], list[str]]:
+        """Of the files in the folders of images: (path below `_images`, split, name) of pictures; paths of others."""
+        inside = f"{re.escape(self._before)}([^/]+){re.escape(self._after)}/(.+)" if self._split else "()(.+)"
+        ends = self._data.image_suffix.lower()
+        pictures, others = [], []
+        for path in walk(self._images):
+            place = re.fullmatch(inside, path)
+            if place is None:
                 continue
-            path = Path(name)
-            stem = name.removesuffix(suffix) if suffix else str(path.with_suffix(""))
-            image_id = stem.replace(os.sep, ".")
-            if not ID.fullmatch(image_id):
-                raise DataError(
-                    f"{self._images / path}: {image_id!r} cannot be an image id; use letters, digits, _, - and dots: "
-                    "rename the file"
-                )
-            if image_id in files:
-                raise DataError(
-                    f"{self._images / path} and {self._images / files[image_id]} both have the id {image_id}; "
-                    "rename one"
-                )
-            files[image_id] = path
+            if path.lower().endswith(PICTURES) and path.lower().endswith(ends):
+                pictures.append((path, place[1], place[2]))
+            else:
+                others.append(path)
+        return pictures, others
+
+    @cached_property
+    def _files(self) -> dict[str, list[_Image]]:
+        """Image files by id; two files of one id are an error once a split has them."""
+        files: dict[str, list[_Image]] = {}
+        for path, split, name in self._walked[0]:
+            suffix = self._data.image_suffix
+            stem = name[: -len(suffix)] if suffix else str(Path(name).with_suffix(""))
+            image = _Image(self._images / path, split, stem)
+            files.setdefault(make_id("/".join(image.parts)), []).append(image)
         return files
 
     def ids(self, split: str) -> list[str]:
@@ -79,11 +115,25 @@ class FolderSource:
             Ids, sorted, each once.
 
         Raises:
-            DataError: the list or folder is missing or empty, or the list has a line that is no id or an id twice.
+            DataError: the list or folder is missing or empty, or the list has a line that is no id or an id twice, or
+                two files of the split have one id.
         """
         check_split(split)
         name = getattr(self._data, f"{split}_split")
-        return self._read_list(split, name) if name.endswith(".txt") else self._find_in_folder(split, name)
+        found = self._read_list(split, name) if name.endswith(".txt") else self._find_in_folder(split, name)
+        twice = [self._files[image_id] for image_id in found if len(self._files.get(image_id, ())) > 1]
+        if twice:
+            raise DataError(
+                f"{len(twice)} image ids are those of several files, first: {twice[0][0].path} and "
+                f"{twice[0][1].path}; rename one of each"
+            )
+        long = [image_id for image_id in found if len(image_id.encode()) > LONGEST_ID]
+        if long:
+            raise DataError(
+                f"{self._files[long[0]][0].path}: {len(long)} names are too long, with their folders; expected "
+                f"{LONGEST_ID} bytes at most: rename them"
+            )
+        return found
 
     def _read_list(self, split: str, name: str) -> list[str]:
         path = self._root / name
@@ -94,23 +144,56 @@ class FolderSource:
                 f"{path}: no such list; expected one image id a line. Add it, or name another list or a folder of "
                 f"images: --set data.{split}_split=NAME"
             ) from None
-        # a list of nested folders names paths, and ids have dots for slashes; a path with .. is kept, to be an error
-        lines = [line if ".." in line else line.replace("/", ".") for line in text.splitlines()]
+        lines = [self._resolve(line.strip(), f"{path}, line {n}") for n, line in enumerate(text.split("\n"), start=1)]
         return parse_list("\n".join(lines), path)
 
+    def _resolve(self, line: str, where: str) -> str:
+        """Return the id of what a line names: an id, a path, with or without ending, or an image and its mask."""
+        pair = _PAIR.fullmatch(line)
+        image_id = self._find(pair[1]) if pair else ""
+        if pair and image_id:
+            rule, named = self._mask_rule(self._files[image_id][0]), Path(pair[2]).parts[-2:]
+            if rule.parts[-len(named) :] != named:
+                raise DataError(
+                    f"{where}: the mask is {pair[2]}, but by data.mask_folder and data.mask_suffix it is {rule}; set "
+                    "them, for example data.mask_folder={split}annot"
+                )
+        # what a line names may be absent, or the line be hostile: that is said later
+        return image_id or self._find(line) or (line if ".." in line else line.replace("/", "."))
+
+    def _find(self, name: str) -> str:
+        """Return the id of the image that a list names, "" if there is none."""
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            return ""
+        for start in range(len(parts)):
+            rest = "/".join(parts[start:])
+            ends = [end for end in (self._data.image_suffix, *PICTURES) if end and rest.lower().endswith(end.lower())]
+            for stem in (rest, *(rest[: -len(end)] for end in ends)):
+                image_id = make_id(stem)
+                for image in self._files.get(image_id, ())[:1]:
+                    # what was left out must be the folders above, or an absolute path of another machine
+                    above = image.path.parts[: len(image.path.parts) - len(image.parts)]
+                    if start == 0 or name.startswith("/") or list(above[-start:]) == parts[:start]:
+                        return image_id
+        return ""
+
     def _find_in_folder(self, split: str, name: str) -> list[str]:
-        folder = self._images / name
-        if not folder.is_dir():
+        parts = Path(os.path.normpath(name)).parts
+        below = parts[1:] if self._split else parts
+        folder = self._root.joinpath(self._data.image_folder.replace(SPLIT, parts[0]), *below)
+        if not is_folder(folder):
             there = sorted(path.name for path in self._images.iterdir() if path.is_dir())
             raise DataError(
                 f"{folder}: no such folder of images (there is {', '.join(there) or 'none'}); name one, or a list "
                 f"such as {split}.txt: --set data.{split}_split=NAME"
             )
-        parts = Path(os.path.normpath(name)).parts
-        found = sorted(image_id for image_id, path in self._files.items() if path.parts[: len(parts)] == parts)
+        found = sorted(i for i, images in self._files.items() if any(m.parts[: len(parts)] == parts for m in images))
         if not found:
             end = self._data.image_suffix or "a picture's ending"
-            raise DataError(f"{folder}: no file that ends with {end}; expected images: see data.image_suffix")
+            others = walk(folder)
+            ends = f", there is {describe_endings(others)}" if others else ""
+            raise DataError(f"{folder}: no file that ends with {end}{ends}; expected images: see data.image_suffix")
         return found
 
     def image_path(self, image_id: str) -> Path:
@@ -119,8 +202,11 @@ class FolderSource:
         Raises:
             DataError: no such file.
         """
+        return self._image(image_id).path
+
+    def _image(self, image_id: str) -> _Image:
         if image_id in self._files:
-            return self._images / self._files[image_id]
+            return self._files[image_id][0]
         close = [other for other in self._files if other.endswith(f".{image_id}")][:1]
         meant = f"did you mean {close[0]}, " if close else "ids are names without ending, such as "
         example = "with its folder?" if close else next(iter(sorted(self._files)), "a")
@@ -133,54 +219,87 @@ class FolderSource:
         """The mask of an id.
 
         Raises:
-            DataError: no such file or folder.
+            DataError: no such file or folder, or it is the image itself.
         """
-        folder = self._root / self._data.mask_folder
-        path = folder / f"{self._stem(self.image_path(image_id))}{self._data.mask_suffix}"
+        image = self._image(image_id)
+        path = self._mask_rule(image)
+        if os.path.normpath(path) == os.path.normpath(image.path):
+            raise DataError(
+                f"{path}: the image itself would be its mask; set where masks are, or what their names end with: "
+                "--set data.mask_folder=NAME data.mask_suffix=_mask.png"
+            )
         if path.is_file():
             return path
-        if not folder.is_dir():
+        folder = self._mask_folder(image.split)
+        if not is_folder(folder):
             raise DataError(f"{folder}: no such folder of masks; set where they are: --set data.mask_folder=NAME")
-        raise DataError(
-            f"{path}: the mask is absent though there is its image; add it, or set what mask names end with: "
-            "--set data.mask_suffix=_mask.png"
-        )
+        for other in self._spellings(folder, image.stem):
+            if other.is_file():
+                return other
+        raise DataError(f"{path}: the mask is absent though there is its image; {_remedy(image, folder)}")
 
-    def _stem(self, image: Path) -> str:
-        """Path of an image below its folder, without what its name ends with."""
-        path, suffix = image.relative_to(self._images), self._data.image_suffix
-        return str(path).removesuffix(suffix) if suffix else str(path.with_suffix(""))
+    def _mask_folder(self, split: str) -> Path:
+        return self._root / self._data.mask_folder.replace(SPLIT, split)
 
-    def mask_table(self, mask: Path) -> Sequence[int] | None:
-        """None: masks hold the class list's ids."""
-        return None
+    def _mask_rule(self, image: _Image) -> Path:
+        return self._mask_folder(image.split) / f"{image.stem}{self._data.mask_suffix}"
+
+    def _spellings(self, folder: Path, stem: str) -> list[Path]:
+        """A mask's names with accents as other systems write them, and with an ending in capitals."""
+        suffix = self._data.mask_suffix
+        stems = dict.fromkeys((stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))))
+        return [folder / f"{name}{end}" for name in stems for end in (suffix, suffix.lower(), suffix.upper())]
+
+    def mask_table(self, mask: Path) -> Mapping[int, int] | None:
+        """The ids of colours, with `data.colours`; else None: masks hold the class list's ids."""
+        return self._colours
+
+    @cached_property
+    def _colours(self) -> Mapping[int, int] | None:
+        name = self._data.colours
+        return read_colours(locate_colours(name, self._root)) if name else None
 
     def fingerprint(self) -> Fingerprint:
-        """Over both lists, with sizes and times of their files."""
-        return make_fingerprint(
+        """Over both lists, with sizes and times of their files; and over the table of colours."""
+        rows = [
             (split, image_id, stat_file(self.image_path, image_id), stat_file(self.mask_path, image_id))
             for split in ("train", "val")
             for image_id in self.ids(split)
-        )
+        ]
+        rows += [
+            ("colours", f"{colour:06x}", (raw, 0), ABSENT) for colour, raw in sorted((self._colours or {}).items())
+        ]
+        return make_fingerprint(rows)
 
     def stray_masks(self) -> list[Path]:
         """Mask files that belong to no image file."""
-        folder, suffix = self._root / self._data.mask_folder, self._data.mask_suffix
-        stems = {self._stem(self._images / path) for path in self._files.values()}
-        return [folder / name for name in _walk(folder) if name.endswith(suffix) and name[: -len(suffix)] not in stems]
+        stems: dict[str, set[str]] = {} if SPLIT in self._data.mask_folder else {"": set()}
+        for image in (image for images in self._files.values() for image in images):
+            stems.setdefault(image.split if SPLIT in self._data.mask_folder else "", set()).add(_plain(image.stem))
+        suffix = self._data.mask_suffix.lower()
+        strays: list[Path] = []
+        for split, known in stems.items():
+            folder = self._mask_folder(split)
+            masks = [name for name in walk(folder) if name.lower().endswith(suffix)] if is_folder(folder) else []
+            strays += [folder / name for name in masks if _plain(name[: -len(suffix)]) not in known]
+        return strays
+
+    def left_out(self) -> list[str]:
+        """Paths of files in the folder of images that are no pictures by their names."""
+        return [] if self._data.image_suffix else self._walked[1]
 
 
-def _walk(folder: Path) -> list[str]:
-    """Paths of all files below a folder, relative to it, sorted; hidden ones are left out. Links are followed."""
-    found: list[str] = []
-    entered: set[str] = set()
-    for base, folders, files in os.walk(folder, followlinks=True):
-        # a link to a folder above would be followed for ever
-        folders[:] = [] if os.path.realpath(base) in entered else [name for name in folders if name[0] != "."]
-        if os.path.realpath(base) not in entered:
-            found += [os.path.relpath(f"{base}{os.sep}{name}", folder) for name in files if name[0] != "."]
-        entered.add(os.path.realpath(base))
-    return sorted(found)
+def _plain(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem)
+
+
+def _remedy(image: _Image, folder: Path) -> str:
+    """What to do about a mask that is absent."""
+    for ending, meaning in FOREIGN.items():
+        for place in (folder / f"{image.stem}{ending}", image.path.with_suffix(ending)):
+            if place.is_file():
+                return f"{place} holds {meaning}"
+    return "add it, or set what mask names end with: --set data.mask_suffix=_mask.png"
 
 
 _PLACES = ("image_folder", "image_suffix")
@@ -188,6 +307,6 @@ _PLACES = ("image_folder", "image_suffix")
 LAYOUT = Layout(
     FolderSource,
     images=_PLACES,
-    masks=(*_PLACES, "mask_folder", "mask_suffix"),
+    masks=(*_PLACES, "mask_folder", "mask_suffix", "colours"),
     lists=(*_PLACES, "train_split", "val_split"),
 )

@@ -20,7 +20,7 @@ from split_matching.model.votes import label_map, label_map_of_any_size
 from split_matching.pipeline import cli, trained_run
 from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.pipeline.verbs.predict import read_names
-from split_matching.stages.data.photos import find_photos, read_photo
+from split_matching.stages.data.photos import find_all_photos, find_photos, read_photo
 from split_matching.stages.inference.exported_decoder import METADATA
 from split_matching.stages.inference.segmenter import Prediction, Segmenter, check_names, to_pixels
 from split_matching.stages.pages.label_photos import draw_overlay
@@ -304,6 +304,37 @@ def test_mistakes_end_in_one_line(artifacts: Path, tmp_path: Path, capsys, chang
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and words in error
     assert not (tmp_path / "out").exists()
+
+
+def test_photos_are_named_one_by_one_or_by_patterns(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.png", "more/a.jpg", "[1].jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(*words: str) -> list[str]:
+        return [
+            str(photo.path.relative_to(tmp_path))
+            for photo in find_all_photos([f"{tmp_path}/{w}" for w in words], tmp_path / "o")
+        ]
+
+    assert found("a.jpg", "c.png", "a.jpg") == ["a.jpg", "c.png"]
+    assert found("?.jpg") == ["a.jpg", "b.jpg"] and found("[1].jpg") == ["[1].jpg"]
+    assert found("more") == ["more/a.jpg"]
+    with pytest.raises(DataError, match="would have the same results"):
+        found("a.jpg", "more/a.jpg")
+    with pytest.raises(DataError, match="no such file or folder"):
+        found("x*.jpg")
+    with pytest.raises(DataError, match="nothing is fetched from the web"):
+        find_all_photos(["https://host/a.jpg"], tmp_path)
+
+
+def test_bytes_of_a_file_are_a_picture(tmp_path: Path) -> None:
+    Image.fromarray(picture(8, 12)).save(tmp_path / "a.png")
+    assert np.array_equal(to_pixels((tmp_path / "a.png").read_bytes()), picture(8, 12))
+    with pytest.raises(DataError, match="the image"):
+        to_pixels(b"nonsense")
+    with pytest.raises(DataError, match="a list: expected a Pillow image"):
+        to_pixels([1, 2])  # type: ignore[arg-type]
 
 
 def names_of(text: object) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -120,14 +121,32 @@ def test_hostile_lists_are_errors(tmp_path: Path, line: str) -> None:
     assert "train.txt, line 2" in error_line(lambda: source.ids("train"))
 
 
-def test_names_that_cannot_be_ids_are_named(tmp_path: Path) -> None:
+def test_two_files_of_one_id_are_named(tmp_path: Path) -> None:
     write(tmp_path)
     image = tmp_path / "images/train/a.jpg"
-    shutil.copy(image, tmp_path / "images/train/a (1).jpg")
-    assert "a (1).jpg" in error_line(lambda: source_of(tmp_path).ids("train"))
-    (tmp_path / "images/train/a (1).jpg").rename(tmp_path / "images/train/a.jpeg")
+    shutil.copy(image, tmp_path / "images/train/a.jpeg")
+    shutil.copy(image, tmp_path / "images/train/b.png")
     message = error_line(lambda: source_of(tmp_path).ids("train"))
-    assert "a.jpg" in message and "a.jpeg" in message and "rename one" in message
+    assert "2 image ids" in message and "a.jpg" in message and "a.jpeg" in message and "rename one" in message
+    assert source_of(tmp_path).ids("val") == ["val.a", "val.d"]
+
+
+def test_a_folder_without_permission_is_not_called_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system says it: tests may run as root, who may read everything."""
+    write(tmp_path)
+    real = os.scandir
+
+    def scandir(path: object) -> object:
+        if str(path).endswith(closed):
+            raise PermissionError(13, "Permission denied")
+        return real(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for closed in ("images", "images/train"):
+        check_error(lambda: source_of(tmp_path).ids("train"), f"{tmp_path / closed}: cannot be read", "permission")
+    closed = "masks"
+    (tmp_path / "masks/val/a.png").unlink()
+    check_error(lambda: source_of(tmp_path).mask_path("val.a"), f"{tmp_path / 'masks'}: cannot be read")
 
 
 def test_fingerprint_follows_the_files(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""Files below a folder, and the image ids that their names give."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from split_matching.errors import DataError
+
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+FORBIDDEN = "cannot be read (permission denied); check its permissions"
+
+_UNSAFE = re.compile(r"[^\w.\-]")
+
+
+def make_id(name: str) -> str:
+    """Return the image id of a path without ending: dots for slashes, _ for signs that no file name should need.
+
+    An accent may be one sign with its letter or a sign of its own (as Macs write names): both give the same id.
+    """
+    plain = _UNSAFE.sub("_", unicodedata.normalize("NFC", name).replace(os.sep, "."))
+    return plain if re.match(r"\w", plain) else f"_{plain}"
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder.
+
+    Raises:
+        DataError: it may not be looked into, so nobody can tell.
+    """
+    try:
+        os.scandir(path).close()
+    except PermissionError:
+        raise DataError(f"{path}: {FORBIDDEN}") from None
+    except OSError:
+        return False
+    return True
+
+
+def walk(folder: Path) -> list[str]:
+    """Return the paths of all files below a folder, relative to it, sorted; hidden ones are left out.
+
+    Links to folders are followed, but for one to a folder that it lies in: that would have no end.
+
+    Raises:
+        DataError: a folder may not be read.
+    """
+    found: list[str] = []
+    _walk(str(folder), "", (), found)
+    return sorted(found)
+
+
+def _walk(base: str, below: str, above: tuple[str, ...], found: list[str]) -> None:
+    real = os.path.realpath(base)
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(base))
+    except PermissionError:
+        raise DataError(f"{base}: {FORBIDDEN}") from None
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name[0] == ".":
+            continue
+        if entry.is_dir():
+            _walk(entry.path, f"{below}{entry.name}{os.sep}", (*above, real), found)
+        else:
+            found.append(f"{below}{entry.name}")
+
+
+def describe_endings(names: Sequence[str]) -> str:
+    """Return what files end with and how many do, the most frequent first: ".jp2 (3), no ending (1)"."""
+    endings = Counter(Path(name).suffix.lower() or "no ending" for name in names)
+    return ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(5))
+
+
+FOREIGN = {
+    ".json": "polygons of LabelMe or COCO; labelme2voc.py of LabelMe, or pycocotools, makes index PNGs of them",
+    ".xml": "polygons or boxes; the tool that made them (CVAT, LabelMe) exports index PNGs as `segmentation mask`",
+    ".npy": "an array; PIL.Image.fromarray(numpy.load(NAME).astype('uint8')).save('NAME.png') makes an index PNG",
+    ".mat": "an array of Matlab; scipy.io.loadmat reads it, and PIL.Image.fromarray makes an index PNG",
+}
+"""Annotations that are no masks, and what makes masks of them."""
+
+_STARTS = {
+    b"{": ".json",
+    b"[": ".json",
+    b"<?xml": ".xml",
+    b"<annotation": ".xml",
+    b"\x93NUMPY": ".npy",
+    b"MATLAB": ".mat",
+}
+
+
+def describe_bytes(data: bytes) -> str:
+    """Return what a file that is no image is by its first bytes: annotations of another kind, with what to do."""
+    start = data[:100].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, not an image"
+    kind = next((ending for sign, ending in _STARTS.items() if start.startswith(sign)), "")
+    return f"not an image but {FOREIGN[kind]}" if kind else "not an image"

@@ -1,0 +1,175 @@
+# ruff: noqa: E501  (a row of the table is a line)
+"""Folders as people have them: which image and which mask each id has, or what is said where nothing fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from split_matching.configs.load import load_config
+from split_matching.errors import DataError
+from split_matching.stages.data.source import open_source
+from tests.error_lines import error_line
+
+COMPOSED, SINGLE = "caf\u0065\u0301", "caf\u00e9"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layout.
+
+    Args:
+        name: what it is.
+        files: paths below the root; "A -> B" is a link.
+        train: ids with image and mask that the training split has; or words of the error.
+        settings: fields of `data`.
+        lists: text of the list files.
+    """
+
+    name: str
+    files: Sequence[str]
+    train: Mapping[str, tuple[str, str]] | tuple[str, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    lists: Mapping[str, str] = field(default_factory=dict)
+
+
+def pair(image: str, mask: str) -> tuple[str, str]:
+    return image, mask
+
+
+LIST = {"train_split": "train.txt"}
+CAMVID = {"image_folder": "{split}", "mask_folder": "{split}annot"}
+FLAT = ["images/a.jpg", "masks/a.png", "images/b.jpg", "masks/b.png"]
+
+CASES = [
+    Case("parallel", ["images/train/a.jpg", "masks/train/a.png"], {"train.a": pair("images/train/a.jpg", "masks/train/a.png")}),
+    Case("nested", ["images/train/x/y/a.jpg", "masks/train/x/y/a.png"], {"train.x.y.a": pair("images/train/x/y/a.jpg", "masks/train/x/y/a.png")}),
+    Case(
+        "ADE20K",
+        ["images/training/ADE_1.jpg", "annotations/training/ADE_1.png"],
+        {"training.ADE_1": pair("images/training/ADE_1.jpg", "annotations/training/ADE_1.png")},
+        {"mask_folder": "annotations", "train_split": "training"},
+    ),
+    Case(
+        "Cityscapes",
+        ["leftImg8bit/train/ulm/u_1_leftImg8bit.png", "gtFine/train/ulm/u_1_gtFine_labelTrainIds.png", "gtFine/train/ulm/u_1_gtFine_color.png"],
+        {"train.ulm.u_1": pair("leftImg8bit/train/ulm/u_1_leftImg8bit.png", "gtFine/train/ulm/u_1_gtFine_labelTrainIds.png")},
+        {"image_folder": "leftImg8bit", "mask_folder": "gtFine", "image_suffix": "_leftImg8bit.png", "mask_suffix": "_gtFine_labelTrainIds.png"},
+    ),
+    Case(
+        "CamVid by folders",
+        ["train/a.png", "trainannot/a.png", "val/b.png", "valannot/b.png"],
+        {"train.a": pair("train/a.png", "trainannot/a.png")},
+        CAMVID,
+    ),
+    Case(
+        "CamVid by its lists",
+        ["train/a.png", "trainannot/a.png", "val/b.png", "valannot/b.png"],
+        {"train.a": pair("train/a.png", "trainannot/a.png")},
+        {**CAMVID, **LIST},
+        {"train.txt": "/SegNet/CamVid/train/a.png /SegNet/CamVid/trainannot/a.png\n"},
+    ),
+    Case(
+        "split first (Roboflow, Kaggle)",
+        ["train/images/a.jpg", "train/masks/a.png", "valid/images/a.jpg", "valid/masks/a.png"],
+        {"train.a": pair("train/images/a.jpg", "train/masks/a.png")},
+        {"image_folder": "{split}/images", "mask_folder": "{split}/masks"},
+    ),
+    Case(
+        "below a folder, split first",
+        ["data/train/images/x/a.jpg", "data/train/masks/x/a.png"],
+        {"train.x.a": pair("data/train/images/x/a.jpg", "data/train/masks/x/a.png")},
+        {"image_folder": "data/{split}/images", "mask_folder": "data/{split}/masks"},
+    ),
+    Case(
+        "split in a folder's name",
+        ["img_train/a.jpg", "seg_train/a.png"],
+        {"train.a": pair("img_train/a.jpg", "seg_train/a.png")},
+        {"image_folder": "img_{split}", "mask_folder": "seg_{split}"},
+    ),
+    Case(
+        "image and mask side by side",
+        ["all/a.jpg", "all/a.png"],
+        {"a": pair("all/a.jpg", "all/a.png")},
+        {"image_folder": "all", "mask_folder": "all", "image_suffix": ".jpg", **LIST},
+        {"train.txt": "a\n"},
+    ),
+    Case(
+        "a name's end for masks",
+        ["images/train/a.png", "images/train/a_mask.png"],
+        {"train.a": pair("images/train/a.png", "images/train/a_mask.png")},
+        {"mask_folder": "images", "mask_suffix": "_mask.png", **LIST},
+        {"train.txt": "train/a\n"},
+    ),
+    Case("images in the root", ["a.jpg", "m/a.png"], {"a": pair("a.jpg", "m/a.png")}, {"image_folder": ".", "mask_folder": "m", **LIST}, {"train.txt": "a\n"}),
+    Case("list of ids", FLAT, {"a": pair("images/a.jpg", "masks/a.png")}, LIST, {"train.txt": "a\n"}),
+    Case("list with endings", FLAT, {"a": pair("images/a.jpg", "masks/a.png")}, LIST, {"train.txt": "a.jpg\n"}),
+    Case("list of paths", FLAT, {"a": pair("images/a.jpg", "masks/a.png")}, LIST, {"train.txt": "images/a.jpg\n"}),
+    Case("list of paths with ./", FLAT, {"a": pair("images/a.jpg", "masks/a.png")}, LIST, {"train.txt": "./images/a.jpg\r\n"}),
+    Case("list of absolute paths", FLAT, {"a": pair("images/a.jpg", "masks/a.png")}, LIST, {"train.txt": "/data/images/a.jpg\n"}),
+    Case("list with a tab", FLAT, {"a": pair("images/a.jpg", "masks/a.png")}, LIST, {"train.txt": "images/a.jpg\tmasks/a.png\n"}),
+    Case("list with a comma", FLAT, {"a": pair("images/a.jpg", "masks/a.png")}, LIST, {"train.txt": "images/a.jpg, masks/a.png\n"}),
+    Case("list with other masks", FLAT, ("line 1", "the mask is labels/a.png", "data.mask_folder"), LIST, {"train.txt": "images/a.jpg labels/a.png\n"}),
+    Case("list of another folder", ["images/x/a.jpg", "masks/x/a.png"], ("no image y.a",), LIST, {"train.txt": "y/a\n"}),
+    Case("list that leads out", FLAT, ("line 1", "no image id"), LIST, {"train.txt": "../images/a.jpg\n"}),
+    Case("empty list", FLAT, ("the list is empty",), LIST, {"train.txt": "\n"}),
+    Case("list in a folder", FLAT, {"b": pair("images/b.jpg", "masks/b.png")}, {"train_split": "lists/train.txt"}, {"lists/train.txt": "b\n"}),
+    Case("blanks and brackets", ["images/train/img (1).jpg", "masks/train/img (1).png"], {"train.img__1_": pair("images/train/img (1).jpg", "masks/train/img (1).png")}),
+    Case("plus and at", ["images/train/a+b@2.jpg", "masks/train/a+b@2.png"], {"train.a_b_2": pair("images/train/a+b@2.jpg", "masks/train/a+b@2.png")}),
+    Case("a list of odd names", ["images/img (1).jpg", "masks/img (1).png"], {"img__1_": pair("images/img (1).jpg", "masks/img (1).png")}, LIST, {"train.txt": "img (1).jpg\n"}),
+    Case("an odd file that no list names", [*FLAT, "images/shot (1).png", "images/shot [1].png"], {"a": pair("images/a.jpg", "masks/a.png")}, LIST, {"train.txt": "a\n"}),
+    Case("two odd files of one id", ["images/train/a (1).jpg", "images/train/a [1].jpg"], ("1 image ids are those of several files", "rename one")),
+    Case("images of a Mac", [f"images/train/{COMPOSED}.jpg", f"masks/train/{SINGLE}.png"], {f"train.{SINGLE}": pair(f"images/train/{COMPOSED}.jpg", f"masks/train/{SINGLE}.png")}),
+    Case("masks of a Mac", [f"images/train/{SINGLE}.jpg", f"masks/train/{COMPOSED}.png"], {f"train.{SINGLE}": pair(f"images/train/{SINGLE}.jpg", f"masks/train/{COMPOSED}.png")}),
+    Case("a list of a Mac", [f"images/{SINGLE}.jpg", f"masks/{SINGLE}.png"], {SINGLE: pair(f"images/{SINGLE}.jpg", f"masks/{SINGLE}.png")}, LIST, {"train.txt": f"{COMPOSED}\n"}),
+    Case(
+        "endings in capitals",
+        ["images/train/a.JPG", "masks/train/a.PNG", "images/train/b.jpg", "masks/train/b.png"],
+        {"train.a": pair("images/train/a.JPG", "masks/train/a.PNG"), "train.b": pair("images/train/b.jpg", "masks/train/b.png")},
+    ),
+    Case("jfif and gif", ["images/train/a.jfif", "masks/train/a.png"], {"train.a": pair("images/train/a.jfif", "masks/train/a.png")}),
+    Case("jp2 alone", ["images/train/a.jp2", "masks/train/a.png"], ("no file that ends with a picture's ending", "there is .jp2 (1)")),
+    Case("no endings", ["images/train/a", "masks/train/a.png"], ("there is no ending (1)",)),
+    Case("a split that is a link", ["images/real/a.jpg", "masks/real/a.png", "images/train -> images/real", "masks/train -> masks/real"], {"train.a": pair("images/train/a.jpg", "masks/train/a.png")}),
+    Case("TIFF masks", ["images/train/a.tif", "masks/train/a.tif"], {"train.a": pair("images/train/a.tif", "masks/train/a.tif")}, {"mask_suffix": ".tif"}),
+    Case("hidden files", ["images/train/a.jpg", "images/train/._a.jpg", "images/.cache/b.jpg", "masks/train/a.png"], {"train.a": pair("images/train/a.jpg", "masks/train/a.png")}),
+    Case("the image as its own mask", ["images/train/a.png"], ("the image itself would be its mask",), {"mask_folder": "images"}),
+    Case("LabelMe", ["images/train/a.jpg", "images/train/a.json", "masks/x.png"], ("a.json holds polygons of LabelMe", "labelme2voc.py")),
+    Case("arrays", ["images/train/a.jpg", "masks/train/a.npy"], ("a.npy holds an array", "Image.fromarray")),
+    Case("polygons in XML", ["images/train/a.jpg", "masks/train/a.xml"], ("a.xml holds polygons", "segmentation mask")),
+    Case("no folder of masks", ["images/train/a.jpg"], ("no such folder of masks", "data.mask_folder=NAME")),
+    Case("a split of no folder", ["images/training/a.jpg"], ("no such folder of images (there is training)",)),
+    Case("a name of 201 bytes", [f"images/train/{'x' * 195}.jpg"], ("1 names are too long",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_layout(tmp_path: Path, case: Case) -> None:
+    for name in case.files:
+        link, _, target = name.partition(" -> ")
+        (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+        if target:
+            (tmp_path / link).symlink_to(tmp_path / target)
+        else:
+            (tmp_path / link).touch()
+    for name, text in case.lists.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(text.encode())
+    (tmp_path / "classes.txt").write_text("wall\ndoor\n")
+    (tmp_path / "my.yaml").write_text("data: {layout: folder, root: ., classes: classes.txt, unseen: [door]}\n")
+    data = load_config(str(tmp_path / "my.yaml"), overrides=[f'data.{k}="{v}"' for k, v in case.settings.items()]).data
+
+    def found() -> dict[str, tuple[str, str]]:
+        source = open_source(data, data.root)
+        ids = source.ids("train")
+        places = {image_id: (source.image_path(image_id), source.mask_path(image_id)) for image_id in ids}
+        return {image_id: tuple(str(p.relative_to(tmp_path)) for p in both) for image_id, both in places.items()}  # type: ignore[misc]
+
+    if isinstance(case.train, tuple):
+        message = error_line(found, DataError)
+        assert all(word in message for word in case.train), message
+    else:
+        assert found() == case.train
