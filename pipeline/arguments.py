@@ -14,6 +14,7 @@ from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, did_you_mean
 from split_matching.pipeline import stages
 from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.run.run_log import LOG_LEVELS
 
 OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")  # the user's: a run sets it for libraries
 RUNTIME_OPTIONS = ("workers", "scheduler", "artifacts", "device")
@@ -65,6 +66,16 @@ def add_images_option(parser: argparse.ArgumentParser) -> None:
         type=parse_image_ids,
         metavar="ID,...",
         help="a quick trial on these training and validation images only, kept apart in the cache",
+    )
+
+
+def add_log_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--log-level`, for a verb that keeps a log file."""
+    parser.add_argument(
+        "--log-level",
+        choices=LOG_LEVELS,
+        default="info",
+        help="what the log file in artifacts/DATASET/logs/ keeps (default: info)",
     )
 
 

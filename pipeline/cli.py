@@ -18,6 +18,7 @@ from split_matching.environment import command, explain_missing_package
 from split_matching.errors import ConfigError, UserError, one_line
 from split_matching.pipeline import stages as stages_module
 from split_matching.pipeline.arguments import Parser, check_name
+from split_matching.pipeline.run.run_log import note_of
 from split_matching.pipeline.run.torchrun import TRAINING, run_together
 from split_matching.pipeline.verbs import (
     ablate,
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         line, code = describe_error(error, debug)
+        line += f" ({note})" if (note := note_of(error)) else ""
         if isinstance(error, OSError) and error.filename == OUTPUT:
             drop_output()
         print(f"error: {one_line(line)}", file=sys.stderr)

@@ -26,6 +26,7 @@ from split_matching.errors import UserError
 from split_matching.pipeline.experiments.variants import STAGE, Repeat
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run.launch import INTERRUPTED, Options, ensure
+from split_matching.pipeline.run.progress import LOGGER
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import format_duration
 
@@ -84,7 +85,9 @@ def run_all(configs: Configs, jobs: int, debug: bool) -> Outcomes | None:
             if outcome.code == INTERRUPTED:
                 return None
             outcomes[name, repeat] = outcome
-            print(progress.count(f"{name}, {repeat}", outcome), file=sys.stderr, flush=True)
+            line = progress.count(f"{name}, {repeat}", outcome)
+            LOGGER.info(line)
+            print(line, file=sys.stderr, flush=True)
     return {key: outcomes[key] for key in configs}
 
 

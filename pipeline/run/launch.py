@@ -27,8 +27,8 @@ from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
 from split_matching.pipeline.repair import rename_if_damaged
 from split_matching.pipeline.run.ending import interruptible
-from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay
-from split_matching.pipeline.run.run_log import LUIGI, keep_log
+from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay, show
+from split_matching.pipeline.run.run_log import LUIGI, NOTE, RunLog, keep_log
 from split_matching.pipeline.text import NO_VALIDATION, format_duration
 
 INTERRUPTED = 130
@@ -83,17 +83,20 @@ def launch(stage: Stage, options: Options) -> int:
     Raises:
         UserError: the raw files or weights that decide about keys are not there; nothing was run.
     """
-    _compare_raw_files(stage, options)
-    if options.force:  # names the manifest that is there now, which a comparison may have written anew
-        stage = stage.plan.superseding(stage.name)[stage.name]
-    before = stage.plan.states([stage.name])
-    code = 0 if before[stage.name].fresh else _run(stage, before, options)
-    if code:
-        return code
-    if not options.quiet:
-        _print_stages(stage, before)
-    print(stage.result)
-    return 0
+    with keep_log(stage.plan, stage.command, options.log_level) as log:
+        _compare_raw_files(stage, options)
+        if options.force:  # names the manifest that is there now, which a comparison may have written anew
+            stage = stage.plan.superseding(stage.name)[stage.name]
+        before = stage.plan.states([stage.name])
+        fresh = before[stage.name].fresh
+        if not fresh and (code := _run(stage, before, options, log)):
+            return code
+        lines = [] if options.quiet else _list_stages(stage, before)
+        if fresh:  # leaves no log
+            print(*lines, stage.result, sep="\n")
+        else:
+            show(*lines, str(stage.result))
+        return 0
 
 
 def ensure(stage: Stage, options: Options, complain: Callable[[str], None] = _complain) -> int:
@@ -110,9 +113,10 @@ def ensure(stage: Stage, options: Options, complain: Callable[[str], None] = _co
     Raises:
         UserError: as `launch`.
     """
-    _compare_raw_files(stage, options)
-    before = stage.plan.states([stage.name])
-    return 0 if before[stage.name].fresh else _run(stage, before, options, complain)
+    with keep_log(stage.plan, stage.command, options.log_level) as log:
+        _compare_raw_files(stage, options)
+        before = stage.plan.states([stage.name])
+        return 0 if before[stage.name].fresh else _run(stage, before, options, log, complain)
 
 
 def _compare_raw_files(stage: Stage, options: Options) -> None:
@@ -152,6 +156,7 @@ def _run(
     stage: Stage,
     before: Mapping[str, State],
     options: Options,
+    log: RunLog,
     complain: Callable[[str], None] = _complain,
 ) -> int:
     """Let luigi run what is not fresh; returns the exit code.
@@ -159,11 +164,12 @@ def _run(
     If a stage met a damaged file of the cache, this file is renamed, and what made it runs again.
     """
     plan = stage.plan
+    log.begin()
     _check_clip(plan, [plan[name] for name, state in before.items() if not state.fresh])
     failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
     try:
         folders = [path for s in plan.closure(stage.name) for path in (s.entry.folder, s.entry.partial)]
-        with interruptible(), claim(plan.root, folders), keep_log(stage, options.log_level) as log:
+        with interruptible(), claim(plan.root, folders):
             met: Counter[str] = Counter()
             while True:
                 # all stages of the closure: one that was fresh may turn out to be damaged
@@ -181,11 +187,11 @@ def _run(
                     return 0
                 if not _repair(stage, failures, display, met):
                     break
-            return _report_failure(stage, failures, options, complain, log)
+            return _report_failure(stage, failures, options, complain, log.path)
     except KeyboardInterrupt:
-        print(
-            "interrupted: finished stages, shards and steps are kept, the same command resumes there", file=sys.stderr
-        )
+        line = "interrupted: finished stages, shards and steps are kept, the same command resumes there"
+        LOGGER.warning(line)
+        print(line, file=sys.stderr)
         return INTERRUPTED
     finally:
         shutil.rmtree(failures, ignore_errors=True)
@@ -355,28 +361,28 @@ def _worker_died(dead: Any, message: str) -> None:
 def _report_failure(
     stage: Stage, failures: Path, options: Options, complain: Callable[[str], None], log: Path | None
 ) -> int:
-    """Say what failed first, and where the traceback is if it is a bug; returns its exit code."""
+    """Say what failed first, and where the log with the traceback is; returns its exit code."""
     from split_matching.pipeline.run.session import read_records
 
     records = read_records(failures)
+    where = f" ({NOTE}{log})" if log else ""
     if not records:
         if not any(failures.iterdir()):  # else it was said when it could not be recorded
-            complain(f"{stage.command}: it did not finish; rerun with --debug")
+            waiting = next((m for m in stage.plan.closure(stage.name) if not m.state.fresh), stage)
+            complain(f"{stage.command}: it did not finish: {waiting.command} is {waiting.state}; run it again{where}")
         return 1
     first = records[0]
     if options.debug:
         print(first["traceback"], file=sys.stderr)
-    if first["user"]:
-        complain(f"{first['stage']}: {first['message']}")
-    else:
-        where = f"; the traceback is in {log}" if log else "; rerun with --debug"
-        complain(f"{first['stage']}: {first['type']}: {first['message']}{'' if options.debug else where}")
+    kind = "" if first["user"] else f"{first['type']}: "
+    complain(f"{first['stage']}: {kind}{first['message']}{where}")
     return int(first["exit_code"])
 
 
-def _print_stages(stage: Stage, before: Mapping[str, State]) -> None:
+def _list_stages(stage: Stage, before: Mapping[str, State]) -> list[str]:
     members = stage.plan.closure(stage.name)
     width = max(len(member.command) for member in members)
+    lines = []
     for member in members:
         artifact = member.artifact()
         old = before[member.name].artifact
@@ -385,4 +391,5 @@ def _print_stages(stage: Stage, before: Mapping[str, State]) -> None:
         else:
             images = artifact.manifest["images"]
             did = f"ran in {format_duration(artifact.manifest['seconds'])}" + (f", {images} images" if images else "")
-        print(f"{member.command:<{width}}  {did}, {artifact.path}")
+        lines.append(f"{member.command:<{width}}  {did}, {artifact.path}")
+    return lines

@@ -26,6 +26,13 @@ TERMINAL_SECONDS = 0.1
 LOG_SECONDS = 10.0
 
 
+def show(*lines: str) -> None:
+    """Print lines of a result to standard output; the log has them too."""
+    for line in lines:
+        LOGGER.info(line)
+        print(line)
+
+
 class ProgressDisplay:
     """Counts of all stages of one run. Made before any fork, so that all processes share it.
 

@@ -20,12 +20,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from split_matching.environment import command
-from split_matching.pipeline.arguments import add_config_options, overrides_of, parse_output_folder, parse_positive
+from split_matching.pipeline.arguments import (
+    add_config_options,
+    add_log_option,
+    overrides_of,
+    parse_output_folder,
+    parse_positive,
+)
 from split_matching.pipeline.experiments import gammas, results, runs, variants
 from split_matching.pipeline.experiments.gammas import GammaRecord
 from split_matching.pipeline.experiments.runs import Configs, Outcomes
 from split_matching.pipeline.experiments.variants import Repeat, Request, Setup, override, settings_key
 from split_matching.pipeline.run.launch import INTERRUPTED
+from split_matching.pipeline.run.progress import show
+from split_matching.pipeline.run.run_log import keep_log
+from split_matching.pipeline.stages import make_plan
 
 if TYPE_CHECKING:
     from split_matching.stages.pages.ablation.tables import Table
@@ -54,6 +63,7 @@ SEEDS_ON_FOLDS = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ablate`."""
     add_config_options(parser, "YAML files, each a variant: laid over the data set's config, named by the file")
+    add_log_option(parser)
     add = parser.add_argument
     add(
         "--base",
@@ -112,7 +122,9 @@ def run(options: argparse.Namespace) -> int:
         jobs=options.jobs,
         debug=options.debug,
     )
-    return ablate(request, options.gammas)
+    plan = make_plan(variants.list_setups(request)[0].config())
+    with keep_log(plan, options.verb, options.log_level):
+        return ablate(request, options.gammas)
 
 
 def ablate(request: Request, gammas_file: Path | None = None) -> int:
@@ -223,5 +235,4 @@ def _read_chosen(request: Request, setups: Sequence[Setup], path: Path | None) -
 def _print_table(table: Table, folder: Path) -> None:
     from split_matching.stages.pages.ablation.table_text import to_markdown
 
-    print(to_markdown(table))
-    print(folder / results.PAGE)
+    show(to_markdown(table), str(folder / results.PAGE))

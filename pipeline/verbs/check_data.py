@@ -7,9 +7,16 @@ from pathlib import Path
 
 from split_matching.configs.class_list import load_classes
 from split_matching.errors import DataError
-from split_matching.pipeline.arguments import add_config_options, load_plan, parse_output_file, parse_positive
+from split_matching.pipeline.arguments import (
+    add_config_options,
+    add_log_option,
+    load_plan,
+    parse_output_file,
+    parse_positive,
+)
 from split_matching.pipeline.plan import Plan
-from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.run.progress import ProgressDisplay, show
+from split_matching.pipeline.run.run_log import keep_log
 
 HELP = "what a data set holds, and problems in it; needs only the data"
 DESCRIPTION = """
@@ -28,6 +35,7 @@ NAME = "check-data"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `check-data`."""
     add_config_options(parser)
+    add_log_option(parser)
     parser.add_argument(
         "--out",
         type=parse_output_file,
@@ -44,8 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read the data, and print what was found."""
-    lines, passed = check_data(load_plan(options), options.out, options.limit)
-    print(*lines, sep="\n")
+    plan = load_plan(options)
+    with keep_log(plan, options.verb, options.log_level):
+        lines, passed = check_data(plan, options.out, options.limit)
+        show(*lines)
     return 0 if passed else DataError.exit_code
 
 

@@ -14,12 +14,14 @@ from split_matching.errors import ConfigError, DataError, one_line
 from split_matching.pipeline.arguments import (
     add_config_options,
     add_images_option,
+    add_log_option,
     config_arguments,
     load_plan,
     parse_output_folder,
 )
 from split_matching.pipeline.plan import Plan
-from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.run.progress import ProgressDisplay, show
+from split_matching.pipeline.run.run_log import keep_log
 from split_matching.pipeline.trained_run import segmenter_of
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `predict`."""
     add_config_options(parser)
     add_images_option(parser)
+    add_log_option(parser)
     add = parser.add_argument
     add(
         "--image",
@@ -72,9 +75,10 @@ def run(options: argparse.Namespace) -> int:
 
     plan = load_plan(options)
     set_threads(plan.config.runtime, alone=True)
-    segmenter = _load_exported(plan, options) if options.decoder else segmenter_of(plan, config_arguments(options))
-    lines, code = predict(segmenter, options.image, options.classes, options.out, options.quiet)
-    print(*lines, sep="\n")
+    with keep_log(plan, options.verb, options.log_level):
+        segmenter = _load_exported(plan, options) if options.decoder else segmenter_of(plan, config_arguments(options))
+        lines, code = predict(segmenter, options.image, options.classes, options.out, options.quiet)
+        show(*lines)
     return code
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from split_matching.configs.schema import Config
-from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan
+from split_matching.pipeline.arguments import add_config_options, add_images_option, add_log_option, load_plan
 from split_matching.pipeline.run.launch import Options, launch
 from split_matching.pipeline.run.progress import ProgressDisplay
-from split_matching.pipeline.run.run_log import LOG_LEVELS
 from split_matching.stages.ground.context import Progress
 
 DESCRIPTION = """
@@ -35,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     add_images_option(parser)
     parser.add_argument("--force", action="store_true", help="make this one stage again even if it is fresh")
     parser.add_argument("--quiet", action="store_true", help="print only the path of the result")
-    parser.add_argument(
-        "--log-level", choices=LOG_LEVELS, default="info", help="what the log file of the run keeps (default: info)"
-    )
+    add_log_option(parser)
     parser.set_defaults(download=False)
     if name == "PrepareDataset":
         parser.add_argument("--download", action="store_true", help="first download and derive what is missing")

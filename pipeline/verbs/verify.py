@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan
+from split_matching.pipeline.arguments import add_config_options, add_images_option, add_log_option, load_plan
 from split_matching.pipeline.repair import verify
+from split_matching.pipeline.run.progress import show
+from split_matching.pipeline.run.run_log import keep_log
 
 HELP = "read every file of the cache that the config reaches, and rename damaged ones"
 DESCRIPTION = """
@@ -21,11 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `verify`."""
     add_config_options(parser)
     add_images_option(parser)
+    add_log_option(parser)
     parser.add_argument("--all", action="store_true", help="read the artifacts of all other configs as well")
 
 
 def run(options: argparse.Namespace) -> int:
     """Read the files, and print a line for each artifact or damaged file."""
-    lines, intact = verify(load_plan(options), options.all)
-    print(*lines, sep="\n")
+    plan = load_plan(options)
+    with keep_log(plan, options.verb, options.log_level):
+        lines, intact = verify(plan, options.all)
+        show(*lines)
     return 0 if intact else 4

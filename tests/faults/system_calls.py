@@ -49,7 +49,7 @@ def judge(ended: Ended, word: str) -> str:
     """Return what is wrong with the end of a run that failed: it is one line, or a kill."""
     if word == "kill" and ended.code == -signal.SIGKILL:
         return ""
-    bug = any(words in ended.err for words in ("Traceback", "rerun with --debug", "the traceback is in"))
+    bug = any(words in ended.err for words in ("Traceback", "rerun with --debug", "Error: "))
     if ended.code == 1 and ended.last.startswith("error: ") and not bug:
         return ""
     return f"ended with {ended.code}: {ended.last}"

@@ -136,7 +136,8 @@ def test_force_with_several_workers(project: Toy) -> None:
 def test_user_error_is_one_line_with_its_exit_code(project: Toy, workers: str) -> None:
     project.trouble("data 0005")
     assert project.run("Page", "--workers", workers) == 3
-    assert project.err[-1] == "error: Squares: image 0005 is unreadable: mend it"
+    [log] = (project.folder / "artifacts/shapes/logs").iterdir()
+    assert project.err[-1] == f"error: Squares: image 0005 is unreadable: mend it (log: {log})"
     assert not any("Traceback" in line for line in project.err)
     project.trouble("")
     project.log()
@@ -149,7 +150,7 @@ def test_bug_is_one_line_and_a_traceback_with_debug(project: Toy, workers: str) 
     project.trouble("bug 0005")
     assert project.run("Squares", "--workers", workers) == 1
     [log] = (project.folder / "artifacts/shapes/logs").iterdir()
-    assert project.err[-1] == f"error: Squares: ZeroDivisionError: a bug of two lines; the traceback is in {log}"
+    assert project.err[-1] == f"error: Squares: ZeroDivisionError: a bug of two lines (log: {log})"
     assert not any("Traceback" in line for line in project.err)
     assert project.run("Squares", "--workers", workers, "--debug") == 1
     assert any("Traceback" in line for line in project.err)
