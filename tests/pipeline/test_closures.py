@@ -81,7 +81,7 @@ def test_clustering_holds_its_own_engine(engine: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("file", "variable", "stale"),
     [
-        ("stages/candidates/pseudo_masks.py", "share", {"ClusterPseudoMasks"}),
+        ("stages/candidates/pseudo_masks.py", "taken", {"ClusterPseudoMasks"}),
         ("stages/candidates/clustering/multiscale_faiss.py", "cells", {"ClusterPseudoMasks", "Report"}),
         ("stages/candidates/clustering/multiscale_torch.py", "cells", set()),
         ("stages/inference/predictors/regions.py", "dense", set()),

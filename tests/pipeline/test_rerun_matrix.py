@@ -185,6 +185,7 @@ VALUES: dict[str, Sequence[str] | None] = {
     "decoder.heads": ("decoder.heads=4",),
     "decoder.upsample": ("decoder.upsample=4",),
     "decoder.prompts": ("decoder.prompts=2", "train.features=online"),
+    "train.min_lr": ("train.min_lr=1e-5",),
     "train.scale_range": ("train.scale_range=[0.7, 1.5]",),
     "evaluate.gamma_sweep": ("evaluate.gamma_sweep=[0.3]",),
 }
