@@ -8,6 +8,7 @@ look at the true unseen classes (choice; the practice of zero-shot recognition s
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -257,11 +258,31 @@ def _fill_in(values: Mapping[str, Any], data: DataConfig, label: str) -> tuple[d
     elif data.first_id:
         raise ConfigError(f"data.first_id is {data.first_id}, but {label} gives ids itself; leave data.first_id out")
     unseen = list(data.unseen) or values.get("unseen", [])
+    if data.seen_share is not None:
+        unseen = draw_unseen([entry["id"] for entry in classes if isinstance(entry.get("id"), int)], data)
     if not unseen:
         raise ConfigError(f"{label}: no class is unseen; expected some: --set 'data.unseen=[NAME, NAME]'")
     if isinstance(unseen, list):
         values["unseen"] = [_find_id(name, classes, label) if isinstance(name, str) else name for name in unseen]
     return values, dropped
+
+
+def draw_unseen(ids: Sequence[int], data: DataConfig) -> list[int]:
+    """Draw the unseen classes of `data.seen_share`: of all classes, whatever split the list has (choice).
+
+    The order is that of a digest of seed and id, so that it is the same on every machine, and the seen classes of a
+    smaller share are among those of a larger one with the same seed.
+
+    Args:
+        ids: raw ids of all classes.
+        data: reads `seen_share` and `seen_seed`.
+
+    Returns:
+        Raw ids; at least one, and never all.
+    """
+    order = sorted(ids, key=lambda raw: hashlib.sha256(f"{data.seen_seed} {raw}".encode()).hexdigest())
+    seen = min(max(round((data.seen_share or 1.0) * len(ids)), 1), len(ids) - 1)
+    return sorted(order[seen:])
 
 
 def _find_id(name: str, classes: Sequence[Any], label: str) -> Any:

@@ -5,6 +5,7 @@ Those of other methods, as published; for `shapes`, which nobody else uses, thos
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,17 +31,21 @@ class PublishedRow(Section):
     hIoU: Percent | None = None
     source: Literal["read", "second hand", "recalled", "measured"]
     note: str = ""
+    unseen_set: str = Field("", exclude=True)
 
 
 class _File(Section):
+    unseen_sets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     rows: tuple[PublishedRow, ...]
 
 
-def load_published(name: str) -> tuple[PublishedRow, ...]:
+def load_published(name: str, unseen: Collection[str] | None = None) -> tuple[PublishedRow, ...]:
     """Read the rows of a class list; () where nothing is published for it.
 
     Args:
         name: of the class list, as in `data.classes`.
+        unseen: names of a run's unseen classes: only rows with the same ones compare; None for all rows. A file that
+            names no sets has rows for the set of the class list.
 
     Raises:
         ConfigError: the file breaks a rule.
@@ -50,8 +55,12 @@ def load_published(name: str) -> tuple[PublishedRow, ...]:
         return ()
     label = f"configs/published/{path.name}"
     try:
-        return _File.model_validate(read_mapping(path, label)).rows
+        file = _File.model_validate(read_mapping(path, label))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{label}: {where}: {first['msg']}, got {first['input']!r}; correct the file") from None
+    if unseen is None or not file.unseen_sets:
+        return file.rows
+    same = {key for key, names in file.unseen_sets.items() if set(names) == set(unseen)}
+    return tuple(row for row in file.rows if row.unseen_set in same)

@@ -40,6 +40,13 @@ class DataConfig(Section):
         description="Class list: NAME of configs/classes/NAME.yaml, or a .yaml or .txt file below the root.",
     )
     unseen: tuple[str, ...] = Field((), description="Names of the unseen classes; none: those that the list names.")
+    seen_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None,
+        description="Share of the classes that are seen, drawn by `seen_seed`, in place of the list's own split; null: "
+        "the list's own.",
+        json_schema_extra=added(neutral=None),
+    )
+    seen_seed: NonNegative = Field(0, description="Seed of that draw.", json_schema_extra=added(neutral=0))
     ignore: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = Field(
         None, description="Mask ids that are no class; null: those that the list names, 255 for a .txt list."
     )
@@ -62,6 +69,9 @@ class DataConfig(Section):
         description="folder: what colours of masks mean: NAME of configs/colours/NAME.yaml, or a .yaml or CVAT's "
         "labelmap.txt below the root; none: masks hold ids.",
         json_schema_extra=added(neutral=""),
+    )
+    download: Literal["", "pascal_context"] = Field(
+        "", description="folder: what --download fetches.", json_schema_extra=RUNTIME
     )
     expected_train: Positive | None = Field(
         None, description="Images of the whole training split; fewer is a subset, and the report says so."
@@ -94,6 +104,12 @@ class DataConfig(Section):
         if isinstance(values, dict) and values.get("layout") == "folder":
             return {"train_split": "train", "mask_folder": "masks", **values}
         return values
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> DataConfig:
+        if self.seen_share is not None and self.unseen:
+            raise ValueError("both data.unseen and data.seen_share are set; expected one: leave the other out")
+        return self
 
     @model_validator(mode="after")
     def _split_in_both(self) -> DataConfig:

@@ -6,7 +6,9 @@ import pytest
 
 from split_matching.configs import class_list as classes_module
 from split_matching.configs.class_list import ClassEntry, load_classes, load_shipped_classes, prompts_of
+from split_matching.configs.load import load_config
 from split_matching.configs.settings import DataConfig, TextConfig
+from split_matching.configs.slices import build_slice
 from split_matching.errors import ConfigError
 from tests.error_lines import check_error
 
@@ -146,3 +148,28 @@ def test_names_alike_to_clip_are_known(tmp_path):
     (tmp_path / "c.txt").write_text("red plain\nRed Plain\nred\u00a0\u00a0plain\nblue\n", encoding="utf-8")
     found = load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=("blue",)))
     assert found.alike == [("red plain", "Red Plain"), ("red plain", "red\u00a0\u00a0plain")]
+
+
+def test_a_share_of_the_classes_is_seen():
+    def seen(share, seed=0):
+        found = load_classes(DataConfig(classes="voc", seen_share=share, seen_seed=seed))
+        assert len(found.entries) == 20 and found.unseen_ids <= set(found.ids)
+        return {entry.id for entry in found.seen()}
+
+    quarter, half = seen(0.25), seen(0.5)
+    assert len(quarter) == 5 and len(half) == 10 and quarter < half
+    assert half == {1, 2, 4, 5, 6, 7, 10, 12, 14, 17}  # by sha256sum of "0 1" to "0 20"
+    assert len({frozenset(seen(0.25, seed)) for seed in range(5)}) == 5
+    assert len(seen(0.001)) == 1 and len(seen(0.999)) == 19
+    with pytest.raises(ValueError, match="both data"):
+        DataConfig(classes="voc", seen_share=0.5, unseen=("dog",))
+
+
+def test_training_knows_the_drawn_classes_alone_and_keys_stay():
+    whole, half = load_config("voc"), load_config("voc", overrides=["data.seen_share=0.5", "data.seen_seed=3"])
+    expected = tuple(e.id for e in load_classes(half.data).seen())
+    assert build_slice(half, ("classes.seen_ids",)).classes.seen_ids == expected and len(expected) == 10
+    assert {e.id for e in build_slice(half, ("classes.seen",)).classes.seen} == set(expected)
+    assert build_slice(half, ("classes.published",)).classes.published == ()
+    assert not {"seen_share", "seen_seed"} & set(build_slice(whole, ("data",)).key_values()["data"])
+    assert {"seen_share", "seen_seed"} <= set(build_slice(half, ("data",)).key_values()["data"])

@@ -9,12 +9,15 @@ from split_matching.configs.settings import DataConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.stages.data.download.coco_stuff import download_coco_stuff
 from split_matching.stages.data.download.fetch import Phase, explain_write_errors
+from split_matching.stages.data.download.pascal_context import download_pascal_context
 from split_matching.stages.data.download.voc import download_voc
 
 DOWNLOADS: Mapping[str, Callable[[DataConfig, Path, Phase], None]] = {
     "voc": download_voc,
     "coco_stuff": download_coco_stuff,
+    "pascal_context": download_pascal_context,
 }
+"""By the layout, or for the layout `folder` by `data.download`."""
 
 
 def download_data(data: DataConfig, phase: Phase) -> None:
@@ -28,11 +31,12 @@ def download_data(data: DataConfig, phase: Phase) -> None:
         ConfigError: the layout has nothing to download.
         DataError: no root; or a download or an archive failed; what is done so far is kept.
     """
-    if data.layout not in DOWNLOADS:
+    name = data.download or data.layout
+    if name not in DOWNLOADS:
         raise ConfigError(
             f"--download: nothing to download for data.layout {data.layout}; expected {' or '.join(DOWNLOADS)}"
         )
     if data.root is None:
         raise DataError("data.root is not set; expected the folder that the data set goes to: --set data.root=PATH")
     with explain_write_errors(data.root):
-        DOWNLOADS[data.layout](data, data.root, phase)
+        DOWNLOADS[name](data, data.root, phase)

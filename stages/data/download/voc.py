@@ -118,13 +118,13 @@ def _derive(base: Path, archive: Path, data: DataConfig, phase: Phase) -> None:
     _check_length(_list_file(base, "val"), "validation", val, data.expected_val, "expected_val")
     if partial is not None:
         for mask in sorted((base / "SegmentationClass").glob("*.png")):
-            _write(partial / mask.name, mask.read_bytes())
+            write_file(partial / mask.name, mask.read_bytes())
         absent = [image_id for image_id in (*ids, *val) if not (partial / f"{image_id}.png").is_file()]
         if absent:
             raise DataError(f"{archive}: no mask of {absent[0]} and {len(absent) - 1} others; expected the whole SBD")
         move_folder(partial, base / AUG_MASKS)
     if not _list_file(base, AUG_LIST).is_file():
-        _write(_list_file(base, AUG_LIST), "".join(f"{image_id}\n" for image_id in ids).encode())
+        write_file(_list_file(base, AUG_LIST), "".join(f"{image_id}\n" for image_id in ids).encode())
 
 
 def trainaug_ids(train: list[str], sbd: set[str], val: list[str]) -> list[str]:
@@ -163,7 +163,7 @@ def _convert(archive: Path, own_masks: Path, partial: Path | None, progress: Pro
         image.putpalette(colours)
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        _write(target, buffer.getvalue())
+        write_file(target, buffer.getvalue())
     return texts
 
 
@@ -205,7 +205,7 @@ def _list_file(base: Path, name: str) -> Path:
     return base / "ImageSets" / "Segmentation" / f"{name}.txt"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Write a file atomically; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, sync=False) as temporary:

@@ -173,3 +173,37 @@ def test_layout(tmp_path: Path, case: Case) -> None:
         assert all(word in message for word in case.train), message
     else:
         assert found() == case.train
+
+
+CONTEXT = "VOCdevkit/VOC2010"
+SHIPPED = {
+    "ade20k": (
+        ("images/training/A_1.jpg", "annotations/training/A_1.png"),
+        ("images/validation/A_2.jpg", "annotations/validation/A_2.png"),
+    ),
+    "cityscapes": (
+        ("leftImg8bit/train/ulm/u_leftImg8bit.png", "gtFine/train/ulm/u_gtFine_labelTrainIds.png"),
+        ("leftImg8bit/val/bonn/b_leftImg8bit.png", "gtFine/val/bonn/b_gtFine_labelTrainIds.png"),
+    ),
+    "camvid": (("train/a.png", "trainannot/a.png"), ("val/b.png", "valannot/b.png")),
+    "pascal_context": (
+        (f"{CONTEXT}/JPEGImages/a.jpg", f"{CONTEXT}/SegmentationClassContext/a.png"),
+        (f"{CONTEXT}/JPEGImages/b.jpg", f"{CONTEXT}/SegmentationClassContext/b.png"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configs_find_their_files(tmp_path: Path, name: str) -> None:
+    for path in (path for pairs in SHIPPED[name] for path in pairs):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    lists = tmp_path / CONTEXT / "ImageSets/SegmentationContext"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\n")
+    (lists / "val.txt").write_text("b\n")
+    source = open_source(load_config(name, overrides=[f"data.root={tmp_path}"]).data, tmp_path)
+    for split, (image, mask) in zip(("train", "val"), SHIPPED[name], strict=True):
+        (image_id,) = source.ids(split)
+        assert (source.image_path(image_id), source.mask_path(image_id)) == (tmp_path / image, tmp_path / mask)
+    assert source.stray_masks() == []
