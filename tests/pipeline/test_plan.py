@@ -30,6 +30,7 @@ SETTINGS = {
     "train.checkpoint_every": "3",
     "train.log_every": "7",
     "data.root": "/somewhere",
+    "data.download": "pascal_context",
 }
 
 
