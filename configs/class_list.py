@@ -19,8 +19,9 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from split_matching.configs.class_files import is_class_file, read_class_file
 from split_matching.configs.class_names import find_alike, find_flaw
+from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.section import Section
-from split_matching.configs.settings import DataConfig, TextConfig
+from split_matching.configs.settings import TextConfig
 from split_matching.configs.strict_yaml import shorten
 from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, did_you_mean

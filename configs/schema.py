@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.section import Section
 from split_matching.configs.settings import (
     ClipConfig,
-    DataConfig,
     DecoderConfig,
     EvaluateConfig,
     FeaturesConfig,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,107 +21,6 @@ from split_matching.configs.section import IDENTITY, RUNTIME, Section, added
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class DataConfig(Section):
-    """Which images, which classes, and which of those are seen."""
-
-    layout: Literal["shapes", "voc", "coco_stuff", "folder"] = Field(
-        "voc",
-        description="How files lie under the root, see stages/data/layouts; `shapes` is rendered.",
-    )
-    root: Path | None = Field(
-        None,
-        description="Folder of the raw files; in a YAML file relative to that file, elsewhere to the working folder.",
-        json_schema_extra=RUNTIME,
-    )
-    classes: str = Field(
-        "voc",
-        description="Class list: NAME of configs/classes/NAME.yaml, or a .yaml or .txt file below the root.",
-    )
-    unseen: tuple[str, ...] = Field((), description="Names of the unseen classes; none: those that the list names.")
-    seen_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
-        None,
-        description="Share of the classes that are seen, drawn by `seen_seed`, in place of the list's own split; null: "
-        "the list's own.",
-        json_schema_extra=added(neutral=None),
-    )
-    seen_seed: NonNegative = Field(0, description="Seed of that draw.", json_schema_extra=added(neutral=0))
-    ignore: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = Field(
-        None, description="Mask ids that are no class; null: those that the list names, 255 for a .txt list."
-    )
-    first_id: NonNegative = Field(0, description="Mask id of the first name of a class list without ids.")
-    train_split: str = Field(
-        "trainaug", description="voc: name of the list; folder: list of ids (.txt below the root), or a folder's name."
-    )
-    val_split: str = Field("val", description="The same for validation.")
-    image_folder: str = Field(
-        "images", description="folder: where the images are, below the root; {split} stands for any one folder."
-    )
-    image_suffix: str = Field("", description="folder: end of every image's name, e.g. _rgb.png; none: any picture.")
-    mask_folder: str = Field(
-        "SegmentationClassAug",
-        description="Folder of the masks, unused by coco_stuff; folder: masks by default, {split} as in image_folder.",
-    )
-    mask_suffix: str = Field(".png", description="folder: end of every mask's name, in place of the image's ending.")
-    colours: str = Field(
-        "",
-        description="folder: what colours of masks mean: NAME of configs/colours/NAME.yaml, or a .yaml or CVAT's "
-        "labelmap.txt below the root; none: masks hold ids.",
-        json_schema_extra=added(neutral=""),
-    )
-    download: Literal["", "pascal_context"] = Field(
-        "", description="folder: what --download fetches.", json_schema_extra=RUNTIME
-    )
-    expected_train: Positive | None = Field(
-        None, description="Images of the whole training split; fewer is a subset, and the report says so."
-    )
-    expected_val: Positive | None = Field(None, description="The same for validation.")
-    images: tuple[str, ...] = Field(
-        (), description="Only these images, of both lists, for a quick trial; none: all. Short form: --images."
-    )
-    fold: NonNegative | None = Field(
-        None, description="Hide the seen classes of this fold as if unseen, and evaluate on them."
-    )
-    folds: Annotated[int, Field(ge=2)] = Field(3, description="Number of folds of the seen classes.")
-
-    @field_validator("images")
-    @classmethod
-    def _each_once(cls, images: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(images)))
-
-    @field_validator("train_split", "val_split", "mask_folder", "image_folder")
-    @classmethod
-    def _inside_the_root(cls, name: str) -> str:
-        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError("expected a name inside the data set, without leading / and without ..")
-        return name
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults_of_folders(cls, values: Any) -> Any:
-        """A layout `folder` has none of VOC's names."""
-        if isinstance(values, dict) and values.get("layout") == "folder":
-            return {"train_split": "train", "mask_folder": "masks", **values}
-        return values
-
-    @model_validator(mode="after")
-    def _one_way_to_split(self) -> DataConfig:
-        if self.seen_share is not None and self.unseen:
-            raise ValueError("both data.unseen and data.seen_share are set; expected one: leave the other out")
-        return self
-
-    @model_validator(mode="after")
-    def _split_in_both(self) -> DataConfig:
-        if "{split}" in self.mask_folder and "{split}" not in self.image_folder:
-            raise ValueError("mask_folder has {split} and image_folder has not; expected it in both")
-        return self
-
-    @model_validator(mode="after")
-    def _fold_in_range(self) -> DataConfig:
-        if self.fold is not None and self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} does not exist: data.folds is {self.folds}, so 0..{self.folds - 1}")
-        return self
 
 
 class ShapesConfig(Section):

@@ -21,8 +21,8 @@ from safetensors.torch import save
 from split_matching.cache.artifact import load_artifact
 from split_matching.cache.files import parse_json
 from split_matching.configs.class_list import load_classes
+from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
-from split_matching.configs.settings import DataConfig
 from split_matching.configs.strict_yaml import parse_value
 from split_matching.errors import ConfigError, UserError
 from split_matching.model.weight_files import read_weight_file

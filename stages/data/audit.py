@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from split_matching.configs.class_list import ClassList
-from split_matching.configs.settings import DataConfig
+from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.findings import Finding, count_totals, find_all
 from split_matching.stages.data.image_audit import ImageAudit, audit_image

@@ -10,7 +10,7 @@ import numpy as np
 
 from split_matching.configs.class_list import ClassList
 from split_matching.configs.colour_table import find_table, unpack
-from split_matching.configs.settings import DataConfig
+from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.folder_files import PICTURES, describe_endings
 from split_matching.stages.data.image_audit import COLOURED, MOST_COLOURS, ImageAudit

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from split_matching.cache.files import atomic_write
 from split_matching.configs.class_list import ClassList
-from split_matching.configs.settings import DataConfig
+from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.audit import Audit
 from split_matching.stages.data.image_audit import ImageAudit

@@ -6,8 +6,9 @@ import pytest
 
 from split_matching.configs import class_list as classes_module
 from split_matching.configs.class_list import ClassEntry, load_classes, load_shipped_classes, prompts_of
+from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
-from split_matching.configs.settings import DataConfig, TextConfig
+from split_matching.configs.settings import TextConfig
 from split_matching.configs.slices import build_slice
 from split_matching.errors import ConfigError
 from tests.error_lines import check_error

@@ -131,8 +131,8 @@ def read_archive(path: Path, sound: bytes) -> str:
 def read_settings(path: Path, sound: bytes) -> str:
     """A config, and lists of classes and images."""
     from split_matching.configs.class_list import load_classes
+    from split_matching.configs.data_settings import DataConfig
     from split_matching.configs.load import load_config
-    from split_matching.configs.settings import DataConfig
     from split_matching.errors import UserError
     from split_matching.stages.data.listing import parse_list, read_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from split_matching.configs.settings import DataConfig
+from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.stages.data.download.coco_stuff import download_coco_stuff
 from split_matching.stages.data.download.fetch import Phase, explain_write_errors

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from split_matching.cache.files import move_folder
-from split_matching.configs.settings import DataConfig
+from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.download.archives import unpack
 from split_matching.stages.data.download.fetch import Archive, Phase, fetch

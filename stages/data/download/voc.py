@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from split_matching.cache.files import atomic_write, move_folder
-from split_matching.configs.settings import DataConfig
+from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.download.archives import explain_damage, read_members, unpack
 from split_matching.stages.data.download.fetch import Archive, Phase, fetch

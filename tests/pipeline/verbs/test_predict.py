@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from split_matching.configs.class_list import ClassList
-from split_matching.configs.settings import DataConfig
+from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.votes import label_map, label_map_of_any_size
 from split_matching.pipeline import cli, trained_run

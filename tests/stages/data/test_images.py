@@ -12,8 +12,8 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from split_matching.configs.class_list import load_shipped_classes
+from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
-from split_matching.configs.settings import DataConfig
 from split_matching.stages.data.images import (
     IGNORE,
     MAX_BYTES,

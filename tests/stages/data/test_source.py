@@ -9,8 +9,8 @@ from typing import get_args
 import pytest
 
 from split_matching.cache.code import ROOMS, module_closure
+from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
-from split_matching.configs.settings import DataConfig
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data.source import layout_module, load_layout
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from split_matching.configs.class_list import ClassEntry, load_classes
+from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
-from split_matching.configs.settings import DataConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.experiments.variants import Request

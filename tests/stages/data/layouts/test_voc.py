@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from split_matching.configs.settings import DataConfig
+from split_matching.configs.data_settings import DataConfig
 from split_matching.stages.data.source import open_source
 from tests.conftest import VocTree
 from tests.error_lines import check_error
