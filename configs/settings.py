@@ -220,7 +220,11 @@ class TrainConfig(Section):
     warmup: NonNegative = Field(500, description="Linear warm-up steps.")
     poly: Annotated[float, Field(ge=0)] = Field(0.9, description="Power of the poly decay.")
     clip_grad: Annotated[float, Field(gt=0)] = Field(1.0, description="Largest gradient norm.")
-    flip: bool = Field(True, description="Mirror features, masks and candidates at random.")
+    flip: bool = Field(
+        True,
+        description="Mirror at random: images in the loop, or cached token maps, which a mirrored image "
+        "would not quite have.",
+    )
     features: Literal["cached", "online"] = Field(
         "cached", description="Token maps from the cache, or computed in the loop from augmented images."
     )
