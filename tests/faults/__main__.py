@@ -59,7 +59,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kills, starves, races and damages runs of the pipeline.")
     parser.add_argument("--short", action="store_true", help="few repetitions, less than a minute")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose kinds or names hold this text")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TEXT", help="cases whose kinds or names hold one of these texts"
+    )
     parser.add_argument("--times", type=int, metavar="N", help="disturbances for each case")
     parser.add_argument("--seconds", type=float, metavar="S", help="begin no case after this time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
@@ -77,7 +79,7 @@ def main() -> int:
             kind = module.__name__.rpartition(".")[2].replace("_", " ")
             for name, case in module.cases(options.short).items():
                 late = options.seconds and time.monotonic() - started > options.seconds
-                if late or options.only not in f"{kind}: {name}":
+                if late or not any(text in f"{kind}: {name}" for text in options.only):
                     continue
                 result = repeat(rig, case, name, options.times or case.wanted, options.seed)
                 results.append({"kind": kind, **result})
