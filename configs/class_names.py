@@ -18,6 +18,18 @@ READ_PIECES = 70
 """Words, digits and signs of a name that CLIP reads at most: of the text of a template and a name it reads 77 tokens,
 two of which are marks, and drops the rest. A piece is one token or more (choice: room for a template's own words)."""
 
+SYNONYMS = (
+    ("aeroplane", "airplane"),
+    ("motorbike", "motorcycle"),
+    ("sofa", "couch"),
+    ("tvmonitor", "tv", "television", "television receiver"),
+    ("windowpane", "window"),
+    ("shelf", "shelves"),
+    ("sidewalk", "pavement"),
+    ("bicyclist", "cyclist", "rider"),
+)
+"""Words of the class lists of this project for one thing (choice)."""
+
 _PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
 
@@ -54,3 +66,22 @@ def find_alike(texts: Iterable[Sequence[str]]) -> list[tuple[int, int]]:
             found.append((first[read], place))
         first.setdefault(read, place)
     return found
+
+
+def same_classes(texts: Sequence[Sequence[str]], known: Iterable[str]) -> list[bool]:
+    """Return which classes are among known ones, by what they are called in another data set.
+
+    Args:
+        texts: of each class its name and its prompts.
+        known: names and prompts of the known classes.
+
+    Returns:
+        For each class whether one of its texts, or a synonym of it, is a known text to CLIP.
+    """
+    groups = {as_clip_reads(word): group[0] for group in SYNONYMS for word in group}
+
+    def plain(text: str) -> object:
+        return groups.get(as_clip_reads(text), as_clip_reads(text))
+
+    there = {plain(text) for text in known}
+    return [any(plain(text) in there for text in some) for some in texts]

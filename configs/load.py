@@ -37,13 +37,19 @@ def known_datasets() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_config(dataset: str, set_files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    dataset: str,
+    set_files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    taken: Mapping[str, Any] | None = None,
+) -> Config:
     """Build and check the config of one run.
 
     Args:
         dataset: name of a file in `configs/`, without ending; or the path of a YAML file of your own.
         set_files: YAML files laid over it, in this order.
         overrides: `section.key=value`, laid over the files, in this order; the value is YAML.
+        taken: values laid over those of the data set first: the settings of a decoder that was trained elsewhere.
 
     Returns:
         The frozen config.
@@ -56,6 +62,8 @@ def load_config(dataset: str, set_files: Sequence[Path] = (), overrides: Sequenc
     # data of our own configs are not to be downloaded into an installed package
     folder = home() / "configs" if file.parent == FOLDER else file.parent
     layers.add(read_mapping(file, label), label, folder)
+    if taken:
+        layers.add(taken, "--trained-on")
     for path in set_files:
         layers.add(read_mapping(path, str(path)), str(path), path.parent)
     for override in overrides:

@@ -23,6 +23,9 @@ RUNTIME: dict[str, Any] = {"runtime": True}
 IDENTITY: dict[str, Any] = {"runtime": True, "identity": "clip.identity"}
 """Mark of a field that says where weights lie. What they are enters keys as `clip.identity`: digest, tag or seed."""
 
+DECODER_IDENTITY: dict[str, Any] = {"runtime": True, "identity": "evaluate.identity"}
+"""Mark of a field that says where an exported decoder lies. Its bytes enter keys as `evaluate.identity`."""
+
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors and values cannot be changed."""

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from split_matching.configs.clusterings import find_clustering
-from split_matching.configs.section import IDENTITY, RUNTIME, Section, added
+from split_matching.configs.section import DECODER_IDENTITY, IDENTITY, RUNTIME, Section, added
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -281,6 +281,12 @@ class EvaluateConfig(Section):
     predictor: Literal["decoder", "dense", "regions"] = Field(
         "decoder",
         description="The trained decoder, or training-free CLIP: dense features or named clusters (baselines).",
+    )
+    trained_on: str = Field(
+        "",
+        description="An exported decoder, of another data set, to evaluate in place of one that is trained; "
+        "--trained-on sets it with the settings of that decoder.",
+        json_schema_extra=DECODER_IDENTITY,
     )
     fusion: Fraction = Field(
         0.0, description="Weight of the frozen CLIP's score of each predicted region (ZegFormer); 0 does without."

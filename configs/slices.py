@@ -11,6 +11,7 @@ virtual paths:
     classes.all        the whole list, unseen names and prompts too: for evaluation and for pages, never for training
     classes.published  results of other methods on this class list, for pages
     clip.identity      which weights CLIP has, whatever they are called (supplied by the pipeline)
+    evaluate.identity  digest of an exported decoder (supplied by the pipeline)
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from split_matching.configs.class_list import ClassEntry, ClassList, load_classe
 from split_matching.configs.published_results import load_published
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_neutral, is_runtime
+
+IDENTITIES = ("clip.identity", "evaluate.identity")
+"""Virtual paths that the pipeline supplies."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def build_slice(config: Config, reads: Sequence[str], identities: Mapping[str, s
             value = _VIRTUAL[path](config, load_classes(config.data))
             parts.setdefault(section, {})[name] = value
             record[name] = _to_json(value)
-        elif path == "clip.identity":
+        elif path in IDENTITIES:
             if identities is None or path not in identities:
                 raise ValueError(f"'{path}' was declared but not supplied")
             parts.setdefault(section, {})[name] = record[name] = identities[path]

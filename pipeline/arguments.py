@@ -36,7 +36,7 @@ def add_config_options(parser: argparse.ArgumentParser, set_file: str = "a YAML 
         set_file: what the files of `--set-file` are to this verb.
     """
     add = parser.add_argument_group("config and cache").add_argument
-    parser.set_defaults(images=None)
+    parser.set_defaults(images=None, trained_on=None)
     add(
         "--dataset",
         default="shapes",
@@ -81,7 +81,12 @@ def add_log_option(parser: argparse.ArgumentParser) -> None:
 
 def load_options_config(options: argparse.Namespace) -> Config:
     """Return the config that the options of `add_config_options` ask for."""
-    return with_user_threads(load_config(options.dataset, options.set_file, overrides_of(options)))
+    overrides, taken = overrides_of(options), None
+    if options.trained_on:
+        from split_matching.pipeline.trained_on import take_over
+
+        taken = take_over(options.trained_on, overrides)
+    return with_user_threads(load_config(options.dataset, options.set_file, overrides, taken))
 
 
 def with_user_threads(config: Config) -> Config:

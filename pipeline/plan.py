@@ -128,7 +128,11 @@ class Stage:
     @cached_property
     def slice(self) -> Slice:
         """The part of the config that it declared."""
-        identities = {"clip.identity": self.plan.clip_identity} if "clip.identity" in self.reads else {}
+        identities = {}
+        if "clip.identity" in self.reads:
+            identities["clip.identity"] = self.plan.clip_identity
+        if "evaluate.identity" in self.reads:
+            identities["evaluate.identity"] = self.plan.decoder_identity
         return build_slice(self.config, tuple(dict.fromkeys(self.reads)), identities)
 
     @cached_property
@@ -411,3 +415,15 @@ class Plan:
         from split_matching.model.weights_identity import weights_identity
 
         return weights_identity(self.config.clip)
+
+    @cached_property
+    def decoder_identity(self) -> str:
+        """SHA-256 of the exported decoder of `evaluate.trained_on`.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        path = Path(self.config.evaluate.trained_on)
+        if not path.is_file():
+            raise DataError(f"evaluate.trained_on: {path}: no such file; expected an exported decoder: see `export`")
+        return file_sha256(path)

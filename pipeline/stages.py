@@ -210,9 +210,14 @@ class Evaluate(Stage):
     output = "metrics.json"
 
     @property
-    def trained(self) -> bool:
-        """Whether the trained decoder predicts; otherwise a baseline without training."""
+    def decodes(self) -> bool:
+        """Whether a trained decoder predicts; otherwise a baseline without training."""
         return self.config.evaluate.predictor == "decoder"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the decoder is trained on this data set, and not on another."""
+        return self.decodes and not self.config.evaluate.trained_on
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -228,12 +233,12 @@ class Evaluate(Stage):
     @property
     def embeds_regions(self) -> bool:
         """Whether CLIP is shown predicted or clustered regions of the image."""
-        return self.clusters or (self.trained and self.config.evaluate.fusion > 0)
+        return self.clusters or (self.decodes and self.config.evaluate.fusion > 0)
 
     @property
     def reads_images(self) -> bool:
         """Whether the decoder looks at images instead of cached token maps."""
-        return self.trained and evaluates_images(self.config)
+        return self.decodes and evaluates_images(self.config)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -250,6 +255,8 @@ class Evaluate(Stage):
             found += clustering_fields(config)
         if self.reads_images:
             found += online_features(config)
+        if config.evaluate.trained_on:
+            found.append("evaluate.identity")
         return tuple(found)
 
     @property
@@ -300,7 +307,7 @@ class Report(Stage):
         images = () if self.finds_features else ("images.json",)
         found: dict[str, Files] = {"dataset": ("train.json", "val.json", *images), "text": ("text.safetensors",)}
         found |= {"features": ("val",), "pseudo_masks": (), "regions": ()}
-        trained = {"train": ()} if self.config.evaluate.predictor == "decoder" else {}
+        trained = {"train": ()} if self.plan["evaluate"].trained else {}  # type: ignore[attr-defined]
         return {**found, **trained, "evaluate": ()}
 
 

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--quiet", action="store_true", help="print only the path of the result")
     add_log_option(parser)
     parser.set_defaults(download=False)
+    if name in ("Evaluate", "Report"):
+        parser.add_argument(
+            "--trained-on",
+            metavar="NAME",
+            help="evaluate the decoder of another data set: its name, or an exported decoder (.safetensors)",
+        )
     if name == "PrepareDataset":
         parser.add_argument("--download", action="store_true", help="first download and derive what is missing")
 

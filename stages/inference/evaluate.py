@@ -8,6 +8,7 @@ their pixels are ignored.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from split_matching.stages.ground.class_text import embed_classes
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip
+from split_matching.stages.inference.cross_dataset import seen_elsewhere
+from split_matching.stages.inference.exported_decoder import read_export
 from split_matching.stages.inference.metric_files import write_metrics, write_per_image
 from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores, score_image
 from split_matching.stages.inference.predictors import load_predictor
@@ -36,6 +39,14 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     """Write `metrics.json`, `per_class.csv`, `per_image.csv`, `confusion.npy` and the predictions `val-00000.h5`."""
     config, device = ctx.config, device_of(ctx)
     entries, seen = competing_classes(config)
+    foreign: dict[str, Any] = {}
+    if config.evaluate.trained_on:
+        about = read_export(Path(config.evaluate.trained_on))[0]
+        seen = seen_elsewhere(about, entries)
+        foreign = {
+            "trained_on": about["run"],
+            "seen": [e.name for e, known in zip(entries, seen, strict=True) if known],
+        }
     text = embed_classes(frozen_clip(ctx), entries, config.text).to(device)
     predictor = load_predictor(ctx, text, torch.from_numpy(seen).to(device))
     source = open_source(config.data, ctx.data_root)
@@ -48,6 +59,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             ctx.progress(done, len(ids))
     write_per_image(ctx.out / "per_image.csv", counts.images)
     extra = {
+        **foreign,
         "gamma": config.evaluate.gamma,
         "gamma_sweep": [
             {"gamma": gamma, **compute_scores(confusion, seen).percent()}

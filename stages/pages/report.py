@@ -54,7 +54,7 @@ def _collect(ctx: StageContext) -> dict[str, Any]:
     unseen = [row.id for row in rows if row.group == "unseen"]
     images = ctx.inputs["dataset"].json("val.json")["images"]
     worst = analysis.find_worst_images(evaluate.file("per_image.csv"), ctx.config.report.worst)
-    banners = list_banners(ctx, rows)
+    banners = [*list_banners(ctx, rows), *_foreign_banner(metrics)]
     doubtful = any(banner["kind"] in ("red", "amber") for banner in banners)
     return {
         "dataset": evaluate.manifest.get("dataset") or ctx.config.data.classes,
@@ -66,7 +66,8 @@ def _collect(ctx: StageContext) -> dict[str, Any]:
         "curves": draw_training(train.file("metrics.jsonl")) if train else [],
         "matching": draw_matching(train.file("matching.jsonl")) if train else None,
         "sweep": draw_sweep(metrics.get("extra", {})),
-        "published": analysis.compare_with_published(ctx, metrics, doubtful),
+        # published numbers are of training on this data set
+        "published": None if _foreign_banner(metrics) else analysis.compare_with_published(ctx, metrics, doubtful),
         "confused": analysis.list_confusions(np.load(evaluate.file("confusion.npy"), allow_pickle=False), rows),
         "examples": draw_examples(ctx, rows, choose_examples(images, unseen, ctx.config.report.examples)),
         "worst": [
@@ -124,6 +125,16 @@ def list_banners(ctx: StageContext, rows: Sequence[ClassScores]) -> list[dict[st
         banners.append({"kind": "amber", "title": "Embedded data set", "text": text})
     banners.extend(_subset_banner(ctx))
     return banners
+
+
+def _foreign_banner(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Say that the decoder was trained on another data set, and which classes it has seen there."""
+    extra = metrics.get("extra", {})
+    if not extra.get("trained_on"):
+        return []
+    seen = ", ".join(extra["seen"]) or "none"
+    text = f"The decoder is {extra['trained_on']}. “Seen” are the classes that had masks there, by their names: {seen}."
+    return [{"kind": "blue", "title": "Trained on another data set", "text": text}]
 
 
 def _subset_banner(ctx: StageContext) -> Iterable[dict[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference.complexity import count_complexity
+from split_matching.stages.inference.cross_dataset import load_foreign
 from split_matching.stages.inference.decoder_scores import DecoderScorer
 from split_matching.stages.inference.pixels import PixelScorer, make_pixel_scorer
 
@@ -37,7 +40,8 @@ class TrainedDecoder:
     def __init__(self, ctx: StageContext, text: Tensor, seen: Tensor) -> None:
         self.config, self.clip = ctx.config, frozen_clip(ctx)
         self.source = open_source(ctx.config.data, ctx.data_root)
-        decoder = load_decoder(ctx, self.clip.width, text.shape[1], device_of(ctx))
+        foreign = load_foreign(ctx.config, self.clip) if ctx.config.evaluate.trained_on else None
+        decoder = load_decoder(ctx, self.clip.width, text.shape[1], device_of(ctx), foreign)
         self.scorer = DecoderScorer(decoder, text, seen, ctx.config, self.clip)
         self.pixels: PixelScorer | None = None
         if evaluates_images(ctx.config):
@@ -65,16 +69,19 @@ class TrainedDecoder:
         return read_image(self.source.image_path(image_id))
 
 
-def load_decoder(ctx: StageContext, width: int, dim: int, device: str) -> QueryDecoder:
-    """Build the trained decoder from the artifact `train`.
+def load_decoder(
+    ctx: StageContext, width: int, dim: int, device: str, weights: Mapping[str, Tensor] | None = None
+) -> QueryDecoder:
+    """Build the trained decoder from the artifact `train`, or from weights of another data set.
 
     Args:
         ctx: input `train`; reads `decoder` and `features.decoder_blocks`.
         width: of the token maps.
         dim: of CLIP's embeddings.
         device: where to compute.
+        weights: in place of the artifact's.
     """
     blocks = ctx.config.features.decoder_blocks
     decoder = QueryDecoder(ctx.config.decoder, width, len(blocks), dim, max(blocks))
-    decoder.load_state_dict(load_file(ctx.inputs["train"].file("weights.safetensors")))
+    decoder.load_state_dict(weights or load_file(ctx.inputs["train"].file("weights.safetensors")))
     return decoder.eval().to(device)
