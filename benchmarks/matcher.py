@@ -28,7 +28,7 @@ def run(options: Options) -> Report:
     scores = torch.randn(batch, queries, CLASSES + 1, generator=generator).to(options.device)
     labels = [torch.randint(0, CLASSES, (targets,), generator=generator).to(options.device) for _ in range(batch)]
     theirs = Mask2FormerHungarianMatcher(cost_class=2.0, cost_mask=5.0, cost_dice=5.0).to(options.device)
-    ours = SplitMatcher(2.0, 5.0, 5.0)
+    ours = SplitMatcher((2.0, 2.0), 5.0, 5.0)
     flat, masks = logits.flatten(2), truth.flatten(2)
     valid = torch.ones(batch, size * size, device=options.device)
     affinity = torch.stack([s.softmax(-1)[:, label] for s, label in zip(scores, labels, strict=True)])  # (B, Q, T)

@@ -187,10 +187,22 @@ class DecoderConfig(Section):
     ffn: Positive = Field(1024, description="Hidden width of the feed-forward layers.")
     seen_queries: Positive = Field(40, description="Queries matched to annotated seen classes.")
     candidate_queries: NonNegative = Field(60, description="Queries matched to pseudo masks.")
-    mfe: bool = Field(True, description="Multi-scale feature enhancement before the decoder.")
+    mfe: Literal["none", "tokens", "pixels", "layers"] = Field(
+        "tokens",
+        description="Multi-scale feature enhancement: of the token map before the decoder, of the finer pixel features "
+        "that masks are made of, or of the token map before every decoder layer.",
+    )
+    mfe_scales: tuple[Positive, ...] = Field(
+        (1, 2, 4),
+        min_length=1,
+        description="Sizes of the cells that it averages over.",
+        json_schema_extra=added(neutral=[1, 2, 4]),
+    )
     upsample: Positive = Field(2, description="Mask resolution over token resolution: a power of two.")
     masked_attention: bool = Field(True, description="Cross-attention looks only where the last mask was positive.")
-    temperature: Annotated[float, Field(gt=0)] = Field(30.0, description="tau: logit scale of the cosine class scores.")
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="tau: logit scale of the seen group's class scores."
+    )
     prompts: NonNegative = Field(
         0, description="Learnt tokens in every block of the frozen CLIP (peers: 10); needs train.features online."
     )
@@ -235,7 +247,10 @@ class TrainConfig(Section):
         0.75, description="Online: largest share of one seen class among the annotated pixels of a crop."
     )
     photometric: bool = Field(True, description="Online: change brightness, contrast, saturation and hue at random.")
-    cost_class: Annotated[float, Field(ge=0)] = Field(2.0, description="Matching cost of the class term.")
+    cost_class: Annotated[float, Field(ge=0)] = Field(2.0, description="Matching cost of the seen group's class term.")
+    cost_cosine: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="Matching cost of the candidates' class term.", json_schema_extra=added(neutral=2.0)
+    )
     cost_mask: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of the mask BCE.")
     cost_dice: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of dice.")
     loss_class: Annotated[float, Field(ge=0)] = Field(2.0, description="Weight of the seen cross entropy.")
@@ -243,10 +258,28 @@ class TrainConfig(Section):
     loss_dice: Annotated[float, Field(ge=0)] = Field(5.0, description="Weight of dice.")
     loss_cosine: Annotated[float, Field(ge=0)] = Field(2.0, description="Weight of 1 - cos to the region embedding.")
     loss_nce: Annotated[float, Field(ge=0)] = Field(0.5, description="Weight of InfoNCE to the region embeddings.")
-    nce_temperature: Annotated[float, Field(gt=0)] = Field(0.07, description="Temperature of InfoNCE.")
+    loss_quality: Annotated[float, Field(ge=0)] = Field(
+        1.0,
+        description="Weight of the error of the IoU that a matched candidate expects of its mask.",
+        json_schema_extra=added(neutral=0.0),
+    )
+    nce_temperature: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Temperature of InfoNCE; null: that of CLIP, one over its logit scale."
+    )
+    nce_alike: Fraction = Field(
+        0.85,
+        description="Regions whose squared distance is at most 1 less this of the largest one in the batch show the "
+        "same, and are not negatives of each other in InfoNCE.",
+    )
     no_object: Annotated[float, Field(ge=0)] = Field(0.1, description="Weight of no-object for unmatched seen queries.")
     candidate_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of all candidate losses.")
     deep_supervision: bool = Field(True, description="Losses at every decoder layer.")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Of the decoder's products, here and in Evaluate; losses stay float32. auto: float32 on a CPU, "
+        "bfloat16 on a GPU that has it, else float16 with scaled losses. CLIP's own is clip.precision.",
+        json_schema_extra=added(neutral="auto"),
+    )
     checkpoint_every: Positive = Field(500, description="Steps between checkpoints.", json_schema_extra=RUNTIME)
     log_every: Positive = Field(20, description="Steps between metric lines.", json_schema_extra=RUNTIME)
     seed: NonNegative = Field(0, description="Seed of initial weights, order, flips and augmentation.")
@@ -303,6 +336,16 @@ class EvaluateConfig(Section):
     )
     candidate_weight: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Weight of the candidate group's votes against the seen group's."
+    )
+    candidate_temperature: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Logit scale of the candidates' class scores; null: that of CLIP, whose embeddings they learn.",
+    )
+    confidence: Literal["none", "mask", "quality", "both"] = Field(
+        "both",
+        description="Weight of a candidate's vote: 1, how sure its mask is where it is positive, the IoU that it "
+        "expects (see train.loss_quality), or both.",
+        json_schema_extra=added(neutral="none"),
     )
 
     @model_validator(mode="after")

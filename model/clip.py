@@ -89,6 +89,11 @@ class FrozenClip(nn.Module):
         """Device of the weights."""
         return self.model.logit_scale.device
 
+    @property
+    def logit_scale(self) -> float:
+        """What CLIP multiplies cosines of images and texts by before its softmax: one over its temperature."""
+        return float(self.model.logit_scale.exp())
+
     def in_precision(self) -> contextlib.AbstractContextManager[Any]:
         """Context in which the image tower's products have `clip.precision`."""
         if self.precision == "float32":

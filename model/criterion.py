@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from split_matching.configs.settings import DecoderConfig, TrainConfig
-from split_matching.model.losses import mask_losses, nce_loss
+from split_matching.model.losses import mask_losses, nce_loss, quality_loss
 from split_matching.model.matcher import Indices, SplitMatcher, flatten
 from split_matching.model.process_group import ProcessGroup
 from split_matching.model.query_decoder import QueryOutput
@@ -73,7 +73,7 @@ class SplitCriterion(nn.Module):
         train: weights, costs and the kind of matching.
         decoder: group sizes and temperature.
         text: text embeddings of the seen classes, unit length. Shape: (C, D).
-        alike: cosine similarity above which regions are not negatives of each other.
+        clip_scale: logit scale of CLIP.
         processes: those that share a batch; terms are then this process's part of the whole batch's.
     """
 
@@ -82,16 +82,17 @@ class SplitCriterion(nn.Module):
         train: TrainConfig,
         decoder: DecoderConfig,
         text: Tensor,
-        alike: float,
+        clip_scale: float,
         processes: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.processes = processes or ProcessGroup()
-        self.config, self.temperature, self.alike = train, decoder.temperature, alike
+        self.config, self.temperature = train, decoder.temperature
+        self.nce_temperature = train.nce_temperature or 1 / clip_scale
         # single matching (baseline): one group of all queries, matched to the annotated classes only
         single = train.matching == "single"
         self.seen_queries = decoder.seen_queries + (decoder.candidate_queries if single else 0)
-        self.matcher = SplitMatcher(train.cost_class, train.cost_mask, train.cost_dice)
+        self.matcher = SplitMatcher((train.cost_class, train.cost_cosine), train.cost_mask, train.cost_dice)
         self.text: Tensor
         self.register_buffer("text", text)
 
@@ -104,7 +105,7 @@ class SplitCriterion(nn.Module):
 
         Returns:
             Unweighted terms: seen_class, seen_mask, seen_dice, candidate_cosine, candidate_nce, candidate_mask,
-            candidate_dice, and `loss`, their weighted sum. Scalars.
+            candidate_dice, candidate_quality, and `loss`, their weighted sum. Scalars.
         """
         layers = outputs if self.config.deep_supervision else outputs[-1:]
         terms: dict[str, Tensor] = {}
@@ -115,6 +116,7 @@ class SplitCriterion(nn.Module):
         seen = config.loss_class * terms["seen_class"] + config.loss_mask * terms["seen_mask"]
         candidate = config.loss_cosine * terms["candidate_cosine"] + config.loss_nce * terms["candidate_nce"]
         candidate = candidate + config.loss_mask * terms["candidate_mask"] + config.loss_dice * terms["candidate_dice"]
+        candidate = candidate + config.loss_quality * terms["candidate_quality"]
         terms["loss"] = seen + config.loss_dice * terms["seen_dice"] + config.candidate_weight * candidate
         return terms
 
@@ -139,7 +141,7 @@ class SplitCriterion(nn.Module):
         split, masks = self.seen_queries, output.masks.flatten(2)
         matching = self.match(output, targets)
         return self._seen_terms(matching, masks[:, :split], targets) | self._candidate_terms(
-            matching, output.embeddings[:, split:], masks[:, split:], targets
+            matching, output.embeddings[:, split:], output.quality[:, split:], masks[:, split:], targets
         )
 
     def _seen_terms(self, matching: Matching, masks: Tensor, targets: Targets) -> dict[str, Tensor]:
@@ -164,22 +166,22 @@ class SplitCriterion(nn.Module):
         }
 
     def _candidate_terms(
-        self, matching: Matching, embeddings: Tensor, masks: Tensor, targets: Targets
+        self, matching: Matching, embeddings: Tensor, quality: Tensor, masks: Tensor, targets: Targets
     ) -> dict[str, Tensor]:
         """Pull matched candidates to their region; leave the unmatched alone."""
         image, query, target = flatten(matching.candidate, masks.device)  # (M,) each
         normaliser = self._count_matches(image, masks)
         predicted, wanted = embeddings[image, query], targets.region_embeddings[image, target]  # (M, D)
         pool, first = self.processes.gather_rows(wanted)
-        nce = nce_loss(predicted, wanted, self.config.nce_temperature, self.alike, pool, first)
-        mask, dice = mask_losses(
-            masks[image, query], targets.region_masks[image, target], targets.valid[image], normaliser
-        )
+        nce = nce_loss(predicted, wanted, self.nce_temperature, self.config.nce_alike, pool, first)
+        pairs = masks[image, query], targets.region_masks[image, target], targets.valid[image]
+        mask, dice = mask_losses(*pairs, normaliser)
         return {
             "candidate_cosine": (1 - (predicted * wanted).sum(1)).sum() / normaliser,
             "candidate_nce": nce / normaliser,
             "candidate_mask": mask,
             "candidate_dice": dice,
+            "candidate_quality": quality_loss(quality[image, query], *pairs, normaliser),
         }
 
     def _count_matches(self, image: Tensor, like: Tensor) -> Tensor:

@@ -79,18 +79,19 @@ class SplitMatcher:
     """Costs of both groups in one batch on the device, one transfer, then 2 B small assignments.
 
     Args:
-        cost_class: weight of the class term: `-p(class)` for seen, `-cos` for candidates.
+        cost_class: weights of the class terms of the seen and of the candidate group.
         cost_mask: weight of BCE.
         cost_dice: weight of dice.
     """
 
-    def __init__(self, cost_class: float, cost_mask: float, cost_dice: float) -> None:
+    def __init__(self, cost_class: tuple[float, float], cost_mask: float, cost_dice: float) -> None:
         self.cost_class, self.cost_mask, self.cost_dice = cost_class, cost_mask, cost_dice
 
-    def cost(self, affinity: Tensor, masks: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    def cost(self, weight: float, affinity: Tensor, masks: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         """Matching cost of one group.
 
         Args:
+            weight: of its class term.
             affinity: class term, higher is better. Shape: (B, Q, T).
             masks: mask logits. Shape: (B, Q, P).
             targets: Shape: (B, T, P).
@@ -100,7 +101,7 @@ class SplitMatcher:
             Shape: (B, Q, T).
         """
         bce, dice = mask_costs(masks, targets, valid)
-        return self.cost_mask * bce + self.cost_dice * dice - self.cost_class * affinity
+        return self.cost_mask * bce + self.cost_dice * dice - weight * affinity
 
     @torch.no_grad()
     def __call__(
@@ -121,7 +122,8 @@ class SplitMatcher:
         Returns:
             Indices of the seen group, and of the candidate group (query numbers within the group).
         """
-        costs = [self.cost(*group, valid) for group in (seen, candidate)]  # (B, Qs, Ts), (B, Qc, Tc)
+        groups = zip(self.cost_class, (seen, candidate), strict=True)
+        costs = [self.cost(weight, *group, valid) for weight, group in groups]  # (B, Qs, Ts), (B, Qc, Tc)
         sizes = [c.shape[1:] for c in costs]
         moved = torch.cat([c.flatten(1) for c in costs], 1).float().cpu()  # one transfer a step
         split = moved.split([q * t for q, t in sizes], 1)

@@ -9,6 +9,7 @@ Shapes: B images, Q = Qs + Qc queries (seen group first), h x w tokens, d decode
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,16 +26,18 @@ class QueryOutput:
     Args:
         embeddings: class embeddings, unit length. Shape: (B, Q, D).
         no_object: logit of "no object"; means something for the seen group only. Shape: (B, Q).
+        quality: logit of the IoU that a query expects of its mask; learnt by the candidates only. Shape: (B, Q).
         masks: mask logits. Shape: (B, Q, H', W'), H' = upsample * h.
     """
 
     embeddings: Tensor
     no_object: Tensor
+    quality: Tensor
     masks: Tensor
 
     def float32(self) -> QueryOutput:
         """Return it in float32: losses and matching are not computed in half precision."""
-        return QueryOutput(self.embeddings.float(), self.no_object.float(), self.masks.float())
+        return QueryOutput(*(t.float() for t in (self.embeddings, self.no_object, self.quality, self.masks)))
 
 
 def sine_positions(valid: Tensor, dim: int) -> Tensor:
@@ -63,15 +66,20 @@ def sine_positions(valid: Tensor, dim: int) -> Tensor:
 
 
 class MultiScaleEnhancement(nn.Module):
-    """MFE: `x + sum_k up(conv_k(pool_k(x)))`, k in {1, 2, 4}; identity at the start.
+    """MFE: `x + sum_k up(conv_k(pool_k(x)))` over scales k; identity at the start.
+
+    Args:
+        dim: channels.
+        scales: sizes of the cells that are averaged over.
 
     Source: paper (multi-scale feature enhancement); this residual form is a choice, and so is the halved inner width
     (at full width MFE took 18 % of a training step on 2 CPU cores).
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, scales: Sequence[int]) -> None:
         super().__init__()
-        last = [nn.Conv2d(dim // 2, dim, 1) for _ in (1, 2, 4)]
+        self.scales = tuple(scales)
+        last = [nn.Conv2d(dim // 2, dim, 1) for _ in scales]
         for conv in last:
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -91,7 +99,7 @@ class MultiScaleEnhancement(nn.Module):
         """
         inside = valid[:, None].to(x.dtype)
         result = x
-        for scale, branch in zip((1, 2, 4), self.branches, strict=True):
+        for scale, branch in zip(self.scales, self.branches, strict=True):
             pooled = x
             if scale > 1:
                 share = F.avg_pool2d(inside, scale, ceil_mode=True)
@@ -161,10 +169,11 @@ class QueryDecoder(nn.Module):
         d, count = config.dim, config.seen_queries + config.candidate_queries
         self.config = config
         self.inputs = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, d)) for _ in range(maps))
-        self.enhance = MultiScaleEnhancement(d) if config.mfe else None
         # half the width where there are many cells; no norm, whose statistics would depend on a batch's padding
         fine, steps = d // 2, config.upsample.bit_length() - 1
         widths = [d] + [fine] * steps
+        enhanced = {"none": [], "tokens": [d], "pixels": [widths[-1]], "layers": [d] * config.layers}[config.mfe]
+        self.enhance = nn.ModuleList(MultiScaleEnhancement(channels, config.mfe_scales) for channels in enhanced)
         self.upsample = nn.ModuleList(
             nn.Sequential(nn.ConvTranspose2d(a, b, 2, stride=2), nn.GELU()) for a, b in itertools.pairwise(widths)
         )
@@ -175,14 +184,14 @@ class QueryDecoder(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.mask_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d), nn.GELU(), nn.Linear(d, fine))
         self.class_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, dim))
-        self.no_object_head = nn.Linear(d, 1)
+        self.no_object_head, self.quality_head = nn.Linear(d, 1), nn.Linear(d, 1)
         # learnt here with the decoder, but read by the visual tower, see model/token_encoder.py; (blocks, n, width)
         self.prompts: nn.Parameter | None = None
         if config.prompts:
             bound = (3 / width) ** 0.5  # as VPT for ViT-B/16
             self.prompts = nn.Parameter(torch.empty(blocks, config.prompts, width).uniform_(-bound, bound))
 
-    def forward(self, tokens: list[Tensor], valid: Tensor) -> list[QueryOutput]:
+    def forward(self, tokens: Sequence[Tensor], valid: Tensor) -> list[QueryOutput]:
         """Predict masks and class embeddings after every layer.
 
         Args:
@@ -195,23 +204,31 @@ class QueryDecoder(nn.Module):
         x = sum(layer(t) for layer, t in zip(self.inputs, tokens, strict=True))  # (B, h, w, d)
         assert isinstance(x, Tensor)
         x = x.permute(0, 3, 1, 2) * valid[:, None]  # (B, d, h, w)
-        x = self.enhance(x, valid) if self.enhance else x
-        fine = x
-        for layer in self.upsample:
-            fine = layer(fine)
-        pixels = self.mask_features(fine)  # (B, d / 2, H', W')
-        batch, _, height, width = x.shape
-        values = x.flatten(2).transpose(1, 2)  # (B, N, d)
-        keys = values + sine_positions(valid, values.shape[-1])
+        if self.config.mfe in ("tokens", "layers"):
+            x = self.enhance[0](x, valid)
+        pixels = self._pixels(x, valid)  # (B, d / 2, H', W')
         # masks are linear in the pixels: these are resampled once, for the attention masks of all layers
-        coarse = F.interpolate(pixels.detach(), (height, width), mode="bilinear", align_corners=False)
-        queries = self.queries.expand(batch, -1, -1)  # (B, Q, d)
+        coarse = F.interpolate(pixels.detach(), x.shape[2:], mode="bilinear", align_corners=False)
+        positions = sine_positions(valid, x.shape[1])
+        queries = self.queries.expand(len(x), -1, -1)  # (B, Q, d)
         states = [self.norm(queries)]
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
+            if self.config.mfe == "layers" and index > 0:
+                x = self.enhance[index](x, valid)
+            values = x.flatten(2).transpose(1, 2)  # (B, N, d)
             allowed = self._attention_mask(states[-1], coarse, valid)
-            queries = layer(queries, self.query_positions, keys, values, allowed)
+            queries = layer(queries, self.query_positions, values + positions, values, allowed)
             states.append(self.norm(queries))
         return self._predict(torch.cat(states, 1), pixels, len(states))
+
+    def _pixels(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Upsample token features to those that masks are made of. (B, d, h, w) -> (B, d / 2, H', W')."""
+        for layer in self.upsample:
+            x = layer(x)
+        if self.config.mfe == "pixels":
+            inside = valid.repeat_interleave(self.config.upsample, 1).repeat_interleave(self.config.upsample, 2)
+            x = self.enhance[0](x * inside[:, None], inside)
+        return self.mask_features(x)
 
     def _predict(self, states: Tensor, pixels: Tensor, layers: int) -> list[QueryOutput]:
         """Predictions of all layers at once: one large product instead of many small ones.
@@ -223,7 +240,9 @@ class QueryDecoder(nn.Module):
         """
         masks = (self.mask_head(states) @ pixels.flatten(2)).unflatten(2, pixels.shape[2:])
         embeddings = F.normalize(self.class_head(states), dim=-1)
-        parts = [tensor.chunk(layers, 1) for tensor in (embeddings, self.no_object_head(states)[..., 0], masks)]
+        # the quality head looks on: what it learns changes nothing else
+        logits = (self.no_object_head(states)[..., 0], self.quality_head(states.detach())[..., 0])
+        parts = [tensor.chunk(layers, 1) for tensor in (embeddings, *logits, masks)]
         return [QueryOutput(*layer) for layer in zip(*parts, strict=True)]
 
     @torch.no_grad()

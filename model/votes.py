@@ -13,22 +13,44 @@ from torch import Tensor
 from split_matching.model.query_decoder import QueryOutput
 
 
-def query_probabilities(output: QueryOutput, text: Tensor, seen_queries: int, temperature: float) -> Tensor:
+def query_probabilities(
+    output: QueryOutput, text: Tensor, seen_queries: int, temperatures: tuple[float, float]
+) -> Tensor:
     """Class probabilities of every query, by the classes' text embeddings alone.
 
     Args:
         output: the last layer's prediction.
         text: embeddings of all classes, unit length. Shape: (C, D).
         seen_queries: Qs, the size of the seen group.
-        temperature: tau.
+        temperatures: logit scales of the seen and of the candidate group.
 
     Returns:
         Rows of the seen group sum to 1 less their "no object", those of the candidate group to 1: it was never pushed
         to "no object". Shape: (B, Q, C).
     """
-    logits = temperature * output.embeddings @ text.T  # (B, Q, C)
-    seen = torch.cat([logits, output.no_object[..., None]], 2)[:, :seen_queries].softmax(-1)[..., :-1]
-    return torch.cat([seen, logits[:, seen_queries:].softmax(-1)], 1)
+    cosines = output.embeddings @ text.T  # (B, Q, C)
+    seen = torch.cat([temperatures[0] * cosines, output.no_object[..., None]], 2)[:, :seen_queries].softmax(-1)
+    candidates = (temperatures[1] * cosines[:, seen_queries:]).softmax(-1)
+    return torch.cat([seen[..., :-1], candidates], 1)
+
+
+def candidate_confidence(output: QueryOutput, kind: str) -> Tensor:
+    """How much the vote of each query counts by its own account.
+
+    Args:
+        output: the last layer's prediction.
+        kind: "none", "mask": mean of the mask where it is positive, "quality": the IoU that it expects, or "both".
+
+    Returns:
+        In 0..1; means something for the candidate group only. Shape: (B, Q).
+
+    Source: mask confidence after Mask2Former, expected IoU after Mask Scoring R-CNN.
+    """
+    confidence = torch.ones_like(output.quality)
+    if kind in ("mask", "both"):
+        inside = output.masks > 0
+        confidence = (output.masks.sigmoid() * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1)
+    return confidence * output.quality.sigmoid() if kind in ("quality", "both") else confidence
 
 
 def group_votes(seen: Tensor, seen_queries: int, queries: int, weight: float, own: bool) -> Tensor:

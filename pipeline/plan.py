@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.code import ROOMS, code_of, import_code
@@ -109,6 +109,10 @@ class Stage:
     def splits(self) -> tuple[str, ...]:
         """The splits that it makes shards of; () if it is not sharded."""
         return ()
+
+    def remarks(self, summary: Mapping[str, Any]) -> list[str]:
+        """Return lines to print about a result that was made: its numbers are those of the manifest."""
+        return []
 
     # --- what follows from it
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from split_matching.cache.code import ROOMS
 from split_matching.configs.clusterings import Clustering, find_clustering
 from split_matching.configs.schema import Config, evaluates_images, kept_splits
 from split_matching.pipeline.plan import Files, Plan, Stage
+from split_matching.stages.candidates.region_counts import describe_regions
 from split_matching.stages.data.source import load_layout
 from split_matching.stages.inference.predictors import predictor_module
 
@@ -140,6 +142,10 @@ class ClusterPseudoMasks(Stage):
             return {"dataset": ("train.json",), "features": ("train",)}
         return {"dataset": ("images.json", "train.json")}
 
+    def remarks(self, summary: Mapping[str, Any]) -> list[str]:
+        """How many regions there are, and whether that fits the decoder."""
+        return describe_regions(summary, self.config.decoder.candidate_queries)
+
 
 class EmbedRegions(Stage):
     """Embeds each pseudo mask with CLIP, shard by shard."""
@@ -187,7 +193,7 @@ class TrainDecoder(Stage):
         augmentation = ("scale_range", "cat_max_ratio", "photometric")
         train = fields(self.config, "train", without=() if self.online else augmentation)
         seen = (*masks(self.config), "classes.seen_ids")
-        shared = ("decoder", *train, "pseudo_masks.merge", "features.decoder_blocks", *seen)
+        shared = ("decoder", *train, "features.decoder_blocks", *seen)
         return (*shared, *online_features(self.config)) if self.online else shared
 
     @property
@@ -246,7 +252,14 @@ class Evaluate(Stage):
         config = self.config
         inert = () if config.evaluate.mode == "slide" else ("window", "stride", "short_side")
         found = [
-            *(*CLIP, "text", "decoder", *fields(config, "evaluate", without=inert), "train.matching"),
+            *(
+                *CLIP,
+                "text",
+                "decoder",
+                *fields(config, "evaluate", without=inert),
+                "train.matching",
+                "train.precision",
+            ),
             *("features.size", "features.decoder_blocks", *masks(config), "data.fold", "data.folds", "classes.all"),
         ]
         if self.embeds_regions:

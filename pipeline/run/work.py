@@ -16,6 +16,7 @@ from typing import Any
 
 from split_matching.cache.build import Build, OtherShardsError, open_build, recover
 from split_matching.cache.entry import read_progress
+from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.settings import RuntimeConfig
 from split_matching.errors import UserError
@@ -164,8 +165,14 @@ def _commit_shards(stage: Stage, build: Build) -> None:
     shards = stage.shards()
     if missing := [shard for shard in shards if not build.is_done(shard.split, shard.index)]:
         raise UserError(f"{len(missing)} shards vanished from {build.path}: run it again")
-    summary = {"images": sum(len(shard.ids) for shard in shards), "shards": len(shards)}
-    build.commit(build.shard_seconds(), summary, summary["images"])
+    images = sum(len(shard.ids) for shard in shards)
+    summary: dict[str, Any] = {"images": images, "shards": len(shards)}
+    if summarise := getattr(stage.import_module(), "summarise", None):
+        files = [build.shard_file(shard.split, shard.index) for shard in shards if shard.split == stage.splits[0]]
+        summary |= summarise(ShardSet(files))
+    build.commit(build.shard_seconds(), summary, images)
+    for line in stage.remarks(summary):
+        session.current().display.say(f"{stage.command}: {line}")
 
 
 def _context(stage: Stage, build: Build, progress: Callable[[int, int], Any]) -> StageContext:

@@ -12,10 +12,12 @@ from itertools import islice, tee
 from typing import TYPE_CHECKING, Any
 
 from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.stages.candidates import features, pseudo_masks, regions
 from split_matching.stages.candidates.clustering import field_to_cluster
 from split_matching.stages.candidates.extractor import Arrays, Extractor
+from split_matching.stages.candidates.region_counts import count_regions
 from split_matching.stages.candidates.region_embedding import embed_regions
 from split_matching.stages.ground.context import Shard, StageContext
 from split_matching.stages.ground.device import images_at_once
@@ -30,6 +32,11 @@ KIND = pseudo_masks.KIND
 def fields(config: Any) -> dict[str, Field]:
     """Schema of a shard: `labels` as in `pseudo_masks`, `embeddings` as in `regions`."""
     return {**pseudo_masks.fields(config), **regions.fields(config)}
+
+
+def summarise(shards: ShardSet) -> dict[str, Any]:
+    """Numbers of the whole split, see `count_regions`."""
+    return count_regions(shards)
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from split_matching.cache.shard_format import Field
+from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.errors import DataError
 from split_matching.stages.candidates.batches import equal_batches
 from split_matching.stages.candidates.clustering import ClusteringModule, field_to_cluster, load_clustering
+from split_matching.stages.candidates.region_counts import count_regions
 from split_matching.stages.data.images import read_seen_labels
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.data.source import open_source
@@ -40,6 +42,11 @@ Extra = TypeVar("Extra")
 def fields(config: Any) -> dict[str, Field]:
     """Schema of a shard: `labels` (H', W') uint8, 0 is no region, 1..R the regions, H' = scale * clustered rows."""
     return {"labels": Field("uint8", lead=2, compress=True)}
+
+
+def summarise(shards: ShardSet) -> dict[str, Any]:
+    """Numbers of the whole split, see `count_regions`."""
+    return count_regions(shards)
 
 
 def run_shard(ctx: StageContext, shard: Shard, writer: ShardWriter) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # `status` and `plan` do without HDF5
     from split_matching.cache.shard_format import Field
     from split_matching.cache.shard_writer import ShardWriter
 
-Summary = Mapping[str, float | int | str]
-"""A few numbers about a result, kept in its manifest; `images` counts what was worked on."""
+Summary = Mapping[str, Any]
+"""A few numbers about a result, kept in its manifest as JSON; `images` counts what was worked on."""
 
 
 @runtime_checkable
@@ -40,6 +40,9 @@ class StageModule(Protocol):
 @runtime_checkable
 class ShardedStageModule(Protocol):
     """A module that makes one shard at a time, in several processes at once, such as `stages.candidates.features`.
+
+    It may have a function `summarise(shards: ShardSet) -> Summary` besides: numbers for the manifest, from all shards
+    of its first split.
 
     Attributes:
         KIND: what the shards hold; written into each file.

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from split_matching.model.precision import decoder_dtype, in_dtype
 from split_matching.model.query_decoder import QueryDecoder
-from split_matching.model.votes import group_votes, normalise_scores, query_probabilities
+from split_matching.model.votes import candidate_confidence, group_votes, normalise_scores, query_probabilities
 from split_matching.stages.inference.fusion import Fusion, Pixels
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
@@ -26,12 +28,16 @@ class DecoderScorer:
         decoder: the trained decoder.
         text: embeddings of all classes, unit length. Shape: (C, D).
         seen: which of them are seen. Shape: (C,), bool.
-        config: reads `decoder`, `evaluate`, `train.matching`; for fusion `regions` and `features.variant`.
-        clip: the frozen CLIP; needed for fusion only.
+        config: reads `decoder`, `evaluate`, `train.matching`, `train.precision`; for fusion `regions` and
+            `features.variant`.
+        clip: the frozen CLIP.
     """
 
     def __init__(self, decoder: QueryDecoder, text: Tensor, seen: Tensor, config: Any, clip: FrozenClip) -> None:
-        self.decoder, self.text, self.temperature = decoder, text, config.decoder.temperature
+        self.decoder, self.text, self.patch = decoder, text, clip.patch
+        self.dtype = decoder_dtype(config.train.precision, text.device.type)
+        self.temperatures = (config.decoder.temperature, config.evaluate.candidate_temperature or clip.logit_scale)
+        self.confidence = config.evaluate.confidence
         # a baseline trained by single matching has one group: all of its queries know "nothing"
         single = config.train.matching == "single"
         queries = config.decoder.seen_queries + config.decoder.candidate_queries
@@ -49,11 +55,19 @@ class DecoderScorer:
             pixels: what the maps show; B of them.
 
         Returns:
-            Class scores on the mask grid, as shares of each cell's total. Shape: (B, C, H', W'), float32.
+            Class scores of the pixels that CLIP saw, as shares of each one's total, float32.
+            Shape: (B, C, patch * h, patch * w).
         """
+        grid = (maps[0].shape[1], maps[0].shape[2])
         valid = torch.ones(maps[0].shape[:3], dtype=torch.bool, device=self.text.device)
-        output = self.decoder(maps, valid)[-1]
-        shares = query_probabilities(output, self.text, self.group, self.temperature)
+        with in_dtype(self.dtype, self.text.device.type):
+            output = self.decoder(maps, valid)[-1].float32()
+        shares = query_probabilities(output, self.text, self.group, self.temperatures)
         if self.fusion is not None:
-            shares = self.fusion.fuse(shares, output.masks, pixels, (maps[0].shape[1], maps[0].shape[2]))
-        return normalise_scores(torch.einsum("bqc,bqhw->bchw", shares * self.votes, output.masks.sigmoid()))
+            shares = self.fusion.fuse(shares, output.masks, pixels, grid)
+        votes = shares * self.votes  # (B, Q, C)
+        votes[:, self.group :] *= candidate_confidence(output, self.confidence)[:, self.group :, None]
+        # logits are upsampled, not probabilities: the border stays as sharp as the decoder drew it
+        size = (grid[0] * self.patch, grid[1] * self.patch)
+        masks = F.interpolate(output.masks, size, mode="bilinear", align_corners=False).sigmoid_()
+        return normalise_scores(torch.einsum("bqc,bqhw->bchw", votes, masks))

@@ -31,13 +31,13 @@ class Fusion:
     """Mixes the answers of queries with those of the frozen CLIP.
 
     Args:
-        config: reads `evaluate`, `regions`, `decoder.temperature`; for the mean of dense features `features.variant`.
+        config: reads `evaluate`, `regions`; for the mean of dense features `features.variant`.
         clip: the frozen CLIP.
         text: embeddings of all classes, unit length. Shape: (C, D).
     """
 
     def __init__(self, config: Any, clip: FrozenClip, text: Tensor) -> None:
-        self.clip, self.text, self.temperature = clip, text, config.decoder.temperature
+        self.clip, self.text, self.temperature = clip, text, clip.logit_scale
         self.weight, self.floor = config.evaluate.fusion, config.evaluate.fusion_floor
         self.regions: RegionsConfig = config.regions.model_copy(update={"method": config.evaluate.fusion_method})
         self.variant = config.features.variant if self.regions.method == "mean" else None

@@ -50,7 +50,7 @@ EXPORTED: Mapping[str, tuple[str, ...]] = {
     "regions": (),
     "decoder": (),
     "evaluate": (),
-    "train": ("matching", "features"),
+    "train": ("matching", "features", "precision"),
 }
 """Sections of the config that inference reads, or the fields of them; () for all."""
 

@@ -56,4 +56,4 @@ def list_versions(inputs: Mapping[str, Artifact]) -> list[tuple[str, str]]:
 
 
 def _words(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(str(key).replace("_", " "), value) for key, value in values.items()]
+    return [(str(key).replace("_", " "), value) for key, value in values.items() if not isinstance(value, list)]

@@ -16,11 +16,15 @@ from split_matching.stages.ground.tensor_files import write_tensors
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
-    """Write `text.safetensors`: `seen` (C, D) float32, unit length, rows in the order of `classes.seen`."""
-    seen = ctx.config.classes.seen
-    text = embed_classes(frozen_clip(ctx), seen, ctx.config.text)
+    """Write `text.safetensors`.
+
+    It holds `seen` (C, D) float32, unit length, rows in the order of `classes.seen`, and CLIP's `logit_scale` ().
+    """
+    seen, clip = ctx.config.classes.seen, frozen_clip(ctx)
+    text = embed_classes(clip, seen, ctx.config.text)
     if not torch.isfinite(text).all():
         raise DataError("text embeddings contain NaN: the CLIP weights are damaged; give another clip.weights")
-    write_tensors(ctx.out / "text.safetensors", {"seen": text})
+    scale = torch.tensor(clip.logit_scale)
+    write_tensors(ctx.out / "text.safetensors", {"seen": text, "logit_scale": scale})
     ctx.progress(len(seen), len(seen))
     return {"classes": len(seen), "width": text.shape[1]}

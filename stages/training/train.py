@@ -19,6 +19,7 @@ from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.errors import ConfigError, UserError
 from split_matching.model.criterion import SplitCriterion, Targets
 from split_matching.model.match_statistics import match_statistics
+from split_matching.model.precision import decoder_dtype, in_dtype
 from split_matching.model.process_group import ProcessGroup
 from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.stages.ground.context import StageContext
@@ -64,22 +65,25 @@ def train_decoder(
     group, device = ProcessGroup(), device_of(ctx)
     if config.batch % group.size:
         raise ConfigError(f"train.batch {config.batch} cannot be shared evenly by {group.size} processes")
-    text = load_file(ctx.inputs["text"].file("text.safetensors"))["seen"]  # (C, D)
+    known = load_file(ctx.inputs["text"].file("text.safetensors"))
+    text, scale = known["seen"], float(known["logit_scale"])  # (C, D)
     blocks = ctx.config.features.decoder_blocks
     model = build_decoder(ctx.config.decoder, width, len(blocks), text.shape[1], max(blocks), config.seed).to(device)
-    criterion = SplitCriterion(config, ctx.config.decoder, text, ctx.config.pseudo_masks.merge, group).to(device)
+    criterion = SplitCriterion(config, ctx.config.decoder, text, scale, group).to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr, fused=True)
+    dtype = decoder_dtype(config.precision, device)
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
     start = _resume(ctx, model, optimizer, device, group)
     writes = group.rank == 0
     checkpoints = Checkpoints(ctx.out, model, optimizer, config.checkpoint_every, config.steps, device)
     with MetricLog(ctx.out, start) if writes else contextlib.nullcontext() as log, checkpoints:
         for step, items in enumerate(prefetch(images, config, start, group), start):
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
-            outputs = _predict(model, encoder, tokens, valid, step)
+            outputs = _predict(model, encoder, tokens, valid, dtype, step)
             terms = criterion(outputs, targets)
             metrics = _sum_terms(terms, group, step)
             rate = learning_rate(config, step)
-            norm = _update(model, optimizer, terms["loss"], rate, config, group)
+            norm = _update(model, optimizer, scaler, terms["loss"], rate, config, group)
             if log and (step % config.log_every == 0 or step == config.steps - 1):
                 numbers = _round(metrics | {"grad_norm": norm}) | {"lr": rate}
                 log.add(step, numbers, _describe_matching(criterion, outputs[-1], targets))
@@ -132,23 +136,24 @@ def _resume(
 
 
 def _predict(
-    model: QueryDecoder, encoder: Encoder | None, tokens: list[Tensor], valid: Tensor, step: int
+    model: QueryDecoder, encoder: Encoder | None, tokens: list[Tensor], valid: Tensor, dtype: torch.dtype, step: int
 ) -> list[QueryOutput]:
-    """Predictions of every layer in float32; bfloat16 is for the layers' products on a GPU only, not for losses.
+    """Predictions of every layer in float32, whatever the precision of the decoder's products.
 
     Args:
         model: the decoder.
-        encoder: see `train_decoder`.
+        encoder: see `train_decoder`; it has CLIP's own precision.
         tokens: token maps, or patches of the images alone. Shapes: (B, h, w, channels).
         valid: False on padding. Shape: (B, h, w), bool.
+        dtype: of the decoder's products.
         step: for the error.
 
     Raises:
         UserError: a prediction is not finite.
     """
-    device = valid.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-        outputs = model(encoder(tokens[0], valid, model.prompts) if encoder else tokens, valid)
+    maps = encoder(tokens[0], valid, model.prompts) if encoder else tokens
+    with in_dtype(dtype, valid.device.type):
+        outputs = model(maps, valid)
     numbers = [[value for value in vars(output).values() if isinstance(value, Tensor)] for output in outputs]
     finite = torch.stack([torch.stack([torch.isfinite(value).all() for value in some]).all() for some in numbers])
     if not finite.all():
@@ -173,6 +178,7 @@ def _sum_terms(terms: dict[str, Tensor], group: ProcessGroup, step: int) -> dict
 def _update(
     model: QueryDecoder,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     loss: Tensor,
     rate: float,
     config: TrainConfig,
@@ -182,10 +188,12 @@ def _update(
     for parameter_group in optimizer.param_groups:
         parameter_group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    scaler.scale(loss).backward()
     group.sum_gradients(model.parameters())
+    scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-    optimizer.step()
+    scaler.step(optimizer)  # in float16 a step that overflows is left out, and the scale is lowered
+    scaler.update()
     return norm
 
 

@@ -34,10 +34,10 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, allowed: Tensor
 
 
 def plain_enhancement(enhance: MultiScaleEnhancement, x: Tensor) -> Tensor:
-    """Means of 1, 2 and 4 cells square, cut at the border, through a branch each. (d, h, w) -> (d, h, w)."""
+    """Means of so many cells square, cut at the border, through a branch each. (d, h, w) -> (d, h, w)."""
     _, height, width = x.shape
     result = x.clone()
-    for size, branch in zip((1, 2, 4), enhance.branches, strict=True):
+    for size, branch in zip(enhance.scales, enhance.branches, strict=True):
         means = [
             [x[:, y : y + size, z : z + size].mean((1, 2)) for z in range(0, width, size)]
             for y in range(0, height, size)
@@ -68,20 +68,22 @@ def plain_layer(
     return x + layer.ffn(layer.norms[2](x))
 
 
-def plain_decoder(model: QueryDecoder, maps: list[Tensor], masked: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Class embeddings, no-object logits and mask logits after every layer; `upsample` is 2.
+def plain_decoder(model: QueryDecoder, maps: list[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Class embeddings, no-object logits, quality logits and mask logits after every layer; `upsample` is 2.
 
     Args:
-        model: the decoder whose weights to use.
+        model: the decoder whose weights and config to use.
         maps: token maps of one image. Shapes: (h, w, width).
-        masked: whether a query looks only where its last mask is.
     """
     height, width, _ = maps[0].shape
+    kind = model.config.mfe
     x = torch.stack([layer(t) for layer, t in zip(model.inputs, maps, strict=True)]).sum(0).permute(2, 0, 1)
-    x = plain_enhancement(model.enhance, x)
-    pixels = model.mask_features(model.upsample[0](x[None]))[0]  # (d / 2, 2 h, 2 w)
-    values = x.flatten(1).T
-    keys = values + plain_positions(height, width, values.shape[1])
+    if kind in ("tokens", "layers"):
+        x = plain_enhancement(model.enhance[0], x)
+    fine = model.upsample[0](x[None])
+    if kind == "pixels":
+        fine = plain_enhancement(model.enhance[0], fine[0])[None]
+    pixels = model.mask_features(fine)[0]  # (d / 2, 2 h, 2 w)
     quarters = [pixels[:, y::2, z::2] for y in (0, 1) for z in (0, 1)]
     coarse = (sum(quarters) / 4).flatten(1)  # what a mask is over a token
     queries, outputs = model.queries, []
@@ -92,12 +94,17 @@ def plain_decoder(model: QueryDecoder, maps: list[Tensor], masked: bool) -> list
             (
                 named / named.norm(dim=1, keepdim=True),
                 model.no_object_head(state)[:, 0],
+                model.quality_head(state)[:, 0],
                 torch.einsum("qc,chw->qhw", masks, pixels),
             )
         )
         if step < len(model.layers):
             allowed = masks @ coarse > 0
             allowed[~allowed.any(1)] = True
-            seen = allowed if masked else None
+            seen = allowed if model.config.masked_attention else None
+            if kind == "layers" and step > 0:
+                x = plain_enhancement(model.enhance[step], x)
+            values = x.flatten(1).T
+            keys = values + plain_positions(height, width, values.shape[1])
             queries = plain_layer(model.layers[step], queries, model.query_positions, keys, values, seen)
     return outputs

@@ -25,6 +25,7 @@ def output(batch: int = 2, seed: int = 0) -> QueryOutput:
     return QueryOutput(
         unit(batch, queries, WIDTH, seed=seed).requires_grad_(),
         torch.randn(batch, queries, generator=g).requires_grad_(),
+        torch.randn(batch, queries, generator=torch.Generator().manual_seed(seed + 50)).requires_grad_(),
         torch.randn(batch, queries, SIDE, SIDE, generator=g).requires_grad_(),
     )
 
@@ -44,7 +45,7 @@ def targets(seen: tuple[int, ...] = (2, 1), regions: tuple[int, ...] = (2, 3), s
 
 
 def criterion(**train: object) -> SplitCriterion:
-    return SplitCriterion(TrainConfig(**train), DECODER, unit(CLASSES, WIDTH, seed=9), alike=0.9)
+    return SplitCriterion(TrainConfig(**train), DECODER, unit(CLASSES, WIDTH, seed=9), clip_scale=12.5)
 
 
 @pytest.mark.parametrize(("seen", "regions"), [((0, 0), (0, 0)), ((1, 0), (0, 2)), ((2, 2), (0, 0)), ((6, 1), (5, 1))])
@@ -53,7 +54,7 @@ def test_images_without_targets_train_without_nan(seen: tuple[int, ...], regions
     terms = criterion()([prediction], targets(seen, regions))
     assert all(torch.isfinite(value) for value in terms.values())
     terms["loss"].backward()
-    for tensor in (prediction.embeddings, prediction.no_object, prediction.masks):
+    for tensor in vars(prediction).values():
         assert tensor.grad is not None and torch.isfinite(tensor.grad).all()
 
 
@@ -78,6 +79,8 @@ def test_unmatched_candidates_get_no_gradient_at_all() -> None:
     )
     assert (moved > 0).sum() == 1
     assert prediction.no_object.grad[0, candidates].abs().sum() == 0
+    criterion(loss_quality=1.0)([prediction], targets((1,), (1,)))["candidate_quality"].backward()
+    assert (prediction.quality.grad[0] != 0).tolist() == [False] * 4 + (moved > 0).tolist()
 
 
 def plain_pairs(
@@ -119,16 +122,24 @@ def plain_seen_terms(output: QueryOutput, wanted: Targets, text: torch.Tensor, n
     return {"seen_class": total / max(1, weights), "seen_mask": mask, "seen_dice": dice}
 
 
-def plain_candidate_terms(output: QueryOutput, wanted: Targets, alike: float) -> dict[str, float]:
+def plain_candidate_terms(output: QueryOutput, wanted: Targets, temperature: float) -> dict[str, float]:
+    """With the default of `nce_alike`, 0.85 of the largest squared distance between matched regions."""
     embeddings, masks = output.embeddings[:, 4:], output.masks.flatten(2)[:, 4:]
     cosine = torch.einsum("bqd,brd->bqr", embeddings, wanted.region_embeddings)
     pairs = plain_pairs(cosine, masks, wanted.region_masks, wanted.region_counts, wanted.valid)
     regions = [wanted.region_embeddings[b, t] for b, _, t in pairs]
-    nce = 0.0
+    nce = quality = 0.0
+    near = 0.15 * max([float(((one - other) ** 2).sum()) for one in regions for other in regions], default=0.0)
     for own, (b, q, _) in zip(regions, pairs, strict=True):
-        others = [other for other in regions if other is own or float(own @ other) <= alike]
-        total = sum(math.exp(float(embeddings[b, q] @ other) / 0.07) for other in others)
-        nce += math.log(total) - float(embeddings[b, q] @ own) / 0.07
+        others = [other for other in regions if other is own or float(((own - other) ** 2).sum()) > near]
+        total = sum(math.exp(float(embeddings[b, q] @ other) / temperature) for other in others)
+        nce += math.log(total) - float(embeddings[b, q] @ own) / temperature
+    for b, q, t in pairs:
+        inside = wanted.valid[b] > 0
+        drawn, true = masks[b, q][inside] > 0, wanted.region_masks[b, t][inside] > 0.5
+        iou = float((drawn & true).sum() / (drawn | true).sum())
+        expected = float(output.quality[b, 4 + q].sigmoid())
+        quality -= iou * math.log(expected) + (1 - iou) * math.log(1 - expected)
     mask, dice = plain_mask_terms(pairs, masks, wanted.region_masks, wanted.valid)
     count = max(1, len(pairs))
     return {
@@ -136,6 +147,7 @@ def plain_candidate_terms(output: QueryOutput, wanted: Targets, alike: float) ->
         "candidate_nce": nce / count,
         "candidate_mask": mask,
         "candidate_dice": dice,
+        "candidate_quality": quality / count,
     }
 
 
@@ -146,20 +158,22 @@ def test_all_terms_equal_plain_loops(seen: tuple[int, ...], regions: tuple[int, 
     """Few and many matches; without any, and with less than one of weight in all, the normalisers are 1."""
     prediction, wanted = output(), targets(seen, regions)
     wanted.valid[1, 9:] = 0
-    loss = criterion(no_object=0.1)
-    prediction = QueryOutput(prediction.embeddings.detach(), prediction.no_object.detach(), prediction.masks.detach())
-    expected = plain_seen_terms(prediction, wanted, loss.text, 0.1) | plain_candidate_terms(prediction, wanted, 0.9)
-    terms = {name: value.item() for name, value in loss([prediction], wanted).items() if name != "loss"}
-    assert terms == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    prediction = QueryOutput(*(value.detach() for value in vars(prediction).values()))
+    for temperature in (None, 0.2):
+        loss = criterion(no_object=0.1, nce_temperature=temperature)
+        expected = plain_seen_terms(prediction, wanted, loss.text, 0.1)
+        expected |= plain_candidate_terms(prediction, wanted, temperature or 0.08)  # that of CLIP
+        terms = {name: value.item() for name, value in loss([prediction], wanted).items() if name != "loss"}
+        assert terms == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_loss_is_the_weighted_sum_of_the_terms() -> None:
-    weights = {"loss_class": 2, "loss_mask": 3, "loss_dice": 5, "loss_cosine": 7, "loss_nce": 11}
+    weights = {"loss_class": 2, "loss_mask": 3, "loss_dice": 5, "loss_cosine": 7, "loss_nce": 11, "loss_quality": 17}
     weights["candidate_weight"] = 13
     terms = {name: value.item() for name, value in criterion(**weights)([output()], targets()).items()}
     seen = 2 * terms["seen_class"] + 3 * terms["seen_mask"] + 5 * terms["seen_dice"]
     candidate = 7 * terms["candidate_cosine"] + 11 * terms["candidate_nce"]
-    candidate += 3 * terms["candidate_mask"] + 5 * terms["candidate_dice"]
+    candidate += 3 * terms["candidate_mask"] + 5 * terms["candidate_dice"] + 17 * terms["candidate_quality"]
     assert terms["loss"] == pytest.approx(seen + 13 * candidate, rel=1e-5)
 
 

@@ -37,19 +37,27 @@ def test_mask_losses_of_one_cell_and_of_none() -> None:
 
 
 def test_nce_leaves_out_regions_that_show_the_same() -> None:
-    target = unit(3, 6, seed=4)
-    target[1] = F.normalize(target[0] + 0.01, dim=-1)  # nearly the first region
-    predicted = unit(3, 6, seed=5)
-    logits = predicted @ target.T / 0.1
-    expected = -(logits[0, 0] - torch.logsumexp(logits[0, [0, 2]], 0))
-    expected = expected - (logits[1, 1] - torch.logsumexp(logits[1, [1, 2]], 0)) - F.log_softmax(logits[2], 0)[2]
-    assert nce_loss(predicted, target, 0.1, 0.9).item() == pytest.approx(expected.item(), rel=1e-4)
+    """The first two regions are close, measured by the largest distance, with or without a component that all share."""
+    rng = torch.Generator().manual_seed(4)
+    parts = F.normalize(torch.tensor([[1.0, 0, 0], [0.95, 0.3, 0], [-1.0, 0.2, 0.3]]), dim=1)
+    for shared in (0.0, 0.7):
+        target = F.normalize(torch.cat([(1 - shared) ** 0.5 * parts, torch.full((3, 1), shared**0.5)], 1), dim=1)
+        predicted = F.normalize(torch.randn(3, 4, generator=rng), dim=1)
+        logits = predicted @ target.T / 0.1
+        expected = -(logits[0, 0] - torch.logsumexp(logits[0, [0, 2]], 0))
+        expected = expected - (logits[1, 1] - torch.logsumexp(logits[1, [1, 2]], 0)) - F.log_softmax(logits[2], 0)[2]
+        assert nce_loss(predicted, target, 0.1, 0.9).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_nce_takes_regions_exactly_as_alike_as_lambda_for_different() -> None:
-    target = torch.eye(2)
-    assert nce_loss(target, target, 1.0, 0.0).item() == pytest.approx(2 * math.log(1 + math.exp(-1)))
-    assert nce_loss(target, target, 1.0, -0.1).item() == 0
+def test_nce_measures_by_the_most_distant_regions() -> None:
+    """Cosines -1 and 0: distances of 2 and 1, so at 0.5 the middle region is alike both others, and at 0.51 none."""
+    target = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    alone = [math.log(1 + math.exp(-2)), 0.0, math.log(1 + math.exp(-2))]
+    assert nce_loss(target, target, 1.0, 0.5).item() == pytest.approx(sum(alone))
+    both = -F.log_softmax(target @ target.T, 1).diag().sum()
+    assert nce_loss(target, target, 1.0, 0.51).item() == pytest.approx(both.item())
+    assert nce_loss(target[:1], target[:1], 1.0, 0.5).item() == 0
+    assert nce_loss(target[:0], target[:0], 1.0, 0.5).item() == 0
 
 
 def test_nce_takes_negatives_from_all_processes() -> None:

@@ -17,25 +17,34 @@ def random_group(batch: int, queries: int, targets: int, cells: int, seed: int) 
     return affinity, masks, (torch.rand(batch, targets, cells, generator=g) > 0.5).float()
 
 
-WEIGHTS = [(2.0, 5.0, 5.0), (20.0, 1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)]
+Weights = tuple[float, float, float]
+"""Of the class term, of BCE and of dice."""
+
+
+def matcher_of(weights: Weights) -> SplitMatcher:
+    """With the same weights for both groups."""
+    return SplitMatcher((weights[0], weights[0]), *weights[1:])
+
+
+WEIGHTS: list[Weights] = [(2.0, 5.0, 5.0), (20.0, 1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)]
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_cost_is_the_weighted_sum_of_plain_terms(weights: tuple[float, float, float]) -> None:
+def test_cost_is_the_weighted_sum_of_plain_terms(weights: Weights) -> None:
     group = random_group(2, 4, 3, 12, 9)
     valid = torch.ones(2, 12)
     valid[1, 8:] = 0
-    found = SplitMatcher(*weights).cost(*group, valid)
+    found = matcher_of(weights).cost(weights[0], *group, valid)
     assert torch.allclose(found, plain_costs(group, valid, weights), atol=2e-4)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize(("queries", "targets"), [(4, 4), (6, 3), (3, 5), (1, 1), (5, 1), (4, 0)])
-def test_both_groups_are_optimal(queries: int, targets: int, weights: tuple[float, float, float]) -> None:
+def test_both_groups_are_optimal(queries: int, targets: int, weights: Weights) -> None:
     """Against brute force over costs in plain numbers, not those of the matcher."""
     seen, candidate = random_group(2, queries, targets, 20, 0), random_group(2, queries + 1, targets, 20, 1)
     valid = torch.ones(2, 20)
-    indices = SplitMatcher(*weights)(seen, candidate, valid, ([targets] * 2, [targets] * 2))
+    indices = matcher_of(weights)(seen, candidate, valid, ([targets] * 2, [targets] * 2))
     for group, pairs in zip((seen, candidate), indices, strict=True):
         for block, (rows, cols) in zip(plain_costs(group, valid, weights), pairs, strict=True):
             assert len(rows) == min(block.shape)
@@ -54,16 +63,25 @@ def test_of_equal_masks_the_query_of_the_class_gets_the_target(group: str) -> No
     other = torch.zeros(1, 1, 0), torch.zeros(1, 1, 2), torch.zeros(1, 0, 2)
     groups = ((affinity, masks, targets), other) if group == "seen" else (other, (affinity, masks, targets))
     counts = ([2], [0]) if group == "seen" else ([0], [2])
-    found = SplitMatcher(2, 5, 5)(*groups, torch.ones(1, 2), counts)[group == "candidate"][0]
+    found = matcher_of((2, 5, 5))(*groups, torch.ones(1, 2), counts)[group == "candidate"][0]
     assert dict(zip(*(side.tolist() for side in found), strict=True)) == {1: 1, 2: 0}
 
 
+def test_each_group_has_its_own_weight_of_the_class_term() -> None:
+    """Masks speak for one query, classes for the other: where the class term weighs nothing, masks decide."""
+    masks = torch.tensor([[[3.0, -3.0], [-3.0, 3.0]]])
+    group = torch.tensor([[[0.0], [1.0]]]), masks, torch.tensor([[[1.0, 0.0]]])
+    for weights, taken in (((0.0, 100.0), [0, 1]), ((100.0, 0.0), [1, 0])):
+        found = SplitMatcher(weights, 1.0, 0.0)(group, group, torch.ones(1, 2), ([1], [1]))
+        assert [pairs[0][0].item() for pairs in found] == taken
+
+
 @pytest.mark.parametrize("weights", [(2.0, 5.0, 5.0), (2.0, 5.0, 0.0), (2.0, 0.0, 5.0)])
-def test_of_equal_classes_the_query_of_the_mask_gets_the_target(weights: tuple[float, float, float]) -> None:
+def test_of_equal_classes_the_query_of_the_mask_gets_the_target(weights: Weights) -> None:
     masks = torch.tensor([[[3.0, 3.0, -3.0, -3.0], [-3.0, -3.0, 3.0, 3.0]]])
     targets = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]]])
     group = torch.full((1, 2, 2), 0.5), masks, targets
-    found, _ = SplitMatcher(*weights)(group, group, torch.ones(1, 4), ([2], [2]))
+    found, _ = matcher_of(weights)(group, group, torch.ones(1, 4), ([2], [2]))
     assert found[0][1].tolist() == [1, 0]
 
 
@@ -83,7 +101,7 @@ def test_costs_equal_a_plain_loop() -> None:
 
 
 def test_batched_equals_single_and_padding_does_not_count() -> None:
-    matcher = SplitMatcher(2, 5, 5)
+    matcher = matcher_of((2, 5, 5))
     seen, candidate = random_group(3, 6, 4, 16, 3), random_group(3, 5, 3, 16, 4)
     valid = (torch.rand(3, 16, generator=torch.Generator().manual_seed(5)) > 0.3).float()
     counts = ([4, 2, 0], [3, 0, 1])
@@ -105,7 +123,7 @@ def test_batched_equals_single_and_padding_does_not_count() -> None:
 
 
 def test_groups_do_not_see_each_other() -> None:
-    matcher = SplitMatcher(2, 5, 5)
+    matcher = matcher_of((2, 5, 5))
     seen = random_group(2, 6, 3, 16, 6)
     valid = torch.ones(2, 16)
     results = [matcher(seen, random_group(2, 5, 4, 16, seed), valid, ([3, 3], [4, 4]))[0] for seed in (7, 8)]

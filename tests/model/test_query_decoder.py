@@ -44,17 +44,27 @@ def trained(model: QueryDecoder) -> QueryDecoder:
     return model
 
 
-@pytest.mark.parametrize(("shape", "masked"), [((6, 7), True), ((4, 8), True), ((1, 3), True), ((6, 7), False)])
-def test_decoder_equals_plain_steps(shape: tuple[int, int], masked: bool) -> None:
-    model, maps = trained(decoder(masked_attention=masked)), tokens(*shape)
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        ((6, 7), {}),
+        ((4, 8), {"mfe_scales": (1, 3)}),
+        ((1, 3), {}),
+        ((6, 7), {"masked_attention": False}),
+        ((5, 6), {"mfe": "none"}),
+        ((5, 6), {"mfe": "pixels", "mfe_scales": (1, 2, 4, 8)}),
+        ((5, 6), {"mfe": "layers"}),
+    ],
+)
+def test_decoder_equals_plain_steps(shape: tuple[int, int], changes: dict[str, object]) -> None:
+    model, maps = trained(decoder(**changes)), tokens(*shape)
     with torch.no_grad():
         outputs = model(maps, whole(maps))
         for image in range(2):
-            expected = plain_decoder(model, [t[image] for t in maps], masked)
-            for output, (embeddings, no_object, masks) in zip(outputs, expected, strict=True):
-                assert torch.allclose(output.embeddings[image], embeddings, atol=1e-4)
-                assert torch.allclose(output.no_object[image], no_object, atol=1e-4)
-                assert torch.allclose(output.masks[image], masks, rtol=1e-4, atol=1e-3)
+            expected = plain_decoder(model, [t[image] for t in maps])
+            for output, values in zip(outputs, expected, strict=True):
+                for found, wanted in zip(vars(output).values(), values, strict=True):
+                    assert torch.allclose(found[image], wanted, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("dim", [8, 32, 34])
@@ -73,7 +83,7 @@ def test_number_of_parameters() -> None:
     enhance = 3 * (32 * 16 * 9 + 16 + 16 * 32 + 32)
     pixels = 32 * 16 * 4 + 16 + 16 * 16 + 16
     layer = 3 * 2 * 32 + 8 * (32 * 32) + 8 * 32 + 2 * 32 * 48 + 48 + 32  # norms, q k v out twice, feed-forward
-    heads = 2 * 32 + 2 * (32 * 32 + 32) + 32 * 16 + 16 + 32 * 32 + 32 + 32 * 10 + 10 + 32 + 1
+    heads = 2 * 32 + 2 * (32 * 32 + 32) + 32 * 16 + 16 + 32 * 32 + 32 + 32 * 10 + 10 + 2 * (32 + 1)
     assert sum(p.numel() for p in decoder().parameters()) == maps + enhance + pixels + 2 * layer + 2 * 9 * 32 + heads
 
 
@@ -88,17 +98,18 @@ def test_prompts_are_drawn_as_those_of_vpt() -> None:
 
 def test_enhancement_starts_as_identity() -> None:
     x = torch.randn(2, 8, 5, 7)
-    assert torch.equal(MultiScaleEnhancement(8)(x, torch.ones(2, 5, 7, dtype=torch.bool)), x)
+    assert torch.equal(MultiScaleEnhancement(8, (1, 2, 4))(x, torch.ones(2, 5, 7, dtype=torch.bool)), x)
 
 
 @pytest.mark.parametrize("upsample", [1, 2, 4])
 @pytest.mark.parametrize("shape", [(6, 7), (5, 3)])
-def test_padded_equals_alone(shape: tuple[int, int], upsample: int) -> None:
+@pytest.mark.parametrize("mfe", ["tokens", "pixels", "layers"])
+def test_padded_equals_alone(shape: tuple[int, int], upsample: int, mfe: str) -> None:
     """An image gives the same prediction whatever shares its batch."""
-    model, maps = decoder(upsample=upsample), tokens(*shape)
+    model, maps = decoder(upsample=upsample, mfe=mfe), tokens(*shape)
     with torch.no_grad():
-        for branch in model.enhance.branches:  # a trained MFE, not the identity of the start
-            torch.nn.init.normal_(branch[-1].weight, std=0.2)
+        for branch in (branch for enhance in model.enhance for branch in enhance.branches):
+            torch.nn.init.normal_(branch[-1].weight, std=0.2)  # a trained MFE, not the identity of the start
             torch.nn.init.normal_(branch[-1].bias, std=0.2)
     alone = model(maps, whole(maps))[-1]
     padded = [F.pad(t, (0, 0, 0, 9 - shape[1], 0, 10 - shape[0])) for t in maps]
@@ -123,7 +134,7 @@ def test_queries_are_equivariant_to_permutation() -> None:
 
 
 def test_attention_does_not_look_at_padding() -> None:
-    model = decoder(mfe=False, upsample=1)
+    model = decoder(mfe="none", upsample=1)
     maps = tokens()
     valid = whole(maps)
     valid[1, :, 5:] = False

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from split_matching.model.query_decoder import QueryOutput
 from split_matching.model.votes import (
+    candidate_confidence,
     fuse,
     group_votes,
     label_map,
@@ -20,14 +21,29 @@ from split_matching.model.votes import (
 def test_probabilities_equal_a_plain_loop() -> None:
     g = torch.Generator().manual_seed(1)
     embeddings = F.normalize(torch.randn(2, 9, 10, generator=g), dim=-1)
-    output = QueryOutput(embeddings, torch.randn(2, 9, generator=g), torch.zeros(2, 9, 1, 1))
+    output = QueryOutput(embeddings, torch.randn(2, 9, generator=g), torch.zeros(2, 9), torch.zeros(2, 9, 1, 1))
     text = F.normalize(torch.randn(7, 10, generator=torch.Generator().manual_seed(3)), dim=-1)
-    got = query_probabilities(output, text, 5, 20.0)
+    got = query_probabilities(output, text, 5, (20.0, 70.0))
     for b in range(2):
         for q in range(9):
-            logits = 20.0 * output.embeddings[b, q] @ text.T
+            logits = (20.0 if q < 5 else 70.0) * output.embeddings[b, q] @ text.T
             knows_nothing = torch.cat([logits, output.no_object[b, q : q + 1]]).softmax(0)[:-1]
             assert torch.allclose(got[b, q], knows_nothing if q < 5 else logits.softmax(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "mask", "quality", "both"])
+def test_confidence_equals_a_plain_loop(kind: str) -> None:
+    g = torch.Generator().manual_seed(2)
+    masks, quality = 2 * torch.randn(2, 3, 4, 5, generator=g), torch.randn(2, 3, generator=g)
+    masks[1, 2] = -1  # a query that draws nothing
+    output = QueryOutput(torch.zeros(2, 3, 1), torch.zeros(2, 3), quality, masks)
+    found = candidate_confidence(output, kind)
+    for b in range(2):
+        for q in range(3):
+            drawn = [1 / (1 + math.exp(-value)) for value in masks[b, q].flatten().tolist() if value > 0]
+            sure = sum(drawn) / max(1, len(drawn)) if kind in ("mask", "both") else 1.0
+            expects = 1 / (1 + math.exp(-quality[b, q])) if kind in ("quality", "both") else 1.0
+            assert found[b, q].item() == pytest.approx(sure * expects, rel=1e-5)
 
 
 def test_votes_of_groups_equal_a_plain_loop() -> None:

@@ -71,7 +71,7 @@ def test_ablate_runs_every_variant_with_every_seed_and_changes_the_seed_alone(tm
     table = table_of(tmp_path)
     assert [entry["name"] for entry in table["variants"]] == ["default", "no_mfe", "single", "twin"]
     assert table["variants"][1]["shows"] == "Shows no_mfe."
-    assert table["variants"][1]["changes"] == {"decoder.mfe": ["true", "false"]}
+    assert table["variants"][1]["changes"] == {"decoder.mfe": ["tokens", "none"]}
     assert [entry["same_as"] for entry in table["variants"]] == ["", "", "", "default"]
     single = table["sections"][0]["rows"][2]
     assert single["metrics"]["hIoU"]["mean"] == pytest.approx(60.4)
@@ -81,7 +81,7 @@ def test_ablate_runs_every_variant_with_every_seed_and_changes_the_seed_alone(tm
 
 
 def test_a_failing_variant_is_reported_and_the_others_go_on(tmp_path, variants, ran, capsys) -> None:
-    ran(lambda config: "loss is not finite" if not config.decoder.mfe and config.train.seed == 0 else 50.0)
+    ran(lambda config: "loss is not finite" if config.decoder.mfe == "none" and config.train.seed == 0 else 50.0)
     assert ablation.ablate(request(tmp_path, variants=variants, seeds=2)) == 1
     table = table_of(tmp_path)
     assert table["failures"] == [["no_mfe", "seed 0", "loss is not finite"]]

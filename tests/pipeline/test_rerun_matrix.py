@@ -64,11 +64,22 @@ READS: dict[str, set[str]] = {
     "data.root": NOTHING,
     "data.classes": CLASSES,
     "data.unseen": CLASSES,
+    "data.seen_share": CLASSES,
+    "data.download": NOTHING,
     "data.ignore": {"PrepareDataset", "Evaluate", "Report"},
     # these mean something in other layouts, or for the report alone
     **{
         f"data.{name}": {"Report"}
-        for name in ("first_id", "image_folder", "image_suffix", "mask_suffix", "expected_train", "expected_val")
+        for name in (
+            "first_id",
+            "image_folder",
+            "image_suffix",
+            "mask_suffix",
+            "expected_train",
+            "expected_val",
+            "colours",
+            "seen_seed",
+        )
     },
     "data.train_split": {"PrepareDataset"},
     "data.val_split": {"PrepareDataset"},
@@ -93,7 +104,10 @@ READS: dict[str, set[str]] = {
     },
     **{
         f"pseudo_masks.{name}": PSEUDO
-        for name in ("method", "engine", "smooth", "windows", "iterations", "merge", "min_area", "scale")
+        for name in (
+            *("method", "engine", "smooth", "windows", "iterations", "merge", "tokens", "max_annotated"),
+            *("min_area", "scale"),
+        )
     },
     **{f"pseudo_masks.{name}": NOTHING for name in ("k", "seed")},  # of method kmeans
     "pseudo_masks.block": PSEUDO | {"ExtractFeatures"},  # features at sub-token offsets hold only what is clustered
@@ -102,7 +116,7 @@ READS: dict[str, set[str]] = {
         f"decoder.{name}": {"TrainDecoder"}
         for name in (
             *("dim", "layers", "heads", "ffn", "seen_queries", "candidate_queries", "mfe", "upsample"),
-            *("masked_attention", "temperature", "prompts"),
+            *("mfe_scales", "masked_attention", "temperature", "prompts"),
         )
     },
     **{
@@ -123,6 +137,7 @@ READS: dict[str, set[str]] = {
             ),
             *(
                 "cost_class",
+                "cost_cosine",
                 "cost_mask",
                 "cost_dice",
                 "loss_class",
@@ -130,13 +145,16 @@ READS: dict[str, set[str]] = {
                 "loss_dice",
                 "loss_cosine",
                 "loss_nce",
+                "loss_quality",
                 "nce_temperature",
+                "nce_alike",
                 "no_object",
             ),
             *("candidate_weight", "deep_supervision", "seed"),
         )
     },
     **{f"train.{name}": NOTHING for name in ("scale_range", "cat_max_ratio", "photometric")},  # of images in the loop
+    "train.precision": {"TrainDecoder", "Evaluate"},
     **{f"train.{name}": NOTHING for name in ("checkpoint_every", "log_every")},
     **{f"evaluate.{name}": NOTHING for name in ("window", "stride", "short_side")},  # of sliding windows
     **{
@@ -144,6 +162,7 @@ READS: dict[str, set[str]] = {
         for name in (
             *("mode", "gamma", "gamma_sweep", "predictor", "fusion"),
             *("fusion_method", "fusion_floor", "group_classes", "candidate_weight"),
+            *("candidate_temperature", "confidence"),
         )
     },
     **{f"report.{name}": {"Report"} for name in ("examples", "worst", "quality_images")},
@@ -164,6 +183,8 @@ VALUES: dict[str, Sequence[str] | None] = {
     "data.first_id": None,  # refused with a list that has ids, as that of shapes; changes the ids of one without
     "data.unseen": ("data.unseen=[red plain]",),
     "data.ignore": ("data.ignore=[0, 254]",),
+    "data.seen_share": ("data.seen_share=0.5",),
+    "data.colours": ("data.colours=cityscapes",),
     "data.image_folder": ("data.image_folder=others",),
     "data.image_suffix": ("data.image_suffix=_rgb.png",),
     "data.mask_suffix": ("data.mask_suffix=_ids.png",),
@@ -185,6 +206,9 @@ VALUES: dict[str, Sequence[str] | None] = {
     "decoder.heads": ("decoder.heads=4",),
     "decoder.upsample": ("decoder.upsample=4",),
     "decoder.prompts": ("decoder.prompts=2", "train.features=online"),
+    "decoder.mfe_scales": ("decoder.mfe_scales=[1, 2]",),
+    "train.nce_temperature": ("train.nce_temperature=0.2",),
+    "evaluate.candidate_temperature": ("evaluate.candidate_temperature=30",),
     "train.min_lr": ("train.min_lr=1e-5",),
     "train.scale_range": ("train.scale_range=[0.7, 1.5]",),
     "evaluate.gamma_sweep": ("evaluate.gamma_sweep=[0.3]",),

@@ -150,7 +150,9 @@ def merge_centroids(
     if len(kept) < 2:
         return kept
     rows, columns = np.triu_indices(len(kept), 1)
-    squared = ((kept[rows] - kept[columns]).astype(np.float64) ** 2).sum(1)
+    precise = kept.astype(np.float64)
+    lengths = (precise**2).sum(1)
+    squared = (lengths[:, None] + lengths - 2 * precise @ precise.T)[rows, columns].clip(min=0)
     large = sizes >= config.min_area * sizes.sum()
     among = squared[large[rows] & large[columns]]
     limit = (1 - config.merge) * (among if len(among) else squared).max()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from split_matching.stages.ground.context import StageContext
+from split_matching.stages.ground.frozen_clip import frozen_clip
 
 
 def load(ctx: StageContext, text: Tensor, seen: Tensor) -> LabelledTokens:
@@ -27,7 +28,7 @@ class LabelledTokens:
 
     def __init__(self, ctx: StageContext, text: Tensor) -> None:
         self.features = ctx.inputs["features"].shards("val")
-        self.text, self.temperature = text, ctx.config.decoder.temperature
+        self.text, self.temperature = text, frozen_clip(ctx).logit_scale
 
     @torch.inference_mode()
     def score(self, image_id: str) -> Tensor:

@@ -44,7 +44,7 @@ class NamedClusters:
         masks = masks_of(cluster(self.features.read(image_id, self.field), self.config.pseudo_masks))
         item = RegionItem(masks, dense, read_image(self.source.image_path(image_id)))
         [embeddings] = embed_regions(self.clip, [item], self.config.regions)
-        logits = self.config.decoder.temperature * embeddings.to(self.text.device) @ self.text.T
+        logits = self.clip.logit_scale * embeddings.to(self.text.device) @ self.text.T
         probabilities = logits.softmax(-1)  # (R, C)
         return torch.einsum("rc,rhw->chw", probabilities, torch.from_numpy(masks).to(probabilities))
 

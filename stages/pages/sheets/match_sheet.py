@@ -118,14 +118,15 @@ def match_image(ctx: StageContext, image_id: str, names: Sequence[str]) -> Match
     """
     if ctx.config.decoder.prompts:
         raise DataError("matches of a decoder with prompts cannot be shown: its features are in no cache")
-    text = load_file(ctx.inputs["text"].file("text.safetensors"))["seen"]
+    known = load_file(ctx.inputs["text"].file("text.safetensors"))
+    text, scale = known["seen"], float(known["logit_scale"])
     device = device_of(ctx)
     features = open_training_features(ctx)
     item = CachedImages(ctx, features).item(image_id)
     model = load_decoder(ctx, item.tokens[0].shape[-1], text.shape[1], device)
     tokens, valid, targets = collate([item], ctx.config.decoder.upsample, device)
     output = model(tokens, valid)[-1]
-    criterion = SplitCriterion(ctx.config.train, ctx.config.decoder, text, ctx.config.pseudo_masks.merge).to(device)
+    criterion = SplitCriterion(ctx.config.train, ctx.config.decoder, text, scale).to(device)
     masks = output.masks[0].sigmoid().cpu().numpy()
     split = criterion.seen_queries
     found = _list_targets(item, names, criterion.match(output, targets), masks, split)

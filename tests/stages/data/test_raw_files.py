@@ -28,7 +28,7 @@ class Photographs:
         self.capsys = capsys
 
     def call(self, verb: str, *more: str, root: Path | None = None) -> tuple[int, str, str]:
-        arguments = ["--dataset", "voc", "--artifacts", str(self.cache), *more]
+        arguments = ["--dataset", "voc_cached", "--artifacts", str(self.cache), *more]
         code = main([verb, *arguments, "--set", *TINY, f"data.root={root or self.tree.root}"])
         captured = self.capsys.readouterr()
         return code, captured.out, captured.err
@@ -44,7 +44,8 @@ class Photographs:
         return {stage["stage"]: (stage["state"], stage["reasons"]) for stage in json.loads(out)["stages"]}
 
     def written(self) -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in self.cache.rglob("*") if path.is_file()}
+        files = (path for path in self.cache.rglob("*") if path.is_file() and path.suffix != ".log")
+        return {path: path.stat().st_mtime_ns for path in files}
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_a_replaced_file_of_the_same_size_is_noticed(
     path = photographs.tree.mask("t0")
     write_mask(path, blocks(0, 1))
     assert photographs.run() == {"PrepareDataset"}  # and nothing below: features do not depend on masks
-    labels = photographs.cache.glob("voc/dataset/*/train.json")
+    labels = photographs.cache.glob("voc_cached/dataset/*/train.json")
     before = next(labels).read_bytes()
     size, time = path.stat().st_size, path.stat().st_mtime_ns
     write_mask(path, blocks(*ids))
@@ -108,7 +109,7 @@ def test_a_replaced_file_of_the_same_size_is_noticed(
     assert path.stat().st_size == size
     assert photographs.states()["PrepareDataset"] == ("stale", TOUCHED)
     assert photographs.run() == ran
-    after = next(photographs.cache.glob("voc/dataset/*/train.json")).read_bytes()
+    after = next(photographs.cache.glob("voc_cached/dataset/*/train.json")).read_bytes()
     assert (after != before) == bool(ran)
     assert photographs.states()["ExtractFeatures"] == ("fresh", [])
 
@@ -143,7 +144,7 @@ def test_a_manifest_remembers_a_few_copies_only(photographs: Photographs) -> Non
     from split_matching.cache.accept import INPUTS_KEPT, accept_input
     from split_matching.cache.artifact import load_artifact
 
-    (folder,) = photographs.cache.glob("voc/dataset/*")
+    (folder,) = photographs.cache.glob("voc_cached/dataset/*")
     for number in range(INPUTS_KEPT + 3):
         accept_input(load_artifact(folder), "times of raw files", str(number))
     known = json.loads((folder / "manifest.json").read_text())["equal_inputs"]["times of raw files"]

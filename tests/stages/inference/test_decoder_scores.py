@@ -23,39 +23,58 @@ SEEN = torch.tensor([True, False, True])
 
 def config(**changes: Any) -> Any:
     evaluate = {"candidate_weight": 0.3, "group_classes": "all", "fusion": 0.0, "fusion_floor": 0.1}
-    evaluate |= {"fusion_method": "crop", **changes}
+    evaluate |= {"fusion_method": "crop", "candidate_temperature": None, "confidence": "none", **changes}
     return SimpleNamespace(
         decoder=SimpleNamespace(temperature=4.0, seen_queries=2, candidate_queries=3),
         evaluate=SimpleNamespace(**evaluate),
-        train=SimpleNamespace(matching=changes.get("matching", "split")),
+        train=SimpleNamespace(matching=changes.get("matching", "split"), precision="auto"),
         regions=RegionsConfig(),
         features=SimpleNamespace(variant="value"),
     )
 
 
+CLIP: Any = SimpleNamespace(patch=4, logit_scale=7.0)
+"""Tokens of four pixels; its own scores have another temperature than those of the seen group."""
+
+
+def predictor(output: QueryOutput) -> Any:
+    """A decoder that predicts this at its last layer, and nothing before."""
+    nothing = QueryOutput(*(torch.zeros_like(value) for value in vars(output).values()))
+    return lambda maps, valid: [nothing, nothing, output]
+
+
+def bilinear(values: torch.Tensor, y: float, x: float) -> float:
+    """The value between four cells, whose centres are at whole numbers; beyond the outer ones nothing changes."""
+    rows, cols = values.shape
+    y, x = min(max(y, 0), rows - 1), min(max(x, 0), cols - 1)
+    top, left = min(int(y), rows - 2), min(int(x), cols - 2)
+    down, right = y - top, x - left
+    upper = values[top, left] * (1 - right) + values[top, left + 1] * right
+    lower = values[top + 1, left] * (1 - right) + values[top + 1, left + 1] * right
+    return float(upper * (1 - down) + lower * down)
+
+
 @pytest.mark.parametrize("matching", ["split", "single"])
 @pytest.mark.parametrize("classes", ["all", "own"])
-def test_scores_are_the_votes_of_all_queries(matching: str, classes: str) -> None:
+@pytest.mark.parametrize("scale", [None, 11.0])
+def test_scores_are_the_votes_of_all_queries(matching: str, classes: str, scale: float | None) -> None:
+    """At every pixel that CLIP saw; between the cells of masks it is their logits that are interpolated."""
     g = torch.Generator().manual_seed(0)
     embeddings, text = (F.normalize(torch.randn(*shape, generator=g), dim=-1) for shape in ((2, 5, 6), (3, 6)))
-    output = QueryOutput(embeddings, torch.randn(2, 5, generator=g), torch.randn(2, 5, 2, 4, generator=g))
-    first = QueryOutput(*(torch.zeros_like(t) for t in (embeddings, output.no_object, output.masks)))
-    settings = config(matching=matching, group_classes=classes)
-
-    def decoder(maps: list[torch.Tensor], valid: torch.Tensor) -> list[QueryOutput]:
-        assert valid.shape == (2, 1, 2) and valid.all()
-        return [first, first, output]
-
-    scorer = DecoderScorer(decoder, text, SEEN, settings, None)
-    scores = scorer.score([torch.zeros(2, 1, 2, 6)], [])
+    no_object, masks = torch.randn(2, 5, generator=g), 3 * torch.randn(2, 5, 2, 4, generator=g)
+    output = QueryOutput(embeddings, no_object, torch.zeros(2, 5), masks)
+    settings = config(matching=matching, group_classes=classes, candidate_temperature=scale)
+    scores = DecoderScorer(predictor(output), text, SEEN, settings, CLIP).score([torch.zeros(2, 1, 2, 6)], [])
+    assert scores.shape == (2, 3, 4, 8)
     group = 5 if matching == "single" else 2  # single matching has one group, which has all classes
-    for b, y, x in np.ndindex(2, 2, 4):
+    for b, y, x in [(0, 0, 0), (0, 1, 3), (1, 2, 4), (1, 3, 7)]:
         votes = [0.0] * 3
         for q in range(5):
-            logits = [4 * float(embeddings[b, q] @ text[c]) for c in range(3)]
-            nothing = math.exp(output.no_object[b, q]) if q < group else 0.0
+            temperature = 4.0 if q < group else scale or 7.0
+            logits = [temperature * float(embeddings[b, q] @ text[c]) for c in range(3)]
+            nothing = math.exp(no_object[b, q]) if q < group else 0.0
             total = sum(map(math.exp, logits)) + nothing
-            covers = 1 / (1 + math.exp(-output.masks[b, q, y, x]))
+            covers = 1 / (1 + math.exp(-bilinear(masks[b, q], (y + 0.5) / 2 - 0.5, (x + 0.5) / 2 - 0.5)))
             for c in range(3):
                 weight = 1.0 if q < group else 0.3
                 if classes == "own" and matching == "split" and bool(SEEN[c]) != (q < group):
@@ -90,24 +109,24 @@ def read() -> NDArray[np.uint8]:
 def test_only_queries_that_show_something_are_named(shown: list[Any]) -> None:
     """Four cells are enough, three are not; a query whose vote is the floor has none to speak of."""
     shares = torch.tensor([[[0.25, 0.5]] * 2 + [[0.0625, 0.0625], [0.25, 0.25]]])
-    made = Fusion(config(fusion=1.0, fusion_floor=0.125), None, torch.eye(2)).fuse(
+    made = Fusion(config(fusion=1.0, fusion_floor=0.125), CLIP, torch.eye(2)).fuse(
         shares, masks_of(4, 3, 9, 5), [read], (6, 6)
     )
     [(item, method)] = shown
     assert item.masks.sum((1, 2)).tolist() == [4, 5] and method == "crop"
     assert item.dense.shape == (6, 6, 0)
-    name = 1 / (1 + math.exp(-4))  # softmax of 4 and 0
+    name = 1 / (1 + math.exp(-7))  # softmax of 7, CLIP's scale, and 0
     expected = [[0.75 * name, 0.75 * (1 - name)], [0.25, 0.5], [0.0625, 0.0625], [0.5 * name, 0.5 * (1 - name)]]
     for row, values in zip(made[0].tolist(), expected, strict=True):
         assert row == pytest.approx(values, rel=1e-4)
 
 
 def test_scorer_mixes_with_clip_if_fusion_has_a_weight(shown: list[Any]) -> None:
-    output = QueryOutput(torch.eye(2)[None, [0, 1, 1, 1, 1]], torch.zeros(1, 5), masks_of(9, 9, 9, 9, 9))
-    first = QueryOutput(output.embeddings, output.no_object, -output.masks)
+    nothing = torch.zeros(1, 5)
+    output = QueryOutput(torch.eye(2)[None, [0, 1, 1, 1, 1]], nothing, nothing, masks_of(9, 9, 9, 9, 9))
     text, maps = torch.eye(2), [torch.zeros(1, 6, 7, 2)]
     for weight in (0.5, 0.0):
-        scorer = DecoderScorer(lambda maps, valid: [first, output], text, SEEN[:2], config(fusion=weight), None)
+        scorer = DecoderScorer(predictor(output), text, SEEN[:2], config(fusion=weight), CLIP)
         scorer.score(maps, [read])
     [(item, _)] = shown
     assert item.dense.shape[:2] == (6, 7) and item.masks.all()
@@ -115,7 +134,7 @@ def test_scorer_mixes_with_clip_if_fusion_has_a_weight(shown: list[Any]) -> None
 
 def test_nothing_is_asked_where_no_query_shows_anything(shown: list[Any]) -> None:
     shares = torch.tensor([[[0.25, 0.5]]])
-    assert torch.equal(Fusion(config(fusion=1.0), None, torch.eye(2)).fuse(shares, masks_of(3), [read], (6, 6)), shares)
+    assert torch.equal(Fusion(config(fusion=1.0), CLIP, torch.eye(2)).fuse(shares, masks_of(3), [read], (6, 6)), shares)
     assert shown == []
 
 
@@ -130,7 +149,7 @@ def test_mean_of_features_is_of_the_image_at_its_grid(shown: list[Any]) -> None:
         asked.append((tuple(pixels.shape), variant))
         return SimpleNamespace(dense=torch.ones(1, 6, 5, 2))
 
-    clip = SimpleNamespace(patch=8, preprocess=preprocess, dense=dense)
+    clip = SimpleNamespace(patch=8, logit_scale=7.0, preprocess=preprocess, dense=dense)
     made = Fusion(config(fusion=1.0, fusion_method="mean"), clip, torch.eye(2))
     made.fuse(torch.tensor([[[0.25, 0.5]]]), masks_of(4), [read], (6, 5))
     assert asked == [(48, 40), ((1, 3, 48, 40), "value")]

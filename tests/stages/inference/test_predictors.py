@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from split_matching.model.clip import FrozenClip
 from split_matching.stages.inference import evaluate
+from split_matching.stages.inference.predictors import load_predictor
 from split_matching.stages.inference.predictors.dense import score_tokens
 from tests.handmade import Chain
 
@@ -33,6 +36,25 @@ def metrics(base: Chain, tmp_path: Path, *overrides: str) -> tuple[dict, bytes]:
 def test_training_free_baselines_label_every_pixel(base: Chain, tmp_path: Path, predictor: str) -> None:
     result, _ = metrics(base, tmp_path, f"evaluate.predictor={predictor}")
     assert result["images"] == 2 and 0 <= result["pAcc"] <= 100
+
+
+@pytest.mark.parametrize("predictor", ["dense", "regions"])
+def test_the_training_free_baselines_have_the_temperature_of_clip(
+    base: Chain, tmp_path: Path, predictor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares at one scale are powers of those at another, whatever the decoder's temperature is."""
+    shares = {}
+    for scale in (10.0, 20.0):
+        monkeypatch.setattr(FrozenClip, "logit_scale", scale)
+        chain = Chain(tmp_path / str(scale), f"evaluate.predictor={predictor}", "decoder.temperature=3", root=base.root)
+        chain.inputs = dict(base.inputs)
+        ctx = chain.context("evaluate")
+        image_id = ctx.inputs["features"].shards("val").ids[0]
+        width = ctx.inputs["features"].shards("val").read(image_id, "dense").shape[-1]
+        text = F.normalize(torch.randn(3, width, generator=torch.Generator().manual_seed(0)), dim=1)
+        shares[scale] = load_predictor(ctx, text, torch.ones(3, dtype=torch.bool)).score(image_id)
+    powers = shares[10.0] ** 2
+    assert torch.allclose(powers / powers.sum(0, keepdim=True), shares[20.0], atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["crop", "attention", "mean"])

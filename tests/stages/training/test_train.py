@@ -16,7 +16,7 @@ from PIL import Image
 from split_matching.cache.code import module_closure
 from split_matching.cache.entry import read_progress
 from split_matching.configs.class_list import load_shipped_classes
-from split_matching.configs.settings import TrainConfig
+from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.errors import UserError
 from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.stages.data.source import open_source
@@ -159,7 +159,7 @@ def test_damaged_checkpoint_restarts(chain: Chain) -> None:
 @pytest.mark.slow
 def test_overfits_two_images(tmp_path: Path) -> None:
     chain = Chain(
-        tmp_path, "shapes.train_scenes=2", "train.steps=150", "train.lr=3e-3", "train.log_every=10"
+        tmp_path, "shapes.train_scenes=2", "train.steps=180", "train.lr=3e-3", "train.log_every=10"
     ).to_regions()
     lines = [json.loads(line) for line in (chain.train() / "metrics.jsonl").read_text().splitlines()]
     first, last = lines[0], lines[-1]
@@ -270,6 +270,31 @@ def test_regions_that_no_query_can_take_are_counted(chain: Chain, tmp_path: Path
     assert [line["candidate_without_query"] for line in lines] == expected and max(expected) > 0
     single = chain.branch(tmp_path / "single", "train.matching=single", "train.steps=1")
     assert "candidate_without_query" not in (single.train() / "matching.jsonl").read_text()
+
+
+def test_the_decoder_has_its_precision_and_clip_its_own(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tower runs outside the decoder's context, and predictions come out in float32."""
+    formats: list[torch.dtype] = []
+
+    def encoder(patches: torch.Tensor, valid: torch.Tensor, prompts: torch.Tensor | None) -> list[torch.Tensor]:
+        formats.append(torch.nn.functional.linear(patches, patches[0, 0, :1]).dtype)
+        return [patches]
+
+    model = train.build_decoder(DecoderConfig(dim=8, heads=2, ffn=8, layers=1), 4, 1, 6, 0, 0)
+    product = model.mask_features.register_forward_hook(lambda module, inputs, output: formats.append(output.dtype))
+    tokens, valid = [torch.ones(1, 2, 3, 4)], torch.ones(1, 2, 3, dtype=torch.bool)
+    outputs = train._predict(model, encoder, tokens, valid, torch.bfloat16, 0)
+    product.remove()
+    assert formats == [torch.float32, torch.bfloat16]
+    assert {value.dtype for output in outputs for value in vars(output).values()} == {torch.float32}
+
+
+def test_training_in_half_precision_is_close_to_that_in_float32(chain: Chain, tmp_path: Path) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        folder = chain.branch(tmp_path / precision, f"train.precision={precision}").train()
+        losses.append(json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["loss"])
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 def test_order_visits_every_image_once_an_epoch() -> None:
