@@ -70,12 +70,23 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _quality_is_learnt(self) -> Config:
+        """Votes are not weighted by a head that has learnt nothing."""
+        unlearnt = self.train.loss_quality == 0 or self.train.candidate_weight == 0
+        if unlearnt and self.train.matching == "split" and self.evaluate.confidence in ("quality", "both"):
+            raise ValueError(
+                f"evaluate.confidence {self.evaluate.confidence} needs train.loss_quality and train.candidate_weight "
+                "above 0: set evaluate.confidence to none or mask"
+            )
+        return self
+
 
 def kept_splits(config: Config) -> tuple[str, ...]:
-    """Return the splits whose features are cached; validation images alone only where evaluation reads features.
+    """Return the splits whose features are cached: with `features.persist` both, else at most validation images.
 
-    Beside the features of all training images those of validation images are always kept: they are few, and so the
-    cache is the same for every way to evaluate.
+    These are kept without it only where evaluation reads features. With it always: they are few, and so the cache is
+    the same for every way to evaluate.
     """
     if config.features.persist:
         return ("train", "val")

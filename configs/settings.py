@@ -1,4 +1,4 @@
-"""Every setting of the pipeline, defined once: its type, its range, its default and what it does.
+"""Every setting but those of the data, defined once: its type, its range, its default and what it does.
 
 A field marked `RUNTIME` says where or how fast something runs, never what comes out: it enters no cache key, so that
 changing it reruns nothing. All other fields are semantic and enter the key of each stage that reads them. A field that
@@ -139,7 +139,7 @@ class PseudoMasksConfig(Section):
     merge: Fraction = Field(
         0.85,
         description="lambda: clusters become one while their squared distance is at most 1 - lambda of the largest one "
-        "in the image; 0 leaves one region, 1 merges nothing.",
+        "in the image; 0 leaves hardly any, 1 merges nothing.",
     )
     tokens: Literal["all", "unannotated"] = Field(
         "all",
@@ -204,7 +204,8 @@ class DecoderConfig(Section):
         30.0, description="tau: logit scale of the seen group's class scores."
     )
     prompts: NonNegative = Field(
-        0, description="Learnt tokens in every block of the frozen CLIP (peers: 10); needs train.features online."
+        0,
+        description="Learnt tokens in every block of the frozen CLIP (peers: 10 or 100); needs train.features online.",
     )
 
     @model_validator(mode="after")
@@ -268,8 +269,8 @@ class TrainConfig(Section):
     )
     nce_alike: Fraction = Field(
         0.85,
-        description="Regions whose squared distance is at most 1 less this of the largest one in the batch show the "
-        "same, and are not negatives of each other in InfoNCE.",
+        description="Regions that are closer than this are not negatives of each other in InfoNCE: up to 1 - nce_alike "
+        "of the largest squared distance in the batch.",
     )
     no_object: Annotated[float, Field(ge=0)] = Field(0.1, description="Weight of no-object for unmatched seen queries.")
     candidate_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of all candidate losses.")

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from split_matching.configs.settings import DecoderConfig
+from split_matching.model.attention import attend
 
 
 @dataclass(frozen=True)
@@ -140,15 +141,11 @@ class DecoderLayer(nn.Module):
         width = y.shape[-1]
         k = F.linear(keys, self.cross_kv.weight[:width], self.cross_kv.bias[:width])
         v = F.linear(values, self.cross_kv.weight[width:], self.cross_kv.bias[width:])
-        x = x + self.cross_out(self._attend(self.cross_q(y + positions), k, v, allowed[:, None]))
+        x = x + self.cross_out(attend(self.cross_q(y + positions), k, v, self.heads, allowed[:, None]))
         y = self.norms[1](x)
         q, k = self.self_qk(y + positions).chunk(2, -1)
-        x = x + self.self_out(self._attend(q, k, self.self_v(y), None))
+        x = x + self.self_out(attend(q, k, self.self_v(y), self.heads))
         return x + self.ffn(self.norms[2](x))
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class QueryDecoder(nn.Module):

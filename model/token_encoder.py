@@ -7,7 +7,7 @@ so that what an image gives does not depend on its neighbours.
 Deep visual prompts: learnt tokens (after CLS, where there is one) enter every block and are dropped after it. CLIP
 itself never changes.
 
-Source: choice. Prompts after VPT (deep) and ZegCLIP, which uses 10.
+Source: choice. Prompts after VPT (deep) and ZegCLIP, which uses 10 on VOC.
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ class EmbedText(Stage):
 
     name = "text"
     makes = "CLIP embeddings of the seen class names"
+    version = 2
     module = "split_matching.stages.training.text"
     reads = (*CLIP, "text", "classes.seen")
     unit = "classes"

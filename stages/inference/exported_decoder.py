@@ -14,7 +14,7 @@ from torch import Tensor
 from split_matching.errors import DataError
 from split_matching.stages.ground.tensor_files import write_tensors
 
-FORMAT = 2
+FORMAT = 3
 METADATA = "split_matching"
 
 

@@ -13,12 +13,12 @@ import hashlib
 import io
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
-from torch import nn
 
 from split_matching.cache.entry import PROGRESS, read_progress
 from split_matching.cache.files import atomic_write, write_json
@@ -31,6 +31,16 @@ DIGEST_BYTES = 32
 MOST_SECONDS = 600.0  # between two checkpoints
 
 
+class Stateful(Protocol):
+    """What a checkpoint holds: a model, an optimizer, a scaler of gradients."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Take over a state."""
+
+
 class Checkpoints:
     """Writes the checkpoints of a training; a context manager around its steps.
 
@@ -38,17 +48,14 @@ class Checkpoints:
 
     Args:
         out: folder of the unfinished stage.
-        model: its parameters are saved.
-        optimizer: its state is saved.
+        parts: what is saved, by name.
         every: steps from one checkpoint to the next.
         steps: of the whole training.
         device: where the processes talk to each other.
     """
 
-    def __init__(
-        self, out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, every: int, steps: int, device: str = "cpu"
-    ) -> None:
-        self._what = out, model, optimizer
+    def __init__(self, out: Path, parts: Mapping[str, Stateful], every: int, steps: int, device: str = "cpu") -> None:
+        self._what = out, parts
         self._every, self._steps, self._device = every, steps, device
         self._group = ProcessGroup()
         self._signals = DelayedSignals()
@@ -91,16 +98,19 @@ class Checkpoints:
         return bool(self._group.sum(torch.tensor(float(received), device=self._device)))
 
 
-def save_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save_checkpoint(out: Path, parts: Mapping[str, Stateful], step: int) -> None:
     """Write a checkpoint in place of the old one.
 
     Args:
         out: folder of the unfinished stage.
-        model: its parameters are saved.
-        optimizer: its state is saved.
+        parts: what is saved, by name.
         step: the first step that is not done yet; the logs hold the lines of all steps before it.
     """
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "logs": _log_digests(out)}
+    state = {
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "step": step,
+        "logs": _log_digests(out),
+    }
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with atomic_write(out / CHECKPOINT) as temporary, temporary.open("wb") as stream:
@@ -108,7 +118,7 @@ def save_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimize
         stream.write(buffer.getbuffer())
 
 
-def restore_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
+def restore_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str) -> int:
     """Load the checkpoint if there is one, and cut the logs back to what they were then.
 
     Returns:
@@ -116,16 +126,17 @@ def restore_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optim
     """
     path = out / CHECKPOINT
     if path.exists():
-        initial = copy.deepcopy(model.state_dict())
+        initial = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
         try:
             state = _load(path, device)
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
             for name, (size, _) in state["logs"].items():
                 os.truncate(out / name, size)
             return int(state["step"])
         except Exception:  # torch raises many kinds for bytes of another version
-            model.load_state_dict(initial)  # it may have been half loaded
+            for name, part in parts.items():
+                part.load_state_dict(initial[name])  # it may have been half loaded
             path.rename(out / (CHECKPOINT + ".damaged"))
     for log in out.glob(LOGS):
         log.unlink()

@@ -27,7 +27,7 @@ from split_matching.model.clip_weights import create_open_clip
 from split_matching.stages.data.shapes import COLOURS, PATTERNS, Scene, Thing, render_scene, scene_rng
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.tensor_files import write_tensors
-from split_matching.stages.training.checkpoint import Checkpoints, restore_checkpoint
+from split_matching.stages.training.checkpoint import Checkpoints, Stateful, restore_checkpoint
 
 CROPS = 2  # of a rendered scene: rendering costs as much as a training step's forward pass
 LEADS = ("a photo of {}.", "{}.", "a picture of {}.", "an image with {}.")
@@ -150,8 +150,9 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         betas=(0.9, 0.98),
     )
     mean, std = (torch.tensor(v)[:, None, None] for v in (frozen.mean, frozen.std))
-    start = restore_checkpoint(ctx.out, model, optimizer, "cpu")
-    checkpoints = Checkpoints(ctx.out, model, optimizer, CHECKPOINT_EVERY, config.steps)
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer}
+    start = restore_checkpoint(ctx.out, parts, "cpu")
+    checkpoints = Checkpoints(ctx.out, parts, CHECKPOINT_EVERY, config.steps)
     with (ctx.out / LOG).open("a", encoding="utf-8") as log, checkpoints:
         for step, (images, captions) in enumerate(_batches(config, frozen.native, start), start):
             rate = config.lr * min(1, (step + 1) / max(1, config.warmup))

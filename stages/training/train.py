@@ -8,7 +8,7 @@ become batches is in `batches`; training on augmented images instead of cached f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.tensor_files import write_tensors
 from split_matching.stages.training.batches import CachedImages, TrainingImages, collate, prefetch
-from split_matching.stages.training.checkpoint import Checkpoints, restore_checkpoint
+from split_matching.stages.training.checkpoint import Checkpoints, Stateful, restore_checkpoint
 from split_matching.stages.training.metric_log import MetricLog
 
 WEIGHTS = "weights.safetensors"
@@ -73,9 +73,10 @@ def train_decoder(
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr, fused=True)
     dtype = decoder_dtype(config.precision, device)
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
-    start = _resume(ctx, model, optimizer, device, group)
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "scaler": scaler}
+    start = _resume(ctx, parts, device, group)
     writes = group.rank == 0
-    checkpoints = Checkpoints(ctx.out, model, optimizer, config.checkpoint_every, config.steps, device)
+    checkpoints = Checkpoints(ctx.out, parts, config.checkpoint_every, config.steps, device)
     with MetricLog(ctx.out, start) if writes else contextlib.nullcontext() as log, checkpoints:
         for step, items in enumerate(prefetch(images, config, start, group), start):
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
@@ -119,16 +120,15 @@ def _parameter_groups(model: QueryDecoder, config: TrainConfig) -> list[dict[str
     ]
 
 
-def _resume(
-    ctx: StageContext, model: QueryDecoder, optimizer: torch.optim.Optimizer, device: str, group: ProcessGroup
-) -> int:
+def _resume(ctx: StageContext, parts: Mapping[str, Stateful], device: str, group: ProcessGroup) -> int:
     """Return the step to continue from; the first process reads the checkpoint and hands it to the others."""
-    start = restore_checkpoint(ctx.out, model, optimizer, device) if group.rank == 0 else 0
+    start = restore_checkpoint(ctx.out, parts, device) if group.rank == 0 else 0
     start = int(group.broadcast(start))
     if start and group.size > 1:
-        states = group.broadcast((model.state_dict(), optimizer.state_dict()) if group.rank == 0 else None)
-        model.load_state_dict(states[0])
-        optimizer.load_state_dict(states[1])
+        own = {name: part.state_dict() for name, part in parts.items()} if group.rank == 0 else None
+        states = group.broadcast(own)
+        for name, part in parts.items():
+            part.load_state_dict(states[name])
     return start
 
 
@@ -211,5 +211,5 @@ def _diverged(step: int, where: str) -> UserError:
 
 
 def _round(values: dict[str, Tensor]) -> dict[str, float]:
-    """Scalars for the log: the digits after the sixth say nothing and vary between machines."""
-    return {name: round(value.item(), 6) for name, value in values.items()}
+    """Finite scalars for the log: the digits after the sixth say nothing and vary between machines."""
+    return {name: round(value.item(), 6) for name, value in values.items() if torch.isfinite(value)}

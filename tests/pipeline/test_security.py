@@ -112,7 +112,8 @@ def test_a_pickle_for_a_checkpoint_is_set_aside_and_not_run(tmp_path: Path) -> N
     torch.save({"model": Evil(tmp_path / "pwned"), "optimizer": {}, "step": 5}, tmp_path / checkpoint.CHECKPOINT)
     model = torch.nn.Linear(2, 2)
     before = model.weight.clone()
-    assert checkpoint.restore_checkpoint(tmp_path, model, torch.optim.SGD(model.parameters(), 0.1), "cpu") == 0
+    parts = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.1)}
+    assert checkpoint.restore_checkpoint(tmp_path, parts, "cpu") == 0
     assert not (tmp_path / "pwned").exists()
     assert (tmp_path / f"{checkpoint.CHECKPOINT}.damaged").exists() and torch.equal(model.weight, before)
 

@@ -113,7 +113,7 @@ def test_checkpoints_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     clock = iter([0.0, 1.0, 599.0, 600.0, 601.0, 1200.0])
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with checkpoint.Checkpoints(tmp_path, model, optimizer, 100, 50) as checkpoints:
+    with checkpoint.Checkpoints(tmp_path, {"model": model, "optimizer": optimizer}, 100, 50) as checkpoints:
         found = [[checkpoints.step_done(step), read_progress(tmp_path)][1] for step in range(1, 6)]
     assert found == [(0, 0, 0.0), (0, 0, 0.0), (3, 50, 600.0), (3, 50, 600.0), (5, 50, 1200.0)]
 
