@@ -35,7 +35,14 @@ def test_every_benchmark_imports_and_says_how_to_run_it(name: str) -> None:
 
 
 def test_no_benchmark_is_forgotten() -> None:
-    shared = {"__init__", "measure", "bench", "render", "pseudo_masks"}  # the last asks about quality, not speed
+    shared = {
+        "__init__",
+        "measure",
+        "bench",
+        "render",
+        "pseudo_masks",
+        "modality_gap",
+    }  # the last two ask about quality
     assert {path.stem for path in Path(render.__file__).parent.glob("*.py")} - shared == set(NAMES)
 
 

@@ -70,7 +70,7 @@ def variant(tmp_path: Path, name: str, text: str) -> Path:
 @pytest.fixture
 def variants(tmp_path: Path) -> tuple[Path, ...]:
     return (
-        variant(tmp_path, "no_mfe", "decoder: {mfe: false}"),
+        variant(tmp_path, "no_mfe", "decoder: {mfe: none}"),
         variant(tmp_path, "single", "train: {matching: single}"),
         variant(tmp_path, "twin", "train: {matching: split}"),
     )

@@ -261,8 +261,8 @@ IMAGES = [
     Row(
         "text under the name of an image",
         lambda p: p.tree.image("t0").write_text("<html>404 Not Found</html>"),
-        message="{image}: the image cannot be decoded (not an image: expected JPEG, PNG, BMP, GIF, TIFF or WEBP); "
-        "restore the file or remove its id from the split",
+        message="{image}: the image cannot be decoded (a web page, not an image: expected JPEG, PNG, BMP, GIF, TIFF "
+        "or WEBP); restore the file or remove its id from the split",
     ),
     Row(
         "a folder under the name of an image",
@@ -579,13 +579,13 @@ CONFIGS = [
         "unknown classes",
         lambda p: p.set("data.classes=coco"),
         2,
-        "data.classes: no class list 'coco'; expected one of: coco_stuff, shapes, voc",
+        "data.classes: no class list 'coco'; expected one of: ade20k, camvid, cityscapes, coco_stuff, ",
     ),
     Row(
         "path for classes",
         lambda p: p.set("data.classes=../voc"),
         2,
-        "data.classes: no class list '../voc'; expected one of: coco_stuff, shapes, voc",
+        "data.classes: no class list '../voc'; expected one of: ade20k, camvid, cityscapes, ",
     ),
     Row("path for a split", lambda p: p.set("data.val_split=../../x"), 2, f"data.val_split is ../../x: {INSIDE}"),
     Row("absolute mask folder", lambda p: p.set("data.mask_folder=/etc"), 2, f"data.mask_folder is /etc: {INSIDE}"),
@@ -593,7 +593,7 @@ CONFIGS = [
         "unknown data set",
         lambda p: setattr(p, "dataset", "vok"),
         2,
-        "unknown data set 'vok'; expected one of: coco_stuff, coco_stuff_cached, folder, ",
+        "unknown data set 'vok'; expected one of: ade20k, camvid, cityscapes, coco_stuff, ",
     ),
     Row("broken YAML", lambda p: p.set_file("train: {steps: 1\n"), 2, "{extra}: broken YAML: "),
     Row(
@@ -686,7 +686,13 @@ WEIGHTS_ROWS = [
         verb="EmbedText",
     ),
     Row("zero bytes", lambda p: p.weights(b""), message=f"{{weights}} {UNREAD}", verb="EmbedText"),
-    Row("text", lambda p: p.weights(b"<html>404"), message=WHOLE, verb="EmbedText"),
+    Row("text", lambda p: p.weights(b"404 Not Found"), message=WHOLE, verb="EmbedText"),
+    Row(
+        "a web page",
+        lambda p: p.weights(b"<html>404"),
+        message="are a web page, not weights: the download failed; fetch the file again",
+        verb="EmbedText",
+    ),
     Row("a pickle", pickled, message=f"{{pt}} {UNREAD}", verb="EmbedText"),
     Row(
         "a pickle inside torch's own format",

@@ -71,7 +71,7 @@ def test_ablate_runs_every_variant_with_every_seed_and_changes_the_seed_alone(tm
     table = table_of(tmp_path)
     assert [entry["name"] for entry in table["variants"]] == ["default", "no_mfe", "single", "twin"]
     assert table["variants"][1]["shows"] == "Shows no_mfe."
-    assert table["variants"][1]["changes"] == {"decoder.mfe": ["tokens", "none"]}
+    assert table["variants"][1]["changes"] == {"decoder.mfe": ['"tokens"', '"none"']}
     assert [entry["same_as"] for entry in table["variants"]] == ["", "", "", "default"]
     single = table["sections"][0]["rows"][2]
     assert single["metrics"]["hIoU"]["mean"] == pytest.approx(60.4)

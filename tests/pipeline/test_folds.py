@@ -74,7 +74,7 @@ def test_without_a_number_the_folds_are_those_of_the_config(tmp_path, ran) -> No
 
 @pytest.mark.slow
 def test_a_variant_with_a_failed_fold_gets_no_gamma(tmp_path, variants, ran) -> None:
-    ran(lambda config: "no memory" if not config.decoder.mfe and config.data.fold == 1 else 50.0)
+    ran(lambda config: "no memory" if config.decoder.mfe == "none" and config.data.fold == 1 else 50.0)
     assert ablation.ablate(request(tmp_path, variants=variants, on_folds=True, folds=2)) == 1
     folder = tmp_path / "shapes" / "folds" / "main"
     assert list(read_gammas(folder / "gammas.yaml")) == ["default", "single", "twin"]

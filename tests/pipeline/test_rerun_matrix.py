@@ -162,7 +162,7 @@ READS: dict[str, set[str]] = {
         for name in (
             *("mode", "gamma", "gamma_sweep", "predictor", "fusion"),
             *("fusion_method", "fusion_floor", "group_classes", "candidate_weight"),
-            *("candidate_temperature", "confidence"),
+            *("candidate_temperature", "confidence", "trained_on"),
         )
     },
     **{f"report.{name}": {"Report"} for name in ("examples", "worst", "quality_images")},
@@ -211,6 +211,7 @@ VALUES: dict[str, Sequence[str] | None] = {
     "evaluate.candidate_temperature": ("evaluate.candidate_temperature=30",),
     "train.min_lr": ("train.min_lr=1e-5",),
     "train.scale_range": ("train.scale_range=[0.7, 1.5]",),
+    "evaluate.trained_on": None,  # a decoder that must be there: see test_trained_on.py
     "evaluate.gamma_sweep": ("evaluate.gamma_sweep=[0.3]",),
 }
 

@@ -115,7 +115,8 @@ def test_a_failure_of_the_first_process_ends_all_with_its_exit_code(alone: Path)
 def test_a_batch_that_cannot_be_shared_is_said_once(alone: Path) -> None:
     (first, _, why), (second, _, silent) = Job(alone, "train.batch=3").end()
     assert (first, second) == (2, 2)
-    assert why == ["error: TrainDecoder: train.batch 3 cannot be shared evenly by 2 processes"]
+    [line] = why
+    assert line.startswith("error: TrainDecoder: train.batch 3 cannot be shared evenly by 2 processes (log: ")
     assert not silent
 
 
