@@ -56,6 +56,11 @@ def read_class_file(path: Path, label: str, blank_lines: bool = False) -> dict[s
             raise ConfigError(
                 f"{label}: class {number} is {_yaml_word(name)}, which YAML does not take as text; quote it: 'no', '7'"
             )
+        held = (entry.get("id"), name) if isinstance(entry, dict) else (entry,)
+        if any(isinstance(value, list | dict) for value in held):
+            raise ConfigError(
+                f"{label}: class {number} is {shorten(repr(entry))}; expected a name, or {{id: NUMBER, name: NAME}}"
+            )
         if isinstance(entry, dict) != isinstance(classes[0], dict):
             raise ConfigError(
                 f"{label}: class {number} is {shorten(repr(entry))}; expected all plain names, or all {{id, name}}"

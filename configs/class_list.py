@@ -19,6 +19,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from split_matching.configs.class_files import is_class_file, read_class_file
 from split_matching.configs.class_names import find_alike, find_flaw
+from split_matching.configs.colour_table import is_labelmap
 from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.section import Section
 from split_matching.configs.settings import TextConfig
@@ -168,7 +169,7 @@ def load_classes(data: DataConfig) -> ClassList:
         DataError: the list is a file below the root, and no root is set.
     """
     path, label = _locate(data)
-    values, ignored_names = _fill_in(read_class_file(path, label), data, label)
+    values, ignored_names = _fill_in(read_class_file(path, label), data, path, label)
     file = _validate(_File, values, label)
     _check(file, label)
     return ClassList(
@@ -231,7 +232,9 @@ def _locate(data: DataConfig) -> tuple[Path, str]:
     return path, str(path)
 
 
-def _fill_in(values: Mapping[str, Any], data: DataConfig, label: str) -> tuple[dict[str, Any], dict[int, str]]:
+def _fill_in(
+    values: Mapping[str, Any], data: DataConfig, path: Path, label: str
+) -> tuple[dict[str, Any], dict[int, str]]:
     """Give plain names their ids, and put the config's own `unseen` and `ignore` in place of those of the list.
 
     Returns:
@@ -247,7 +250,12 @@ def _fill_in(values: Mapping[str, Any], data: DataConfig, label: str) -> tuple[d
     if classes and all(isinstance(entry, str) for entry in classes):
         named = {data.first_id + place: name for place, name in enumerate(classes)}
         # a plain list names background too if it has an id; that it is no class is said by the config
-        ignored = set(values["ignore"]) if isinstance(values["ignore"], list | tuple) else set()
+        if data.first_id and is_labelmap(path):
+            raise ConfigError(
+                f"data.first_id is {data.first_id}, but {label} gives ids by place; leave data.first_id out"
+            )
+        given = values["ignore"] if isinstance(values["ignore"], list | tuple) else ()
+        ignored = {raw for raw in given if isinstance(raw, int)}
         dropped = {raw: name for raw, name in named.items() if raw in ignored}
         if dropped and by_default and len(named) <= MOST_CLASSES + len(dropped):  # else that is said, later
             raw, name = next(iter(dropped.items()))

@@ -20,12 +20,13 @@ two of which are marks, and drops the rest. A piece is one token or more (choice
 
 SYNONYMS = (
     ("aeroplane", "airplane"),
-    ("motorbike", "motorcycle"),
+    ("motorbike", "motorcycle", "minibike"),
     ("sofa", "couch"),
     ("tvmonitor", "tv", "television", "television receiver"),
     ("windowpane", "window"),
     ("shelf", "shelves"),
     ("sidewalk", "pavement"),
+    ("person", "pedestrian"),
     ("bicyclist", "cyclist", "rider"),
 )
 """Words of the class lists of this project for one thing (choice)."""

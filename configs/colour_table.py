@@ -126,6 +126,14 @@ def read_labelmap(path: Path, label: str) -> list[tuple[str, int]]:
     return found
 
 
+def is_labelmap(path: Path) -> bool:
+    """Whether every label of a text file, that can be read, is one of CVAT's labelmap.txt."""
+    if path.suffix.lower() != ".txt":
+        return False
+    lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    return all(LABELMAP.fullmatch(line.strip()) for line in lines if line[:1] != "#")
+
+
 def find_table(colours: Mapping[int, int], share: float = 0.9) -> str:
     """Return the name of the shipped table that knows a share of some pixels or more, "" if none does.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,6 +88,26 @@ class DataConfig(Section):
         if not name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError("expected a name inside the data set, without leading / and without ..")
         return name
+
+    @field_validator("train_split", "val_split")
+    @classmethod
+    def _no_root(cls, name: str) -> str:
+        if os.path.normpath(name) == ".":
+            raise ValueError("expected a list or a folder below the root, not the root itself")
+        return name
+
+    @field_validator("mask_suffix")
+    @classmethod
+    def _some_suffix(cls, suffix: str) -> str:
+        if not suffix:
+            raise ValueError("expected the end of every mask's name, such as .png")
+        return suffix
+
+    @model_validator(mode="after")
+    def _download_of_folders(self) -> DataConfig:
+        if self.download and self.layout != "folder":
+            raise ValueError(f"data.download is for data.layout folder, not {self.layout}: leave it out")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -83,8 +83,8 @@ def read_weight_file(path: Path) -> WeightFile:
     Raises:
         DataError: the file is none of these, is damaged, or would need code to be run.
     """
-    _check_page(path)
     try:
+        _check_page(path)
         found = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
     except DataError:
         raise

@@ -6,6 +6,7 @@ import pytest
 
 from split_matching.configs import class_list as classes_module
 from split_matching.configs.class_list import ClassEntry, load_classes, load_shipped_classes, prompts_of
+from split_matching.configs.class_names import same_classes
 from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
 from split_matching.configs.settings import TextConfig
@@ -174,3 +175,44 @@ def test_training_knows_the_drawn_classes_alone_and_keys_stay():
     assert build_slice(half, ("classes.published",)).classes.published == ()
     assert not {"seen_share", "seen_seed"} & set(build_slice(whole, ("data",)).key_values()["data"])
     assert {"seen_share", "seen_seed"} <= set(build_slice(half, ("data",)).key_values()["data"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "share"),
+    [
+        ("[{id: [1], name: a}, {id: 2, name: b}]", None),
+        ("[{id: 1, name: [a]}, {id: 2, name: b}]", None),
+        ("[[a], [b]]", 0.5),
+    ],
+)
+def test_an_entry_that_is_no_class_is_refused(tmp_path, classes, share):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"classes: {classes}\n")
+    data = DataConfig(classes=str(path), seen_share=share, unseen=() if share else ("b",))
+    check_error(lambda: load_classes(data), "class 1 is", "expected a name", kind=ConfigError)
+
+
+def test_a_labelmap_gives_its_own_ids(tmp_path):
+    path = tmp_path / "labelmap.txt"
+    path.write_text("# label:color_rgb:parts:actions\nwall:1,2,3::\ncar:4,5,6::\ndog:7,8,9::\n")
+    assert load_classes(DataConfig(classes=str(path), unseen=("dog",))).ids == (0, 1, 2)
+    data = DataConfig(classes=str(path), unseen=("dog",), first_id=1)
+    check_error(lambda: load_classes(data), "data.first_id is 1", "leave data.first_id out", kind=ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"layout": "folder", "train_split": "."}, "not the root itself"),
+        ({"layout": "folder", "val_split": "./."}, "not the root itself"),
+        ({"layout": "folder", "mask_suffix": ""}, "such as .png"),
+        ({"layout": "voc", "download": "pascal_context"}, "is for data.layout folder"),
+    ],
+)
+def test_settings_that_name_no_file_are_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        DataConfig(**values)
+
+
+def test_synonyms_join_people_and_motorcycles():
+    assert same_classes([("pedestrian",), ("minibike",), ("bicycle",)], ["person", "motorbike"]) == [True, True, False]

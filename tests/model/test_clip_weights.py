@@ -445,3 +445,8 @@ def test_an_openai_archive_goes_through_the_stages(tmp_path: Path, tiny: dict[st
     got = torch.from_numpy(shards.read(shards.ids[0], "cls")).float()
     assert torch.allclose(got, expected, atol=2e-3)
     assert make_plan(chain.config)["features"].slice.clip.identity.startswith("sha256:")
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_of_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_weight_file(tmp_path)  # a folder, as permissions do not stop root

@@ -34,7 +34,8 @@ def download_data(data: DataConfig, phase: Phase) -> None:
     name = data.download or data.layout
     if name not in DOWNLOADS:
         raise ConfigError(
-            f"--download: nothing to download for data.layout {data.layout}; expected {' or '.join(DOWNLOADS)}"
+            f"--download: nothing to download for data.layout {data.layout}; expected a config of VOC, COCO-Stuff or "
+            "PASCAL Context, such as --dataset voc, coco_stuff or pascal_context"
         )
     if data.root is None:
         raise DataError("data.root is not set; expected the folder that the data set goes to: --set data.root=PATH")
