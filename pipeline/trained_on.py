@@ -47,8 +47,8 @@ def _export(dataset: str, overrides: Sequence[str]) -> tuple[Path, str]:
     """Export the trained decoder of a data set into the cache, unless it is there; also return its CLIP weights."""
     plan = make_plan(load_config(dataset, overrides=overrides))
     segmenter = segmenter_of(plan, ["--dataset", dataset])
-    digest = str(plan["train"].artifact().manifest["digest"])
-    path = plan.root.absolute() / plan.config.dataset / "exports" / f"{digest[:16]}{EXPORT_ENDING}"
+    # the file holds settings of inference too, so its name must change with them
+    path = plan.root.absolute() / plan.config.dataset / "exports" / f"{segmenter.identity[:16]}{EXPORT_ENDING}"
     if not path.is_file():
         segmenter.save(path)
     return path, plan.config.clip.weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,12 +111,10 @@ def predict(
         UserError: the names are wrong, or there is no image.
     """
     from split_matching.stages.data.photos import find_all_photos
-    from split_matching.stages.inference.segmenter import check_names
     from split_matching.stages.pages.label_photos import label_photos
 
     entries = read_names(classes)
-    names = check_names([entry.name for entry in entries])
-    segmenter.prompts |= {name: entry.prompts for name, entry in zip(names, entries, strict=True) if entry.prompts}
+    names = segmenter.add_prompts(entries)
     photos = find_all_photos(image, out)
     display = ProgressDisplay(["predict"], ["images"], quiet=quiet)
     display.start("predict", len(photos))
@@ -141,6 +140,6 @@ def read_names(text: str) -> list[ClassEntry]:
         if not path.is_file():
             raise DataError(f"{text}: the class names cannot be read (no such file); expected one name a line")
         return list(read_classes(path, text))
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - false for a text too long for a path, where Path.is_file raises
         raise ConfigError(f"--classes {text}: a file; expected names, or a file that ends in {ENDINGS}")
     return [ClassEntry(place, name) for place, name in enumerate(text.split(","))]

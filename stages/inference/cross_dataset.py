@@ -15,7 +15,8 @@ from torch import Tensor
 
 from split_matching.configs.class_list import ClassEntry
 from split_matching.configs.class_names import same_classes
-from split_matching.errors import DataError
+from split_matching.configs.settings import DecoderConfig
+from split_matching.errors import DataError, first_line
 from split_matching.model.clip import FrozenClip
 from split_matching.stages.inference.exported_decoder import read_export
 
@@ -50,8 +51,12 @@ def load_foreign(config: Any, clip: FrozenClip) -> dict[str, Tensor]:
     if about["clip"]["fingerprint"] != clip.fingerprint():
         raise DataError(f"{path} was trained on other CLIP weights than clip.weights: give the same ones")
     theirs = about["config"]
+    try:
+        decoder = DecoderConfig.model_validate(theirs["decoder"])  # settings added since the export get their defaults
+    except ValueError as error:
+        raise DataError(f"{path}: its decoder settings are not known ({first_line(error)}); export it again") from None
     same = (
-        theirs["decoder"] == config.decoder.model_dump(mode="json")
+        decoder == config.decoder
         and tuple(theirs["features"]["decoder_blocks"]) == tuple(config.features.decoder_blocks)
         and theirs["train"]["matching"] == config.train.matching
     )

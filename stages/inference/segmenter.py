@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from split_matching.configs.class_list import MOST_CLASSES
+from split_matching.configs.class_list import MOST_CLASSES, ClassEntry
 from split_matching.configs.class_names import find_alike, find_flaw
 from split_matching.configs.load import restore
 from split_matching.configs.schema import Config
@@ -114,7 +115,7 @@ class Segmenter:
             raise DataError(f"the decoder's weights do not fit its config and {config.clip.model}: {reason}") from error
         self.decoder = decoder.eval().to(clip.device)
         self._fingerprint = ""
-        self._texts: tuple[tuple[str, ...], Tensor] | None = None
+        self._texts: tuple[tuple[tuple[str, tuple[str, ...]], ...], Tensor] | None = None
 
     @classmethod
     def load(cls, path: Path | str, clip_weights: str = "", device: str = "auto") -> Segmenter:
@@ -161,6 +162,20 @@ class Segmenter:
         }
         write_export(path, about, self.decoder.state_dict())
 
+    def add_prompts(self, entries: Sequence[ClassEntry]) -> tuple[str, ...]:
+        """Take over the prompts of classes, in place of those of the run's own list.
+
+        Returns:
+            The names, see `check_names`.
+
+        Raises:
+            ConfigError: the names are wrong.
+        """
+        prompts = self.prompts | {" ".join(e.name.split()): e.prompts for e in entries if e.prompts}
+        names = check_names([entry.name for entry in entries], prompts)
+        self.prompts, self._fingerprint = prompts, ""
+        return names
+
     @property
     def identity(self) -> str:
         """Digest of everything that a prediction depends on but the image and the names. 64 hex digits."""
@@ -195,7 +210,7 @@ class Segmenter:
             ConfigError: no names, too many, or one twice.
             DataError: the image cannot be read.
         """
-        names = check_names(names)
+        names = check_names(names, self.prompts)
         pixels = to_pixels(image)
         seen = tuple(name in self.seen for name in names)
         marks = torch.tensor(seen, device=self.clip.device)
@@ -208,14 +223,19 @@ class Segmenter:
 
     def _text(self, names: tuple[str, ...]) -> Tensor:
         """Text embeddings of the names; those of the last call are kept. (C, D)."""
-        if self._texts is None or self._texts[0] != names:
+        key = tuple((name, self.prompts.get(name, ())) for name in names)
+        if self._texts is None or self._texts[0] != key:
             embedded = self.clip.encode_classes(names, self.config.text.templates, self.prompts).to(self.clip.device)
-            self._texts = (names, embedded)
+            self._texts = (key, embedded)
         return self._texts[1]
 
 
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
+def check_names(names: Sequence[str], prompts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> tuple[str, ...]:
     """Return class names without outer spaces.
+
+    Args:
+        names: the names.
+        prompts: words that CLIP reads in place of a name, by name.
 
     Raises:
         ConfigError: none, too many, an empty one, one twice, or one that CLIP cannot read or tell from another.
@@ -234,7 +254,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
             raise ConfigError(f"class name {name!r} was given twice: expected each once")
         if flaw := find_flaw(name):
             raise ConfigError(f"class name {flaw}")
-    for first, second in find_alike([(name,) for name in clean]):
+    for first, second in find_alike([prompts.get(name) or (name,) for name in clean]):
         raise ConfigError(f"class names {clean[first]!r} and {clean[second]!r} are the same text to CLIP: rename one")
     return clean
 

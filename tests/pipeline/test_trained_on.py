@@ -19,6 +19,7 @@ from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.trained_on import take_over
 from split_matching.stages.data.images import read_image, read_mask
 from split_matching.stages.data.source import open_source
+from split_matching.stages.inference import cross_dataset
 from split_matching.stages.inference.segmenter import Segmenter
 from tests.folder_data import write
 
@@ -113,6 +114,9 @@ def test_a_data_set_by_name_is_exported_once(
     first, again = (take_over("shapes", overrides) for _ in range(2))
     assert first == again and len(saved) == 1 and saved[0].parent == Path(tiny_run[1]) / "shapes/exports"
     assert first["clip"]["weights"] == "bundled" and first["evaluate"]["trained_on"] == str(saved[0])
+    settings.append("evaluate.gamma=0.3")  # as after an edit of the config of the training
+    changed = take_over("shapes", overrides)
+    assert changed["evaluate"]["gamma"] == 0.3 and len(saved) == 2
     with pytest.raises(DataError, match="TrainDecoder"):
         take_over("shapes", [f"runtime.artifacts={tmp_path}", "clip.weights=bundled"])
 
@@ -125,3 +129,16 @@ def test_classes_of_two_data_sets_are_the_same_by_name_word_or_prompt() -> None:
     assert unseen == ["cow"]  # which is unseen on COCO-Stuff; airplane, couch, tv and others have other names there
     assert same_classes([("wall",), ("Wall ",), ("wallet",)], ["wall"]) == [True, True, False]
     assert np.array_equal(same_classes([("couch", "x")], ["sofa"]), [True])
+
+
+def test_an_export_may_lack_settings_that_came_later(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about, weights = cross_dataset.read_export(exported)
+    segmenter = Segmenter.load(exported)
+    config = segmenter.config
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"trained_on": str(exported)})})
+    monkeypatch.setattr(cross_dataset, "read_export", lambda path: (about, weights))
+    del about["config"]["decoder"]["mfe_scales"]
+    assert cross_dataset.load_foreign(config, segmenter.clip) is weights
+    about["config"]["decoder"]["unheard_of"] = 1
+    with pytest.raises(DataError, match="decoder settings are not known"):
+        cross_dataset.load_foreign(config, segmenter.clip)

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from split_matching.configs.class_list import ClassList
+from split_matching.configs.class_list import ClassEntry, ClassList, load_shipped_classes
 from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.votes import label_map, label_map_of_any_size
@@ -451,3 +451,18 @@ def test_export_names_no_local_file(artifacts: Path, segmenter: Segmenter, tmp_p
     with pytest.raises(DataError, match="say where it is"):
         Segmenter.load(tmp_path / "d.safetensors")
     assert Segmenter.load(tmp_path / "d.safetensors", str(tmp_path / "clip.safetensors")).seen == segmenter.seen
+
+
+def test_names_may_be_longer_than_a_path() -> None:
+    names = [entry.name for entry in load_shipped_classes("coco_stuff").entries]
+    assert len(names) == 171 and names_of(",".join(names)) == names
+
+
+def test_prompts_of_a_list_are_read_and_compared(segmenter: Segmenter) -> None:
+    own = Segmenter(segmenter.config, segmenter.clip, segmenter.decoder.state_dict(), segmenter.seen)
+    before, identity = own._text(("thing", "dog")), own.identity
+    assert own.add_prompts([ClassEntry(0, " thing ", ("red car",)), ClassEntry(1, "dog")]) == ("thing", "dog")
+    after = own._text(("thing", "dog"))
+    assert torch.equal(after[1], before[1]) and not torch.equal(after[0], before[0]) and own.identity != identity
+    with pytest.raises(ConfigError, match="same text to CLIP"):
+        own.predict(Image.new("RGB", (32, 32)), ["thing", "red car"])
