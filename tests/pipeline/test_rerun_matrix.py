@@ -211,6 +211,7 @@ VALUES: dict[str, Sequence[str] | None] = {
     "evaluate.candidate_temperature": ("evaluate.candidate_temperature=30",),
     "train.min_lr": ("train.min_lr=1e-5",),
     "train.scale_range": ("train.scale_range=[0.7, 1.5]",),
+    "data.download": None,  # of the layout `folder` only
     "evaluate.trained_on": None,  # a decoder that must be there: see test_trained_on.py
     "evaluate.gamma_sweep": ("evaluate.gamma_sweep=[0.3]",),
 }
