@@ -1,4 +1,4 @@
-"""The settings of a data set: which images, which classes, which of them are seen. See `configs.settings`."""
+"""The settings of a data set: which images, which classes, which are seen; how `shapes` is rendered. See `settings`."""
 
 from __future__ import annotations
 
@@ -134,3 +134,12 @@ class DataConfig(Section):
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist: data.folds is {self.folds}, so 0..{self.folds - 1}")
         return self
+
+
+class ShapesConfig(Section):
+    """The embedded data set: how many scenes, how large."""
+
+    train_scenes: Annotated[int, Field(ge=1)] = Field(1000, description="Rendered training scenes.")
+    val_scenes: Annotated[int, Field(ge=1)] = Field(300, description="Rendered validation scenes.")
+    image_size: Annotated[int, Field(ge=32)] = Field(128, description="Side of a scene, in pixels.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the renderer.")

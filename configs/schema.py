@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from split_matching.configs.data_settings import DataConfig
+from split_matching.configs.data_settings import DataConfig, ShapesConfig
 from split_matching.configs.section import Section
 from split_matching.configs.settings import (
     ClipConfig,
@@ -22,7 +22,6 @@ from split_matching.configs.settings import (
     RegionsConfig,
     ReportConfig,
     RuntimeConfig,
-    ShapesConfig,
     TextConfig,
     TrainConfig,
 )

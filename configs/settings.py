@@ -23,15 +23,6 @@ NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class ShapesConfig(Section):
-    """The embedded data set: how many scenes, how large."""
-
-    train_scenes: Positive = Field(1000, description="Rendered training scenes.")
-    val_scenes: Positive = Field(300, description="Rendered validation scenes.")
-    image_size: Annotated[int, Field(ge=32)] = Field(128, description="Side of a scene, in pixels.")
-    seed: NonNegative = Field(0, description="Seed of the renderer.")
-
-
 class ClipConfig(Section):
     """The frozen CLIP: an open_clip architecture and its weights."""
 

@@ -3,7 +3,7 @@
 It must then come out as if nothing had happened: every file of every artifact byte for byte, manifests and the report
 included. Files from outside are altered as well: a reader returns what they mean, or one line says what is wrong.
 
-    python -m tests.faults                        the long form: 2,000 disturbances and 20,000 files, two hours
+    python -m tests.faults                        the long form: 2,000 disturbances and 24,000 files, hours
     python -m tests.faults --short                what tests/pipeline/test_faults.py runs
     python -m tests.faults --only kill --times 5
 """
@@ -57,7 +57,7 @@ def print_row(*values: Any) -> None:
 def main() -> int:
     """Run the suite; prints a table and returns 1 if anything failed."""
     parser = argparse.ArgumentParser(description="Kills, starves, races and damages runs of the pipeline.")
-    parser.add_argument("--short", action="store_true", help="few repetitions, less than a minute")
+    parser.add_argument("--short", action="store_true", help="few repetitions, some minutes")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="TEXT", help="cases whose kinds or names hold one of these texts"

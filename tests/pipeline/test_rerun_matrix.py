@@ -1,6 +1,6 @@
 """Which stages rerun after a change, for every config field and for edits of the code, through the real command line.
 
-What is expected is written down here by hand, apart from the declarations of `pipeline/plan.py` that it checks: a new
+What is expected is written down here by hand, apart from the declarations of `pipeline/stages.py` that it checks: a new
 field fails until somebody has said which stages read it.
 """
 

@@ -43,8 +43,8 @@ def prepare(dense: Tensor, free: Tensor, weight: float) -> Tensor:
     Raises:
         DataError: NaN or infinity among the features.
 
-    Source: choice. On seen objects of 100 training scenes of `shapes` smoothing raised the mean best IoU from 0.57 to
-    0.62 and the share that CLIP names right from 0.82 to 0.89, each at its best threshold of merging.
+    Source: choice. On dense features of 40 training scenes of `shapes` a weight of 0.5 raised the mean IoU of the best
+    cluster with an annotated class from 0.56 to 0.62, each at its best threshold of merging.
     """
     cells = F.normalize(dense.float(), dim=-1)
     if not bool(torch.isfinite(cells).all()):

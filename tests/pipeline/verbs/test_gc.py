@@ -113,7 +113,10 @@ def test_gc_leaves_a_build_alone_that_a_process_holds(project: Toy) -> None:
     partial = leftover(project, f"{'0' * 16}.partial", 5)
     (partial / "train-00000.h5.lock").touch()
     os.utime(partial / "train-00000.h5.lock", (0, 0))
-    code = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); "
+        "print(flush=True); sys.stdin.read()"
+    )
     command = [sys.executable, "-c", code, str(partial / "train-00000.h5.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout and holder.stdout.readline()
