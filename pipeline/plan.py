@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.code import ROOMS, code_of, import_code
@@ -22,14 +22,11 @@ from split_matching.cache.keys import digest, file_sha256
 from split_matching.configs.schema import Config
 from split_matching.configs.slices import Slice, build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError, UserError
+from split_matching.pipeline.outside import Outside
 from split_matching.pipeline.shards import ShardCutter
 from split_matching.pipeline.text import NO_VALIDATION, WAIT
 from split_matching.stages.data.source import layout_module
 from split_matching.stages.ground.context import Shard
-
-if TYPE_CHECKING:
-    from split_matching.stages.data.raw_files import Fingerprint
-    from split_matching.stages.data.source import Source
 
 Files = tuple[str, ...]
 
@@ -136,7 +133,7 @@ class Stage:
         if "clip.identity" in self.reads:
             identities["clip.identity"] = self.plan.clip_identity
         if "evaluate.identity" in self.reads:
-            identities["evaluate.identity"] = self.plan.decoder_identity
+            identities["evaluate.identity"] = self.plan.outside.decoder_identity
         return build_slice(self.config, tuple(dict.fromkeys(self.reads)), identities)
 
     @cached_property
@@ -151,7 +148,7 @@ class Stage:
                 "stage": self.command,
                 "version": self.version,
                 "config": self.slice.key_values(),
-                "data": self.plan.raw_ids if self.reads_raw_files else "",
+                "data": self.plan.outside.raw_ids if self.reads_raw_files else "",
                 "upstream": {name: self.plan[name].key for name in self.upstream},
             }
         )
@@ -159,9 +156,7 @@ class Stage:
     @cached_property
     def code(self) -> dict[str, str]:
         """Fingerprints of all files of the project that make its result, by path."""
-        found: dict[str, str] = {}
-        for module in (self.module, *self.chosen):
-            found.update(code_of(module))
+        found = {name: of for module in (self.module, *self.chosen) for name, of in code_of(module).items()}
         found.update({path.relative_to(ROOMS).as_posix(): file_sha256(path) for path in self.files})
         return dict(sorted(found.items()))
 
@@ -170,7 +165,8 @@ class Stage:
         """What its artifact is to be made of now; inputs that are not there have the digest ""."""
         inputs: dict[str, str] = {}
         if self.reads_raw_files:
-            inputs[RAW_SIZES], inputs[RAW_TIMES] = self.plan.raw_fingerprint.sizes, self.plan.raw_fingerprint.times
+            fingerprint = self.plan.outside.raw_fingerprint
+            inputs[RAW_SIZES], inputs[RAW_TIMES] = fingerprint.sizes, fingerprint.times
         for name, files in self.upstream.items():
             for file in files or ("",):
                 inputs[f"{name}/{file}".rstrip("/")] = self.plan[name].content_of(file)
@@ -318,6 +314,7 @@ class Plan:
         self.root = config.runtime.artifacts
         self.stages: Mapping[str, Stage] = {s.name: s(self) for s in table if s.exists(config)}
         self.cutter = ShardCutter(config.runtime.shard_size)
+        self.outside = Outside(config)
 
     def __getitem__(self, name: str) -> Stage:
         return self.stages[name]
@@ -379,24 +376,14 @@ class Plan:
             supersedes = "none"
         return Plan(self.config, self.table, name, supersedes)
 
-    # --- raw files and weights
+    # --- what enters keys from outside of the cache
 
     @cached_property
-    def source(self) -> Source:
-        """The raw files."""
-        from split_matching.stages.data.source import open_source
-
-        return open_source(self.config.data, self.config.data.root)
-
-    @cached_property
-    def raw_ids(self) -> str:
-        """A digest of the ids of all images."""
-        return digest([self.source.ids("train"), self.source.ids("val")])
-
-    @cached_property
-    def raw_fingerprint(self) -> Fingerprint:
-        """Sizes and times of the raw files."""
-        return self.source.fingerprint()
+    def clip_identity(self) -> str:
+        """Which weights CLIP has, whatever they are called."""
+        if self.config.clip.weights == "pretrain":
+            return f"pretrain:{self['pretrain'].key}"
+        return self.outside.clip_identity
 
     @cached_property
     def rendered(self) -> Path:
@@ -410,24 +397,3 @@ class Plan:
             paths = [artifact.path / name for name in damaged]
             raise CorruptError(f"{paths[0]} is missing or altered: run RenderShapes again", *paths)
         return artifact.path
-
-    @cached_property
-    def clip_identity(self) -> str:
-        """Which weights CLIP has, whatever they are called."""
-        if self.config.clip.weights == "pretrain":
-            return f"pretrain:{self['pretrain'].key}"
-        from split_matching.model.weights_identity import weights_identity
-
-        return weights_identity(self.config.clip)
-
-    @cached_property
-    def decoder_identity(self) -> str:
-        """SHA-256 of the exported decoder of `evaluate.trained_on`.
-
-        Raises:
-            DataError: there is no such file.
-        """
-        path = Path(self.config.evaluate.trained_on)
-        if not path.is_file():
-            raise DataError(f"evaluate.trained_on: {path}: no such file; expected an exported decoder: see `export`")
-        return file_sha256(path)

@@ -44,7 +44,7 @@ SETTINGS = {
         "no_install_shutdown_handler": "true",
     },
     # no worker of an own scheduler is ever dead: after the machine slept, the clock alone would say so
-    "scheduler": {"retry_count": "1", "stable_done_cooldown_secs": "0", "worker_disconnect_delay": "1000000000"},
+    "scheduler": {"retry_count": "1", "stable_done_cooldown_secs": "0", "worker_disconnect_delay": "inf"},
 }
 
 
@@ -136,7 +136,7 @@ def _compare_raw_files(stage: Stage, options: Options) -> None:
     display.start(member.command)
     with contextlib.suppress(UserError):  # a missing or damaged file is for PrepareDataset to name
         before = artifact.json(RAW)["sha256"]
-        content = digest_raw_files(plan.source, display.counter(member.command), plan.config.runtime.threads)
+        content = digest_raw_files(plan.outside.source, display.counter(member.command), plan.config.runtime.threads)
         if content == before:
             accept_input(artifact, RAW_TIMES, times)
     display.clear()
@@ -149,7 +149,7 @@ def _touched_times(plan: Plan) -> str:
     """
     state = plan["dataset"].own_state
     alone = state.name == "stale" and state.reasons == (f"input {RAW_TIMES} changed",)
-    return plan.raw_fingerprint.times if alone else ""
+    return plan.outside.raw_fingerprint.times if alone else ""
 
 
 def _run(
