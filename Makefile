@@ -1,8 +1,9 @@
 # make demo   the whole pipeline on the embedded data set; prints the path of the report last
-# make test   lint, types and all tests: 4 to 6 minutes on 2 cores
+# make test   lint, types and tests: 4 to 6 minutes on 2 cores
+# make long   the tests that take tens of seconds each: kills, full disks, torchrun, the same bytes: 3 minutes
 # make quick  lint, types and the tests of what was changed since main, without the slow ones: under a minute
 # make lint   lint and types only
-# make faults kills, races, full disks, damage, mutated files: hours; prints a table (FAULTS="--only kill --times 5")
+# make faults the faults of `make long` over and over, and more of them: hours; prints a table (FAULTS="--only kill --times 5")
 # make bench  every benchmark, and the tables of benchmarks/README.md; ARGS=--quick only shows that they run
 # make clean  remove the environment and the tools' caches; artifacts/ stays
 #
@@ -16,12 +17,14 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 ARGS ?=
 
 BIN := $(VENV)/bin
+# files in the order of tests/conftest.py: slow ones first
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: help demo test quick lint faults bench clean
+.PHONY: help demo test long quick lint faults bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,10 +36,13 @@ demo: $(RUN_STAMP)
 test: lint
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	    echo "make: no Chromium here: the test that opens the pages in a browser is left out (apt-get install chromium)"
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not long"
+
+long: $(DEV_STAMP)
+	@$(BIN)/python -m pytest $(PARALLEL) -m long
 
 quick: lint
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow" $$($(BIN)/python -m tests.changed)
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not long" $$($(BIN)/python -m tests.changed)
 
 lint: $(DEV_STAMP)
 	@$(BIN)/python -m ruff check .

@@ -66,6 +66,12 @@ def blocks(*ids: int, shape: tuple[int, int] = (24, 32)) -> NDArray[np.uint8]:
     return np.tile(np.asarray(ids, np.uint8)[stripes], (shape[0], 1))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files with slow tests first: with two workers the last file to start then is a short one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def make_mask() -> Callable[..., NDArray[np.uint8]]:
     """`make_mask(0, 3, 255, shape=(24, 32))`: vertical stripes of these raw ids."""

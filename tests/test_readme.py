@@ -132,7 +132,7 @@ def test_targets_of_make_exist(page: Path) -> None:
 
 def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
     assert "\nmake test" in "".join(code_blocks(README, "sh"))
-    assert Path(".ci/run").read_text(encoding="utf-8").splitlines()[-2] == "make test"
+    assert "make test" in Path(".ci/run").read_text(encoding="utf-8").splitlines()
 
 
 def test_messages_of_troubleshooting_are_those_of_the_code() -> None:

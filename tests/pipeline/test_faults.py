@@ -1,4 +1,4 @@
-"""The short form of the fault injection suite, see tests/faults/; `make faults` runs the long one."""
+"""The short form of the fault injection suite, see tests/faults/; `make long` runs it, `make faults` the whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 

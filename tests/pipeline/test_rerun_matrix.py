@@ -490,6 +490,7 @@ def test_code_that_makes_no_results_reruns_nothing(checkout: Checkout) -> None:
     assert checkout.stale() == {}
 
 
+@pytest.mark.long
 def test_a_changed_constant_reruns_its_stage_and_what_then_differs(checkout: Checkout) -> None:
     first = "from __future__ import annotations"
     checkout.edit("stages/pages/report.py", first, f"{first}\n\nA = 1")

@@ -38,7 +38,7 @@ def contents(folder: Path, stage: str, workers: int, threads: int, shard_size: i
     return {manifest["stage"]: manifest["content"] for manifest in manifests}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_threads_and_shards_change_no_byte(tmp_path: Path) -> None:
     first = contents(tmp_path / "one", *ONE_WORKER)
     for name, way in OTHERS.items():

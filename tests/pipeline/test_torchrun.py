@@ -120,6 +120,7 @@ def test_a_batch_that_cannot_be_shared_is_said_once(alone: Path) -> None:
     assert not silent
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("receiver", [0, 1])
 def test_a_signal_to_one_process_saves_the_step_and_ends_both(alone: Path, receiver: int) -> None:
     job = Job(alone, "train.steps=100000", "train.checkpoint_every=100000", f"train.seed={receiver + 2}")
@@ -132,6 +133,7 @@ def test_a_signal_to_one_process_saves_the_step_and_ends_both(alone: Path, recei
     assert read_progress(path.parent)[0] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_takes_the_other_with_it(alone: Path, victim: int) -> None:
     job = Job(alone, "train.steps=100000", f"train.seed={victim}")
