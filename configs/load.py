@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 from split_matching.configs.class_files import is_class_file
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.schema import Config
-from split_matching.configs.section import Section, is_identity, is_runtime
+from split_matching.configs.section import Section
 from split_matching.configs.strict_yaml import parse_value, read_mapping, shorten
 from split_matching.configs.user_path import user_path
 from split_matching.environment import default_artifacts, home
@@ -43,6 +43,16 @@ def load_config(
     overrides: Sequence[str] = (),
     taken: Mapping[str, Any] | None = None,
 ) -> Config:
+    """Build and check the config of one run; see `load_with_origins`."""
+    return load_with_origins(dataset, set_files, overrides, taken)[0]
+
+
+def load_with_origins(
+    dataset: str,
+    set_files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    taken: Mapping[str, Any] | None = None,
+) -> tuple[Config, dict[str, str]]:
     """Build and check the config of one run.
 
     Args:
@@ -52,7 +62,7 @@ def load_config(
         taken: values laid over those of the data set first: the settings of a decoder that was trained elsewhere.
 
     Returns:
-        The frozen config.
+        The frozen config; and by dotted path, e.g. "train.lr", the file or option that set a field last.
 
     Raises:
         ConfigError: unknown data set, unknown key, invalid value, or a file that is missing or broken.
@@ -70,7 +80,7 @@ def load_config(
         layers.add(_parse_override(override), "--set")
     config = layers.resolve()
     _check_classes(config)
-    return config
+    return config, layers.origins
 
 
 def dataset_name(dataset: str) -> str:
@@ -111,28 +121,6 @@ def restore(values: Mapping[str, Any]) -> Config:
         raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {_format_reason(first)}") from None
 
 
-def describe(config: Config) -> str:
-    """Return the config as YAML, each value explained; a file of this text is a valid `--set-file`.
-
-    Args:
-        config: a resolved config.
-
-    Returns:
-        YAML text that ends with a newline. Runtime values, which change no result, are marked. What says where weights
-        lie is not: other weights give another result.
-    """
-    lines: list[str] = []
-    for name, info in Config.model_fields.items():
-        value = getattr(config, name)
-        if not isinstance(value, Section):
-            lines.append(_describe_field(name, value, info))
-            continue
-        lines += ["", f"# {(type(value).__doc__ or '').splitlines()[0]}", f"{name}:"]
-        for key, field in type(value).model_fields.items():
-            lines.append("  " + _describe_field(key, getattr(value, key), field))
-    return "\n".join(lines) + "\n"
-
-
 class _Layers:
     """Values merged so far, and where each came from."""
 
@@ -166,7 +154,7 @@ class _Layers:
             path = prefix + key
             field = model.model_fields.get(key)
             if field is None:
-                raise ConfigError(f"{source}: unknown key {path}; {_suggest(path)}")
+                raise ConfigError(f"{source}: unknown key {path}; {suggest(path)}")
             section = field.annotation
             if isinstance(section, type) and issubclass(section, Section):
                 if value is not None and not isinstance(value, Mapping):
@@ -196,7 +184,7 @@ class _Layers:
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         if known:
             source = self.origins[known[0]]
-            value = _format_value(first["input"])
+            value = format_value(first["input"])
             return f"{source}: {path} is {value}: {_format_reason(first)}; change it or leave it out{more}"
         # A rule over several fields, of one section or (without a path) of several: name every layer that set one of
         # them. The message of a rule over sections names its fields.
@@ -224,7 +212,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         layer = {key: layer}
     else:
         return dict(layer)
-    raise ConfigError(f"--set: unknown key {path.strip()}; {_suggest(path.strip())}")
+    raise ConfigError(f"--set: unknown key {path.strip()}; {suggest(path.strip())}")
 
 
 def _convert(path: str, value: Any, field: FieldInfo, source: str) -> Any:
@@ -233,9 +221,7 @@ def _convert(path: str, value: Any, field: FieldInfo, source: str) -> Any:
     if isinstance(value, bool) and bool not in types:
         # The schema would read `yes` as the number 1.
         expected = _name_types(types)
-        raise ConfigError(
-            f"{source}: {path} is {_format_value(value)}: expected {expected}; quote the word if meant so"
-        )
+        raise ConfigError(f"{source}: {path} is {format_value(value)}: expected {expected}; quote the word if meant so")
     if Path in types and isinstance(value, str):
         return user_path(value)  # a shell leaves the ~ of `data.root=~/voc` alone
     if str in types and isinstance(value, int | float):
@@ -258,15 +244,15 @@ def _name_types(types: set[Any]) -> str:
 
 
 def _is_section(keys: Sequence[str]) -> bool:
-    return ".".join(keys) in {path.rpartition(".")[0] for path in _list_paths()}
+    return ".".join(keys) in {path.rpartition(".")[0] for path in list_paths()}
 
 
 def _is_field(keys: Sequence[str]) -> bool:
-    return ".".join(keys) in set(_list_paths()) and not _is_section(keys)
+    return ".".join(keys) in set(list_paths()) and not _is_section(keys)
 
 
-def _list_paths() -> list[str]:
-    """Return every dotted path of the schema, sections and fields."""
+def list_paths() -> list[str]:
+    """Return every dotted path of the schema, sections and fields, in its order."""
     paths: list[str] = []
     for name, field in Config.model_fields.items():
         paths.append(name)
@@ -275,10 +261,10 @@ def _list_paths() -> list[str]:
     return paths
 
 
-def _suggest(path: str) -> str:
-    """Say what an unknown key was probably meant to be: a neighbour, the same name elsewhere, or any similar path."""
+def suggest(path: str) -> str:
+    """Say what an unknown setting was probably meant to be: a neighbour, a namesake elsewhere, or any similar path."""
     parent, _, name = path.rpartition(".")
-    known = _list_paths()
+    known = list_paths()
     siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
     namesakes = [key for key in known if key.rpartition(".")[2] == name]
     return (
@@ -295,7 +281,7 @@ def _format_reason(detail: ErrorDetails) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as YAML on one line."""
     if isinstance(value, Path):
         value = str(value)
@@ -309,11 +295,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, str | int | float)
-
-
-def _describe_field(name: str, value: Any, field: FieldInfo) -> str:
-    note = "runtime, changes no result: " if is_runtime(field) and not is_identity(field) else ""
-    return f"{name}: {_format_value(value)}  # {note}{field.description or ''}".rstrip()
 
 
 def _check_classes(config: Config) -> None:

@@ -7,9 +7,9 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from split_matching.configs.load import load_config
+from split_matching.configs.load import load_with_origins
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, did_you_mean
 from split_matching.pipeline import stages
@@ -21,20 +21,18 @@ RUNTIME_OPTIONS = ("workers", "scheduler", "artifacts", "device")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors of one line."""
+    """argparse with errors of one line, and without abbreviations: `--image` is not `--images`."""
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
-def add_config_options(parser: argparse.ArgumentParser, set_file: str = "a YAML file laid over the data set's") -> None:
-    """Add the options that choose the config and the cache.
-
-    Args:
-        parser: the parser of a verb.
-        set_file: what the files of `--set-file` are to this verb.
-    """
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the config and the cache; they mean the same to every verb."""
     add = parser.add_argument_group("config and cache").add_argument
     parser.set_defaults(images=None, trained_on=None)
     add(
@@ -51,12 +49,44 @@ def add_config_options(parser: argparse.ArgumentParser, set_file: str = "a YAML 
         metavar="KEY=VALUE",
         help="change a config value, e.g. train.steps=500; the verb `config` lists them",
     )
-    add("--set-file", action="extend", nargs="+", type=Path, default=[], metavar="FILE", help=set_file)
+    add(
+        "--set-file",
+        action="extend",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="YAML files laid over the data set's, later ones win",
+    )
+    add("--artifacts", type=parse_folder, metavar="DIR", help="folder of the cache (runtime.artifacts)")
+    add("--debug", action="store_true", help="print tracebacks, and luigi's log")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a verb that runs stages."""
+    add_device_option(parser)
+    add = parser.add_argument
     add("--workers", type=int, metavar="N", help="processes that work at the same time (runtime.workers)")
     add("--scheduler", metavar="HOST:PORT", help="a luigid that several machines share (runtime.scheduler)")
-    add("--artifacts", type=parse_folder, metavar="DIR", help="folder of the cache (runtime.artifacts)")
-    add("--device", choices=("auto", "cpu", "cuda"), help="where CLIP and the decoder run (runtime.device)")
-    add("--debug", action="store_true", help="print tracebacks, and luigi's log")
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`, for a verb that computes with CLIP or a decoder."""
+    choices = ("auto", "cpu", "cuda")
+    parser.add_argument("--device", choices=choices, help="where CLIP and the decoder run (runtime.device)")
+
+
+def add_variants_option(parser: argparse.ArgumentParser, use: str) -> None:
+    """Add `--variants`; `use` says what the verb does with the variants."""
+    parser.add_argument(
+        "--variants",
+        action="extend",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help=f"YAML files, each laid over the config by itself: a variant, named by its file; {use}",
+    )
 
 
 def add_images_option(parser: argparse.ArgumentParser) -> None:
@@ -81,12 +111,19 @@ def add_log_option(parser: argparse.ArgumentParser) -> None:
 
 def load_options_config(options: argparse.Namespace) -> Config:
     """Return the config that the options of `add_config_options` ask for."""
+    return load_options_with_origins(options)[0]
+
+
+def load_options_with_origins(options: argparse.Namespace) -> tuple[Config, dict[str, str]]:
+    """Return the config that the options ask for, and by path what set each field."""
     overrides, taken = overrides_of(options), None
     if options.trained_on:
         from split_matching.pipeline.trained_on import take_over
 
         taken = take_over(options.trained_on, overrides)
-    return with_user_threads(load_config(options.dataset, options.set_file, overrides, taken))
+    config, origins = load_with_origins(options.dataset, options.set_file, overrides, taken)
+    found = with_user_threads(config)
+    return found, origins if found is config else {**origins, "runtime.threads": "OMP_NUM_THREADS"}
 
 
 def with_user_threads(config: Config) -> Config:
@@ -108,7 +145,7 @@ def load_plan(options: argparse.Namespace) -> Plan:
 
 def overrides_of(options: argparse.Namespace) -> list[str]:
     """Return `--set` and the options that are short forms of config values, as overrides."""
-    values = {name: getattr(options, name) for name in RUNTIME_OPTIONS}
+    values = {name: getattr(options, name, None) for name in RUNTIME_OPTIONS}
     # JSON is YAML, so that any path survives
     short = [f"runtime.{name}={json.dumps(value)}" for name, value in values.items() if value is not None]
     images = [] if options.images is None else [f"data.images={json.dumps(options.images)}"]

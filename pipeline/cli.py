@@ -7,18 +7,20 @@ cache is damaged, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from split_matching.cache.disk_errors import explain_disk_error
-from split_matching.environment import command, explain_missing_package
+from split_matching.environment import INSTALLED, command, explain_missing_package, version
 from split_matching.errors import ConfigError, UserError, one_line
 from split_matching.pipeline import stages as stages_module
 from split_matching.pipeline.arguments import Parser, check_name
-from split_matching.pipeline.run.run_log import note_of
+from split_matching.pipeline.run.run_log import find_commit, list_versions, note_of
 from split_matching.pipeline.run.torchrun import TRAINING, run_together
 from split_matching.pipeline.verbs import (
     ablate,
@@ -83,6 +85,7 @@ EXAMPLES = (
     "ClusterPseudoMasks --dataset shapes --images train_000001,train_000002",
     "Evaluate --dataset voc --set data.root=/data train.steps=5000 --workers 4",
     "plan Report --dataset shapes --set pseudo_masks.merge=0.8",
+    "--print-completion bash > ~/.local/share/bash-completion/completions/split-matching",
 )
 
 
@@ -147,14 +150,54 @@ def _run(arguments: list[str]) -> int:
     return VERBS[options.verb].run(options) if options.verb in VERBS else stage.run(options)
 
 
-def build_parser() -> Parser:
-    """Return the parser of all stages and verbs."""
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Wraps paragraphs to the terminal; lists and examples, which are indented, stay as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        for is_text, group in itertools.groupby(text.splitlines(), lambda line: line[:1].strip() != ""):
+            block = list(group)
+            lines += textwrap.wrap(" ".join(block), width) if is_text else block
+        return "\n".join(lines)
+
+
+class _ShowVersion(argparse.Action):
+    """Prints the versions of the code and of what results depend on, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """See argparse.Action."""
+        commit = find_commit()
+        print(f"split-matching {version()}{commit and f', commit {commit}'}", *list_versions(), sep="\n")
+        parser.exit()
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints the script that completes commands in a shell, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: object, shell: Any, option: Any = None) -> None:
+        """See argparse.Action."""
+        from split_matching.pipeline.completion import completion_script
+
+        print(completion_script(build_parser(INSTALLED), shell))
+        parser.exit()
+
+
+def build_parser(program: str = "") -> Parser:
+    """Return the parser of all stages and verbs.
+
+    Args:
+        program: what a user types before a stage or verb; "" for what was typed now.
+    """
     parser = Parser(
-        prog=command(),
+        prog=program or command(),
         description=DESCRIPTION,
         epilog=_epilog(EXIT_CODES, EXAMPLES),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print versions and commit")
+    shells = ("bash", "zsh")
+    completion = "print a script that completes names, options and settings"
+    parser.add_argument("--print-completion", action=_PrintCompletion, choices=shells, metavar="SHELL", help=completion)
     parsers = parser.add_subparsers(dest="verb", metavar="STAGE or VERB", required=True, title="stages and verbs")
     for member in stages_module.STAGES:
         stage.add_arguments(
@@ -163,7 +206,7 @@ def build_parser() -> Parser:
                 help=member.makes,
                 description=f"Makes {member.makes}, and whatever that needs.\n{stage.DESCRIPTION}",
                 epilog=_epilog(stage.EXIT_CODES, stage.examples(member.__name__)),
-                formatter_class=argparse.RawDescriptionHelpFormatter,
+                formatter_class=_Help,
             ),
             member.__name__,
         )
@@ -174,7 +217,7 @@ def build_parser() -> Parser:
                 help=verb.HELP,
                 description=verb.DESCRIPTION.strip(),
                 epilog=_epilog(verb.EXIT_CODES, verb.EXAMPLES),
-                formatter_class=argparse.RawDescriptionHelpFormatter,
+                formatter_class=_Help,
             )
         )
     return parser

@@ -5,12 +5,16 @@ Imports only the standard library, as it runs when nothing else can be imported.
 
 from __future__ import annotations
 
+import importlib.metadata
 import shlex
 import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 """The folder of run_pipeline.py, or site-packages for an installed package."""
+
+INSTALLED = "split-matching"
+"""The command of the installed package."""
 
 
 def is_checkout() -> bool:
@@ -20,8 +24,16 @@ def is_checkout() -> bool:
 
 def command() -> str:
     """Return what a user types before the name of a stage or verb."""
-    installed = Path(sys.argv[0]).name == "split-matching" or not is_checkout()
-    return "split-matching" if installed else "python run_pipeline.py"
+    installed = Path(sys.argv[0]).name == INSTALLED or not is_checkout()
+    return INSTALLED if installed else "python run_pipeline.py"
+
+
+def version() -> str:
+    """Return the version of the package; "unknown" where it runs from a checkout that was not installed."""
+    try:
+        return importlib.metadata.version(INSTALLED)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def home() -> Path:

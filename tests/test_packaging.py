@@ -164,6 +164,6 @@ def test_a_package_that_is_missing_later_is_one_line_too(
     def fail(*_: object) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr("split_matching.pipeline.arguments.load_config", fail)
+    monkeypatch.setattr("split_matching.pipeline.arguments.load_with_origins", fail)
     assert main(["config"]) == code
     assert said in capsys.readouterr().err

@@ -17,7 +17,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -126,18 +126,20 @@ def _describe(plan: Plan, command: str) -> Iterator[str]:
     for member in plan.closure(wanted[0]) if wanted else plan.stages.values():
         with contextlib.suppress(UserError):
             yield f"key of {member.command}: {member.key}"
-    if commit := _commit():
+    if commit := find_commit():
         yield f"commit: {commit}"
-    yield f"versions: python {platform.python_version()}, {', '.join(_versions(PACKAGES))}"
+    yield f"versions: {', '.join(list_versions())}"
 
 
-def _versions(packages: Sequence[str]) -> Iterator[str]:
-    for name in packages:
+def list_versions() -> Iterator[str]:
+    """Yield the names and versions of Python and of the packages that a result depends on."""
+    yield f"python {platform.python_version()}"
+    for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             yield f"{name} {importlib.metadata.version(name)}"
 
 
-def _commit() -> str:
+def find_commit() -> str:
     """Return the commit of the checkout, with a word on edits since; "" without git."""
     if not (CHECKOUT / ".git").exists():
         return ""

@@ -23,6 +23,8 @@ from split_matching.environment import command
 from split_matching.pipeline.arguments import (
     add_config_options,
     add_log_option,
+    add_run_options,
+    add_variants_option,
     overrides_of,
     parse_output_folder,
     parse_positive,
@@ -53,8 +55,9 @@ runs. Without --folds, the table has a second part with these gammas.
 EXIT_CODES = """0 all runs are in the table, 1 some run failed (the others are in the table), 2 wrong usage or config
 and 3 data or weights missing (nothing was run), 130 interrupted (the same command continues from there)"""
 EXAMPLES = (
-    "ablate --dataset shapes --set-file configs/ablations/*.yaml --folds 3",
-    "ablate --dataset shapes --set-file configs/ablations/*.yaml --seeds 5",
+    "ablate --dataset shapes --variants configs/ablations/*.yaml --folds 3",
+    "ablate --dataset shapes --variants configs/ablations/*.yaml --seeds 5",
+    "ablate --dataset shapes --variants configs/ablations/single.yaml --set-file configs/schedules/shapes-4x.yaml",
 )
 SEEDS = 5
 SEEDS_ON_FOLDS = 1
@@ -62,18 +65,11 @@ SEEDS_ON_FOLDS = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ablate`."""
-    add_config_options(parser, "YAML files, each a variant: laid over the data set's config, named by the file")
+    add_config_options(parser)
+    add_run_options(parser)
     add_log_option(parser)
+    add_variants_option(parser, "each has a row of the table")
     add = parser.add_argument
-    add(
-        "--base",
-        action="extend",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="YAML files laid under every variant and the default, e.g. a longer schedule",
-    )
     add(
         "--seeds",
         type=parse_positive,
@@ -110,8 +106,8 @@ def run(options: argparse.Namespace) -> int:
     on_folds = options.folds is not None
     request = Request(
         dataset=options.dataset,
-        base=tuple(options.base),
-        variants=tuple(options.set_file),
+        base=tuple(options.set_file),
+        variants=tuple(options.variants),
         overrides=tuple(overrides_of(options)),
         seeds=options.seeds or (SEEDS_ON_FOLDS if on_folds else SEEDS),
         on_folds=on_folds,

@@ -15,7 +15,13 @@ from split_matching.cache.running import claimed_folders, hold_cache
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, CorruptError, UserError
-from split_matching.pipeline.arguments import add_config_options, load_plan, overrides_of, parse_natural
+from split_matching.pipeline.arguments import (
+    add_config_options,
+    add_variants_option,
+    load_plan,
+    overrides_of,
+    parse_natural,
+)
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import format_count, format_size
@@ -24,8 +30,8 @@ DAY = 86400.0  # seconds
 
 HELP = "remove what no known config reaches; shows sizes, and asks"
 DESCRIPTION = """
-Removes what no known config reaches. Known configs are all in configs/, and the given one with its --set: without
---set-file, with each file alone, and with all of them. Of the other artifacts the newest of each stage are kept
+Removes what no known config reaches. Known configs are all in configs/, the given one with its --set and --set-file,
+and each of its --variants. Of the other artifacts the newest of each stage are kept
 (--keep), with what they were made from, and of a data set that no known config names at least one. Other data sets
 than the given one are left alone without --all. Files that a killed process left are removed as well, and unfinished
 builds that nobody has written to for a day and that no known config continues. Never removed: what a running process
@@ -33,7 +39,7 @@ makes or reads, what an unfinished build reads, and the artifacts of a stage who
 files are not there.
 """
 EXIT_CODES = "0 done, or nothing to do, 2 wrong usage or config, or nobody to ask"
-EXAMPLES = ("gc --dataset shapes --set-file configs/ablations/*.yaml --keep 5 --dry-run",)
+EXAMPLES = ("gc --dataset shapes --variants configs/ablations/*.yaml --keep 5 --dry-run",)
 
 Place = tuple[str, str]
 """Data set and name."""
@@ -42,6 +48,7 @@ Place = tuple[str, str]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `gc`."""
     add_config_options(parser)
+    add_variants_option(parser, "what they reach is kept")
     parser.add_argument(
         "--keep",
         type=parse_natural,
@@ -57,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Decide what to remove, ask, and remove it."""
     plan = load_plan(options)
-    layers = [[], *([file] for file in options.set_file)]
-    variants = [load_config(options.dataset, files, overrides_of(options)) for files in layers]
+    overrides = overrides_of(options)
+    variants = [load_config(options.dataset, [*options.set_file, file], overrides) for file in options.variants]
     dataset = "" if options.all else plan.config.dataset
     return collect_garbage(
         plan, [plan.config, *variants], options.keep, dataset, dry_run=options.dry_run, yes=options.yes

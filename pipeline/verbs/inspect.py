@@ -13,6 +13,7 @@ from split_matching.configs.slices import build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError
 from split_matching.pipeline.arguments import (
     add_config_options,
+    add_device_option,
     add_images_option,
     load_plan,
     parse_output_file,
@@ -68,6 +69,7 @@ READS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `inspect`."""
     add_config_options(parser)
+    add_device_option(parser)
     add_images_option(parser)
     add = parser.add_argument
     add("kind", choices=tuple(NEEDS), metavar="KIND", help=f"one of {', '.join(NEEDS)}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from split_matching.cache.entry import State
 from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan, parse_stage
 from split_matching.pipeline.nearest import find_nearest
 from split_matching.pipeline.plan import Stage
+from split_matching.pipeline.terminal import print_rows
 from split_matching.pipeline.text import WAIT, describe_state, format_count, format_duration
 
 HELP = "what a stage would run, why, and how long it took before; a dry run"
@@ -36,7 +38,12 @@ def run(options: argparse.Namespace) -> int:
     stage = load_plan(options).stage(options.stage)
     if options.force:
         stage = stage.plan.superseding(stage.name)[stage.name]
-    print(plan_json(stage) if options.json else "\n".join(plan_lines(stage)))
+    if options.json:
+        print(plan_json(stage))
+        return 0
+    planned = plan_stages(stage)
+    print_rows([(member.stage.command, str(member)) for member in planned])
+    print(_total(planned))
     return 0
 
 
@@ -90,17 +97,15 @@ def _shards_to_make(stage: Stage, state: State) -> int:
     return sum(len(digests) for digests in shards.values())
 
 
-def plan_lines(stage: Stage) -> list[str]:
-    """Return what a run of a stage would do, and why: a line for every stage on the way, and a total."""
-    planned = plan_stages(stage)
-    width = max(len(member.stage.command) for member in planned)
+def _total(planned: Sequence[PlannedStage]) -> str:
+    """Say how many stages would run, and how long they took before."""
     runs = [member for member in planned if not member.state.fresh]
     known = [member.seconds for member in runs if member.seconds is not None]
     total = f"{len(runs)} of {len(planned)} stages would run" if runs else "nothing would run"
     if known:
         which = "they" if len(known) == len(runs) else f"{len(known)} of them"
         total += f"; {which} took {format_duration(sum(known))} before"
-    return [*(f"{member.stage.command:<{width}}  {member}" for member in planned), total]
+    return total
 
 
 def plan_json(stage: Stage) -> str:

@@ -14,6 +14,7 @@ from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, one_line
 from split_matching.pipeline.arguments import (
     add_config_options,
+    add_device_option,
     add_images_option,
     add_log_option,
     config_arguments,
@@ -39,8 +40,8 @@ trained, fresh run of the config, or --decoder.
 EXIT_CODES = """0 all images are labelled, 2 wrong usage, names or config, 3 no trained run, no image, or some image
 could not be read (the others are labelled)"""
 EXAMPLES = (
-    'predict --dataset voc --image photos/ --classes "dog, sofa, traffic cone" --out labelled/',
-    "predict --decoder decoder.safetensors --image street.jpg --classes names.txt --out labelled/",
+    'predict --dataset voc --input photos/ --classes "dog, sofa, traffic cone" --out labelled/',
+    "predict --decoder decoder.safetensors --input street.jpg --classes names.txt --out labelled/",
 )
 ENDINGS = ", ".join(FILE_ENDINGS)
 WEIGHTS = "clip.weights="
@@ -49,11 +50,12 @@ WEIGHTS = "clip.weights="
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `predict`."""
     add_config_options(parser)
+    add_device_option(parser)
     add_images_option(parser)
     add_log_option(parser)
     add = parser.add_argument
     add(
-        "--image",
+        "--input",
         nargs="+",
         required=True,
         metavar="PATH",
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     set_threads(plan.config.runtime, alone=True)
     with keep_log(plan, options.verb, options.log_level):
         segmenter = _load_exported(plan, options) if options.decoder else segmenter_of(plan, config_arguments(options))
-        lines, code = predict(segmenter, options.image, options.classes, options.out, options.quiet)
+        lines, code = predict(segmenter, options.input, options.classes, options.out, options.quiet)
         show(*lines)
     return code
 
@@ -93,13 +95,13 @@ def _load_exported(plan: Plan, options: argparse.Namespace) -> Segmenter:
 
 
 def predict(
-    segmenter: Segmenter, image: Sequence[str], classes: str, out: Path, quiet: bool = False
+    segmenter: Segmenter, inputs: Sequence[str], classes: str, out: Path, quiet: bool = False
 ) -> tuple[list[str], int]:
     """Label images, and all images of folders.
 
     Args:
         segmenter: the trained decoder.
-        image: files, folders or patterns.
+        inputs: files, folders or patterns.
         classes: see `read_names`.
         out: folder of the results.
         quiet: show no progress.
@@ -115,7 +117,7 @@ def predict(
 
     entries = read_names(classes)
     names = segmenter.add_prompts(entries)
-    photos = find_all_photos(image, out)
+    photos = find_all_photos(inputs, out)
     display = ProgressDisplay(["predict"], ["images"], quiet=quiet)
     display.start("predict", len(photos))
     complaints: list[str] = []

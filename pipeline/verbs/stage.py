@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from functools import partial
 
 from split_matching.configs.schema import Config
-from split_matching.pipeline.arguments import add_config_options, add_images_option, add_log_option, load_plan
+from split_matching.pipeline.arguments import (
+    add_config_options,
+    add_images_option,
+    add_log_option,
+    add_run_options,
+    load_plan,
+)
 from split_matching.pipeline.run.launch import Options, launch
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.stages.ground.context import Progress
@@ -20,17 +26,32 @@ EXIT_CODES = """0 fresh, 1 a stage failed, 2 wrong usage or config, 3 data or we
 damaged, 130 interrupted"""
 
 
+EXAMPLES = {
+    "RenderShapes": ("--dataset shapes --set shapes.train_scenes=200",),
+    "PretrainClip": ("--dataset shapes --set clip.weights=pretrain pretrain.steps=500",),
+    "PrepareDataset": ("--dataset voc --download", "--dataset voc --set data.root=/data"),
+    "EmbedText": ("--dataset voc --set clip.weights=/data/ViT-B-16.pt",),
+    "ExtractFeatures": ("--dataset voc_cached --workers 4", "--dataset shapes --images train_000001,val_000003"),
+    "ClusterPseudoMasks": ("--dataset shapes --set pseudo_masks.merge=0.8 --workers 2",),
+    "EmbedRegions": ("--dataset shapes --set regions.method=attention --workers 2",),
+    "TrainDecoder": ("--dataset shapes --set train.steps=300",),
+    "Evaluate": ("--dataset shapes --set evaluate.gamma=0.1", "--dataset voc --trained-on coco_stuff"),
+    "Report": (
+        "--dataset shapes --workers 2",
+        "--dataset voc --set data.root=/data --set-file configs/backbones/siglip.yaml",
+    ),
+}
+
+
 def examples(name: str) -> tuple[str, ...]:
     """Return examples for one stage."""
-    return (
-        f"{name} --dataset shapes --workers 2",
-        f"plan {name} --dataset shapes --set train.steps=300     what that would run",
-    )
+    return tuple(f"{name} {words}" for words in EXAMPLES.get(name, ("--dataset shapes",)))
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the arguments of a stage."""
     add_config_options(parser)
+    add_run_options(parser)
     add_images_option(parser)
     parser.add_argument("--force", action="store_true", help="make this one stage again even if it is fresh")
     parser.add_argument("--quiet", action="store_true", help="print only the path of the result")

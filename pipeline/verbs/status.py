@@ -10,6 +10,7 @@ from split_matching.cache.entry import State
 from split_matching.cache.files import folder_size
 from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan
 from split_matching.pipeline.plan import Plan, Stage
+from split_matching.pipeline.terminal import is_terminal, print_line, print_rows
 from split_matching.pipeline.text import describe_state, format_size
 
 HELP = "the state of every stage: fresh, stale (why), partial, missing or corrupt"
@@ -38,24 +39,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the states."""
     plan = load_plan(options)
-    print(status_json(plan) if options.json else "\n".join(status_lines(plan)))
+    if options.json:
+        print(status_json(plan))
+        return 0
+    folder = plan.root / plan.config.dataset
+    print_rows(status_rows(plan, folder if is_terminal() else None))
+    if is_terminal():
+        print_line(f"folders are below {folder}", "dim")
     return 0
 
 
-def status_lines(plan: Plan) -> list[str]:
-    """Return all stages as a tree, each with its state, the reason, its size on disk and its folder.
+def status_rows(plan: Plan, below: Path | None = None) -> list[tuple[str, str]]:
+    """Return all stages as a tree, and beside each its state, the reason, its size on disk and its folder.
 
     A stage is drawn below the last of the stages that it reads, so that all stages above it run before it.
+
+    Args:
+        plan: the plan of the config.
+        below: folder that the names of folders are relative to; None for whole paths.
     """
     states = plan.states()
-    drawn = _tree(plan)
-    width = max(len(branch) + len(plan[name].command) for name, branch in drawn.items())
-    lines = []
-    for name, branch in drawn.items():
-        size = size_on_disk(plan[name], states[name])
-        place = f", {format_size(size)}, {_place(plan[name], states[name])}" if size else ""
-        lines.append(f"{branch + plan[name].command:<{width}}  {describe_state(states[name])}{place}")
-    return lines
+    rows = []
+    for name, branch in _tree(plan).items():
+        size, place = size_on_disk(plan[name], states[name]), _place(plan[name], states[name])
+        where = place.relative_to(below) if below else place
+        more = f", {format_size(size)}, {where}" if size else ""
+        rows.append((branch + plan[name].command, f"{describe_state(states[name])}{more}"))
+    return rows
 
 
 def status_json(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from split_matching.configs.load import describe, known_datasets, load_config
+from split_matching.configs.load import known_datasets, load_config, load_with_origins
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError
 from tests.error_lines import error_line
@@ -188,20 +188,16 @@ def test_missing_and_unreadable_files(tmp_path):
     assert "UTF-8" in config_error(files=(latin,))
 
 
-# ---- describe ----
+# ---- origins ----
 
 
-def test_described_config_loads_as_itself(tmp_path):
-    config = load_config("voc", overrides=["train.lr=1e-5", "data.root=/data/voc", "text.templates=['a \"{}\": #1']"])
-    assert load_config("voc", [write(tmp_path, describe(config))]) == config
-
-
-def test_description_explains_every_field_and_marks_runtime():
-    lines = describe(load_config("voc")).splitlines()
-    by_key = {line.split(":")[0].strip(): line for line in lines if line.startswith("  ")}
-    assert "runtime" in by_key["shard_size"] and "Images a shard." in by_key["shard_size"]
-    assert "runtime" not in by_key["merge"]
-    assert all("  # " in line for line in by_key.values())
+def test_every_value_has_the_origin_that_set_it_last(tmp_path):
+    file = write(tmp_path, "train: {steps: 7, batch: 2}\nclip: {weights: random}\n")
+    config, origins = load_with_origins("shapes", [file], ["train.batch=4"])
+    assert (config.train.steps, config.train.batch, config.train.lr) == (7, 4, 2e-3)
+    expected = {"train.steps": str(file), "train.batch": "--set", "train.lr": "configs/shapes.yaml"}
+    assert {path: origins[path] for path in expected} == expected
+    assert "train.seed" not in origins
 
 
 # ---- the schema ----
@@ -222,12 +218,3 @@ def test_reading_a_config_needs_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_only_what_changes_no_result_is_called_so() -> None:
-    lines = {line.split(":")[0].strip(): line for line in describe(load_config("shapes")).splitlines() if ":" in line}
-    marked = {name for name, line in lines.items() if "changes no result" in line}
-    assert {"workers", "shard_size", "artifacts"} <= marked
-    assert not marked & {"weights", "steps", "k"}
-    clip = describe(load_config("shapes")).split("\nclip:\n")[1].split("\n\n")[0]
-    assert "seed: " in clip and "changes no result" not in clip

@@ -119,10 +119,10 @@ def test_base_files_lie_under_all_variants(tmp_path, variants, ran) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set-file", "none.yaml"], "none.yaml: no such file"),
-        (["--set-file", "{tmp}/a/x.yaml", "{tmp}/b/x.yaml"], "'x' is already the name of another variant"),
-        (["--set-file", "{tmp}/default.yaml"], "'default' is already the name of the data set's own config"),
-        (["--set-file", "{tmp}/wrong.yaml"], "unknown key train.stepz"),
+        (["--variants", "none.yaml"], "none.yaml: no such file"),
+        (["--variants", "{tmp}/a/x.yaml", "{tmp}/b/x.yaml"], "'x' is already the name of another variant"),
+        (["--variants", "{tmp}/default.yaml"], "'default' is already the name of the data set's own config"),
+        (["--variants", "{tmp}/wrong.yaml"], "unknown key train.stepz"),
         (["--set", "train.seed=3"], "--set train.seed: it is set for every run here"),
         (["--seeds", "0"], "argument --seeds: 0 is not at least 1"),
         (["--name", "../x"], "--name '../x': expected a plain word"),
@@ -225,7 +225,7 @@ def count(artifacts: Path, slug: str) -> int:
 def test_nothing_that_does_not_differ_runs_twice(tmp_path, variants, capsys) -> None:
     no_cls = variant(tmp_path, "no_cls", "regions: {method: mean}")
     files = [str(path) for path in (no_cls, *variants[1:])]
-    arguments = ["ablate", "--artifacts", str(tmp_path), "--seeds", "2", "--set", *REAL, "--set-file", *files]
+    arguments = ["ablate", "--artifacts", str(tmp_path), "--seeds", "2", "--set", *REAL, "--variants", *files]
     assert main(arguments) == 0
     # default and twin are the same; single differs in training alone, no_cls from the regions on
     made = {slug: count(tmp_path, slug) for slug in ("shapes", "dataset", "features", "text", "pseudo_masks")}

@@ -150,7 +150,7 @@ def test_folds_are_blind_to_unseen_classes(tmp_path: Path) -> None:
     tables, gammas, contents, weights = [], [], [], []
     for name, root in (("a", tree), ("b", relabel(tree, tmp_path / "changed", unseen))):
         place = ["--artifacts", str(tmp_path / name), "--set", *REAL, "data.layout=voc", f"data.root={root}"]
-        assert main(["ablate", *place, "--base", str(base), "--set-file", str(lighter), "--folds", "2"]) == 0
+        assert main(["ablate", *place, "--set-file", str(base), "--variants", str(lighter), "--folds", "2"]) == 0
         folder = tmp_path / name / "shapes"
         table = json.loads((folder / "folds" / "main" / "table.json").read_text())
         tables.append([table["sections"], [run["metrics"] for run in table["runs"]]])

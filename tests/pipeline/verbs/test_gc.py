@@ -44,7 +44,7 @@ def test_gc_keeps_what_the_config_reaches_and_the_newest_others(project: Toy) ->
     assert cached(project) == reached
 
 
-def test_gc_keeps_what_each_set_file_reaches(project: Toy) -> None:
+def test_gc_keeps_what_each_variant_reaches(project: Toy) -> None:
     project.run("Page")
     reached = cached(project)
     made = three_more_totals(project)
@@ -52,8 +52,10 @@ def test_gc_keeps_what_each_set_file_reaches(project: Toy) -> None:
     for steps in (1, 2):
         files.append(project.folder / f"steps{steps}.yaml")
         files[-1].write_text(f"train: {{steps: {steps}}}\n")
-    project.run("gc", "--yes", "--keep", "0", "--set-file", *map(str, files))
+    project.run("gc", "--yes", "--keep", "0", "--variants", *map(str, files))
     assert cached(project) == reached | set(made[:2])
+    project.run("gc", "--yes", "--keep", "0", "--set-file", *map(str, files))  # laid over each other: steps 2
+    assert cached(project) & set(made) == {made[1]}
 
 
 def test_gc_shows_sizes_and_removes_nothing_when_dry_or_not_asked(

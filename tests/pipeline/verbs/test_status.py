@@ -20,7 +20,7 @@ from split_matching.cache.keys import digest
 from split_matching.configs.load import load_config
 from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.stages import make_plan
-from split_matching.pipeline.verbs.status import status_lines
+from split_matching.pipeline.verbs.status import status_rows
 from tests import toy
 from tests.pipeline.toy_project import Toy
 
@@ -99,8 +99,8 @@ def test_status_asks_once_about_each_of_1000_shards(project: Toy, calls: list[st
     )
     artifact_of_many_shards(Plan(config, toy.TABLE)["squares"])
     calls.clear()
-    lines = status_lines(Plan(config, toy.TABLE))
-    assert "Squares" in lines[2] and "fresh, 1.0 kB" in lines[2]
+    lines = status_rows(Plan(config, toy.TABLE))
+    assert "Squares" in lines[2][0] and "fresh, 1.0 kB" in lines[2][1]
     about_shards = [path for path in calls if path.endswith(".h5")]
     assert len(about_shards) == SHARDS
     assert len(calls) < SHARDS + 300
