@@ -265,6 +265,7 @@ class Build:
                 "config": dict(self.recipe.config),
                 "code": dict(self.recipe.code),
                 "inputs": dict(self.recipe.inputs),
+                "upstream": dict(self.recipe.upstream),
                 "plan": {split: list(digests) for split, digests in self.shards.items()},
                 "force": self.force,
                 "files": files,

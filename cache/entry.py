@@ -42,6 +42,7 @@ class Recipe:
         config: the config values that the stage reads and that may change a result, as JSON.
         code: fingerprint by file, see `cache.code`.
         inputs: content digest by input, e.g. {"features/train": "9f86..."}; "" for one that is not there.
+        upstream: key of each stage that it builds on, e.g. {"features": "b28a..."}; for those who follow a result back.
     """
 
     stage: str
@@ -49,6 +50,7 @@ class Recipe:
     config: Mapping[str, Any] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    upstream: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

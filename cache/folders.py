@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from split_matching.cache.locks import LOCK, lock_all
 from split_matching.errors import ConfigError, CorruptError, DataError
 
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
+_PREFIX = re.compile(r"(\w+/)?[0-9a-f]{1,64}")
 _LEFTOVER = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}(\.partial)?\.[0-9a-f]{{8}}\.(old|new)")
 
 
@@ -65,24 +66,31 @@ def walk_folders(root: Path) -> Iterator[Folder]:
             yield Folder(path, "leftover")
 
 
-def find_artifact(root: Path, prefix: str) -> Artifact:
+def is_key(words: str) -> bool:
+    """Whether a user means a key by this: first digits of one, or `stage/digits`."""
+    return bool(_PREFIX.fullmatch(words))
+
+
+def find_artifact(root: Path, prefix: str, stages: Sequence[str] = ()) -> Artifact:
     """Return the artifact with a key.
 
     Args:
         root: folder of the cache.
         prefix: first digits of the key; `stage/digits` looks among the artifacts of one stage.
+        stages: the only stages to look at, by their folders; none for all.
 
     Raises:
         ConfigError: several keys begin so, or this is no key.
         DataError: no key does.
     """
     stage, _, start = prefix.rpartition("/")
-    if not re.fullmatch(r"[0-9a-f]{1,64}", start):
+    if not is_key(prefix):
         raise ConfigError(f"{prefix!r} is no key: expected hex digits, as `status` shows in the names of folders")
     found = [
         folder.artifact
         for folder in walk_folders(root)
-        if folder.artifact and folder.artifact.key.startswith(start) and stage in ("", folder.place[1])
+        if folder.artifact and folder.artifact.key.startswith(start)
+        if stage in ("", folder.place[1]) and (not stages or folder.place[1] in stages)
     ]
     if not found:
         raise DataError(f"no artifact in {root} has a key that begins with {start}: see `status`")

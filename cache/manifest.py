@@ -14,6 +14,7 @@ from typing import Any
 
 from split_matching.cache.artifact import split_of
 from split_matching.cache.keys import canonical_json
+from split_matching.environment import command_line, commit
 
 PACKAGES = ("numpy", "torch", "open_clip_torch", "h5py", "faiss-cpu", "faiss-gpu", "pillow", "scipy", "luigi")
 """Packages whose versions a manifest and a log name."""
@@ -50,7 +51,7 @@ def _split_content(shards: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """Return when and where the result is made: all of a manifest that may differ between two equal runs."""
+    """Return when, where and by which command a result is made: all that may differ between two equal runs."""
     return {"created": datetime.now(UTC).isoformat(timespec="milliseconds"), **_environment()}
 
 
@@ -60,4 +61,5 @@ def _environment() -> dict[str, Any]:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             packages[name] = importlib.metadata.version(name)
-    return {"host": platform.node(), "versions": {"python": platform.python_version(), **packages}}
+    versions = {"python": platform.python_version(), **packages}
+    return {"host": platform.node(), "commit": commit(), "command": command_line(), "versions": versions}

@@ -62,6 +62,12 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     add("--debug", action="store_true", help="print tracebacks, and luigi's log")
 
 
+def add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a verb that looks at the cache without any config."""
+    parser.add_argument("--artifacts", type=parse_folder, metavar="DIR", help="folder of the cache (runtime.artifacts)")
+    parser.add_argument("--debug", action="store_true", help="print tracebacks")
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a verb that runs stages."""
     add_device_option(parser)

@@ -20,7 +20,7 @@ from split_matching.environment import INSTALLED, command, explain_missing_packa
 from split_matching.errors import ConfigError, UserError, one_line
 from split_matching.pipeline import stages as stages_module
 from split_matching.pipeline.arguments import Parser, check_name
-from split_matching.pipeline.run.run_log import find_commit, list_versions, note_of
+from split_matching.pipeline.run.run_log import list_versions, note_of
 from split_matching.pipeline.run.torchrun import TRAINING, run_together
 from split_matching.pipeline.verbs import (
     ablate,
@@ -31,8 +31,10 @@ from split_matching.pipeline.verbs import (
     export,
     gc,
     inspect,
+    note,
     plan,
     predict,
+    runs,
     stage,
     status,
     verify,
@@ -68,6 +70,8 @@ VERBS: Mapping[str, Verb] = {
     "verify": verify,
     "check-data": check_data,
     "inspect": inspect,
+    "runs": runs,
+    "note": note,
     "diff": diff,
     "adopt": adopt,
     "gc": gc,
@@ -166,8 +170,8 @@ class _ShowVersion(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """See argparse.Action."""
-        commit = find_commit()
-        print(f"split-matching {version()}{commit and f', commit {commit}'}", *list_versions(), sep="\n")
+        found = commit()
+        print(f"split-matching {version()}{found and f', commit {found}'}", *list_versions(), sep="\n")
         parser.exit()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from split_matching.configs.load import known_datasets, list_paths
 from split_matching.pipeline.stages import STAGES
 
-FILES = {"artifacts", "classes", "decoder", "gammas", "input", "out", "set_file", "variants"}
+FILES = {"artifacts", "classes", "decoder", "gammas", "html", "input", "out", "set_file", "variants"}
 """Arguments that are files or folders, by their names in the parsed options."""
 
 

@@ -170,7 +170,8 @@ class Stage:
         for name, files in self.upstream.items():
             for file in files or ("",):
                 inputs[f"{name}/{file}".rstrip("/")] = self.plan[name].content_of(file)
-        return Recipe(self.command, self.version, self.slice.recorded_values(), self.code, inputs)
+        upstream = {name: self.plan[name].key for name in self.upstream}
+        return Recipe(self.command, self.version, self.slice.recorded_values(), self.code, inputs, upstream)
 
     @property
     def reads_raw_files(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where the code runs: from a checkout or installed, where its results go, and what to do when a package is missing.
+"""Where the code runs: from a checkout or installed, at which commit, by which command, and where its results go.
 
 Imports only the standard library, as it runs when nothing else can be imported.
 """
@@ -6,8 +6,10 @@ Imports only the standard library, as it runs when nothing else can be imported.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shlex
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -34,6 +36,28 @@ def version() -> str:
         return importlib.metadata.version(INSTALLED)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def command_line() -> str:
+    """Return what this process was started with, as one line for a shell."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """Return the commit of the checkout, with `-dirty` where files were edited since; "" without git."""
+    import subprocess
+
+    if not (CHECKOUT / ".git").exists():
+        return ""
+    words = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # it writes nothing into the user's checkout
+    try:
+        return subprocess.run(
+            words, capture_output=True, text=True, timeout=10, check=True, env=environment
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def home() -> Path:

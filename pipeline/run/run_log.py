@@ -15,14 +15,13 @@ import logging
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 from split_matching.cache.manifest import PACKAGES
-from split_matching.environment import CHECKOUT
+from split_matching.environment import commit
 from split_matching.errors import UserError
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import LOGGER
@@ -126,8 +125,8 @@ def _describe(plan: Plan, command: str) -> Iterator[str]:
     for member in plan.closure(wanted[0]) if wanted else plan.stages.values():
         with contextlib.suppress(UserError):
             yield f"key of {member.command}: {member.key}"
-    if commit := find_commit():
-        yield f"commit: {commit}"
+    if found := commit():
+        yield f"commit: {found}"
     yield f"versions: {', '.join(list_versions())}"
 
 
@@ -137,17 +136,6 @@ def list_versions() -> Iterator[str]:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             yield f"{name} {importlib.metadata.version(name)}"
-
-
-def find_commit() -> str:
-    """Return the commit of the checkout, with a word on edits since; "" without git."""
-    if not (CHECKOUT / ".git").exists():
-        return ""
-    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def _remove_old(folder: Path) -> None:

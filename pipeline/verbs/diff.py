@@ -1,62 +1,68 @@
-"""The verb `diff`: the differences between two artifacts."""
+"""The verb `diff`: the differences between two artifacts and all that they were made from."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.entry import KEY_LENGTH
-from split_matching.cache.folders import find_artifact
+from split_matching.cache.folders import find_artifact, is_key
 from split_matching.cache.keys import changed_names
+from split_matching.cache.lineage import trace
 from split_matching.pipeline.arguments import add_config_options, load_plan
-from split_matching.pipeline.plan import Plan
-from split_matching.pipeline.text import describe_change, flatten
+from split_matching.pipeline.known_runs import find_run, settings_of
+from split_matching.pipeline.text import describe_change
 
-HELP = "the differences between two artifacts: config, code, environment"
+HELP = "the differences between two runs or artifacts: settings, code, environment, results"
 DESCRIPTION = """
-Prints the differences between two artifacts: config, code, inputs, environment, and results. The first digits of a key
-are enough; STAGE-FOLDER/KEY, e.g. train/49ae, looks among those of one stage.
+Prints the differences between two artifacts and all that they were made from: settings, results, which stages differ,
+code and environment. The first digits of a key are enough; STAGE-FOLDER/KEY, e.g. train/49ae, looks among those of one
+stage; a run may be given by its name.
 """
 EXIT_CODES = "0 printed, 2 no key, or the first digits of several keys, 3 no such artifact"
-EXAMPLES = ("diff 2be83e14 97991bcb",)
+EXAMPLES = ("diff 2be83e14 97991bcb", "diff baseline wide")
+
+Behind = Mapping[str, Artifact]
+"""An artifact and all that it was made from, by stage, upstream first."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `diff`."""
     add_config_options(parser)
-    parser.add_argument("keys", nargs=2, metavar="KEY", help="hex digits, as in the names of folders")
+    parser.add_argument("keys", nargs=2, metavar="KEY", help="hex digits, as in the names of folders; or a run's name")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the differences."""
-    print(*compare(load_plan(options), *options.keys), sep="\n")
+    print(*compare(load_plan(options).root, *options.keys), sep="\n")
     return 0
 
 
-def compare(plan: Plan, first: str, second: str) -> list[str]:
-    """Return the differences between two artifacts as lines.
+def compare(root: Path, first: str, second: str) -> list[str]:
+    """Return the differences between two artifacts, and what they were made from, as lines.
 
     Args:
-        plan: names the cache.
-        first: first digits of a key.
-        second: first digits of another key.
+        root: folder of the cache.
+        first: first digits of a key, or the name of a run.
+        second: likewise.
 
     Raises:
-        UserError: a key names no artifact, or several.
+        UserError: it names no artifact, or several.
     """
-    before, after = find_artifact(plan.root, first), find_artifact(plan.root, second)
+    before, after = _find(root, first), _find(root, second)
     lines = [f"- {_title(before)}", f"+ {_title(after)}"]
     if before.path == after.path:
         return [*lines, "", "the same artifact"]
-    one, two = before.manifest, after.manifest
+    one, two = trace(before), trace(after)
     parts = {
-        "config": _changed_values(flatten(one["config"]), flatten(two["config"])),
-        "code": _changed_names(one["code"], two["code"]),
-        "inputs": _changed_names(one["inputs"], two["inputs"]),
-        "environment": _changed_values(_environment(one), _environment(two)),
-        "results": _changed_values(one["summary"], two["summary"]),
+        "settings": _changed_values(settings_of(one), settings_of(two)),
+        "results": list(_changed_results(one, two)),
+        "stages": list(_changed_stages(one, two)),
+        "code": _changed_code(one, two),
+        "environment": _changed_environment(one, two),
     }
     for name, found in parts.items():
         lines += ["", f"{name}: {'' if found else 'the same'}".rstrip(), *(f"  {line}" for line in found)]
@@ -64,20 +70,69 @@ def compare(plan: Plan, first: str, second: str) -> list[str]:
     return [*lines, "", f"contents: {'the same' if same else 'different'}"]
 
 
+def _find(root: Path, words: str) -> Artifact:
+    return find_artifact(root, words) if is_key(words) else find_run(root, words).artifact
+
+
 def _title(artifact: Artifact) -> str:
     manifest = artifact.manifest
     return f"{manifest['stage']} {artifact.key[:KEY_LENGTH]} ({manifest['dataset']}), made {manifest['created'][:19]}"
 
 
-def _environment(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {"host": manifest.get("host"), **manifest.get("versions", {})}
-
-
 def _changed_values(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return [f"{name}: {describe_change(before.get(name, 'none'), after.get(name, 'none'))}" for name in names]
+    return [
+        f"{name}: {describe_change(before.get(name, 'none'), after.get(name, 'none'))}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
 
 
-def _changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    sides = {name: "+" if name in after else "-" for name in before.keys() ^ after.keys()}
-    return [f"{name} (only in {sides[name]})" if name in sides else name for name in changed_names(before, after)]
+def _changed_results(one: Behind, two: Behind) -> Iterator[str]:
+    """Yield what stages of both found out that differs, those at the end first."""
+    for name in [name for name in reversed(list(two)) if name in one]:
+        before, after = one[name].summary, two[name].summary
+        for key in [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]:
+            yield f"{two[name].manifest['stage']} {key}: {_format_change(before.get(key), after.get(key))}"
+
+
+def _format_change(before: Any, after: Any) -> str:
+    """Return how a result changed, numbers with four digits and their difference."""
+    if isinstance(before, int | float) and isinstance(after, int | float):
+        return f"{before:.4g} -> {after:.4g} ({after - before:+.3g})"
+    return describe_change("none" if before is None else before, "none" if after is None else after)
+
+
+def _changed_stages(one: Behind, two: Behind) -> Iterator[str]:
+    """Yield which stages have another key or content, upstream first."""
+    for name in [*one, *(name for name in two if name not in one)]:
+        if name not in one or name not in two:
+            side, artifact = ("-", one[name]) if name in one else ("+", two[name])
+            yield f"{artifact.manifest['stage']} (only in {side})"
+        elif one[name].path != two[name].path:
+            keys = " -> ".join(behind[name].key[:KEY_LENGTH] for behind in (one, two))
+            same = " (the same contents)" if one[name].content == two[name].content else ""
+            yield f"{one[name].manifest['stage']} {keys}{same}"
+
+
+def _changed_code(one: Behind, two: Behind) -> list[str]:
+    """Return the files that differ in stages of both; one that only one of them runs is marked."""
+    changed: set[str] = set()
+    for name in one.keys() & two.keys():
+        before, after = one[name].manifest["code"], two[name].manifest["code"]
+        sides = {file: "+" if file in after else "-" for file in before.keys() ^ after.keys()}
+        changed |= {f"{f} (only in {sides[f]})" if f in sides else f for f in changed_names(before, after)}
+    return sorted(changed)
+
+
+def _changed_environment(one: Behind, two: Behind) -> list[str]:
+    """Return what differs in the circumstances of stages of both, and in which of them."""
+    changed: dict[str, list[str]] = {}
+    for name in [name for name in two if name in one and one[name].path != two[name].path]:
+        for line in _changed_values(*(_environment(behind[name].manifest) for behind in (one, two))):
+            changed.setdefault(line, []).append(two[name].manifest["stage"])
+    return [f"{line} ({', '.join(stages)})" for line, stages in sorted(changed.items())]
+
+
+def _environment(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    commit = str(manifest.get("commit") or "unknown")
+    return {"host": manifest.get("host"), "commit": commit[:12], **manifest.get("versions", {})}

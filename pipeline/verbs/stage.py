@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
+from split_matching.cache.notes import read_note, write_note
 from split_matching.configs.schema import Config
 from split_matching.pipeline.arguments import (
     add_config_options,
@@ -15,6 +17,8 @@ from split_matching.pipeline.arguments import (
     add_run_options,
     load_plan,
 )
+from split_matching.pipeline.known_runs import check_name
+from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run.launch import Options, launch
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.stages.ground.context import Progress
@@ -41,6 +45,8 @@ EXAMPLES = {
         "--dataset voc --set data.root=/data --set-file configs/backbones/siglip.yaml",
     ),
 }
+NAMED = {"TrainDecoder": "train", "Evaluate": "evaluate", "Report": "evaluate"}
+"""Stages that take a name for the run: the stage whose result is the run."""
 
 
 def examples(name: str) -> tuple[str, ...]:
@@ -56,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--force", action="store_true", help="make this one stage again even if it is fresh")
     parser.add_argument("--quiet", action="store_true", help="print only the path of the result")
     add_log_option(parser)
-    parser.set_defaults(download=False)
+    parser.set_defaults(download=False, name="")
+    if name in NAMED:
+        parser.add_argument("--name", default="", metavar="NAME", help="what to call the run, see `runs` and `note`")
     if name in ("Evaluate", "Report"):
         parser.add_argument(
             "--trained-on",
@@ -72,7 +80,20 @@ def run(options: argparse.Namespace) -> int:
     plan = load_plan(options)
     if options.download:
         download(plan.config, options.quiet)
+    if options.name:
+        name_run(plan[NAMED[options.verb]], options.name)
     return launch(plan.stage(options.verb), Options(options.force, options.debug, options.quiet, options.log_level))
+
+
+def name_run(stage: Stage, name: str) -> None:
+    """Keep the name of a run beside the place of its result, which need not be there yet.
+
+    Raises:
+        UserError: the name cannot be one, or the raw files or weights that decide about the place are not there.
+    """
+    entry = stage.entry
+    note = read_note(entry.root, entry.dataset, entry.key)
+    write_note(entry.root, entry.dataset, entry.key, replace(note, name=check_name(name)))
 
 
 def download(config: Config, quiet: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,12 @@ UNDEFINED = "\N{EN DASH}"
 def read_template(name: str) -> str:
     """Return the text of a file in `templates/`, e.g. "gallery.js"."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def read_script(name: str) -> tuple[str, str]:
+    """Return a script of `templates/`, and its digest as a content security policy names it."""
+    script = read_template(name)
+    return script, base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def page_template(name: str) -> jinja2.Template:

@@ -15,7 +15,7 @@ def test_diff_names_config_code_environment_and_results(project: Toy) -> None:
     assert project.out[0].startswith(f"- Squares {first} (shapes), made ")
     assert "  pseudo_masks.k: 8 -> 12" in project.out
     assert "  toy_stages/squares.py" in project.out
-    assert "inputs: the same" in project.out and "environment: the same" in project.out
+    assert f"  Squares {first} -> {second}" in project.out and "environment: the same" in project.out
     assert project.out[-1] == "contents: different"
     assert project.run(f"diff {first} {first}") == 0
     assert project.out[-1] == "the same artifact"
@@ -24,8 +24,8 @@ def test_diff_names_config_code_environment_and_results(project: Toy) -> None:
 def test_diff_refuses_unknown_and_impossible_keys_in_one_line(project: Toy) -> None:
     project.run("Numbers")
     key = project.newest("shapes").name
-    for words, code, message in ((f"{key} {'0' * 16}", 3, "no artifact in "), (f"{key} xyz", 2, "'xyz' is no key")):
-        assert project.run(f"diff {words}") == code
+    for word, message in (("0" * 16, "no artifact in "), ("xyz", "has the name 'xyz'")):
+        assert project.run(f"diff {key} {word}") == 3
         assert len(project.err) == 1 and message in project.err[0]
 
 

@@ -1,0 +1,260 @@
+"""The trained and evaluated runs of a cache, known from their manifests alone: no config file needs to be there.
+
+A run is an evaluation, with the training that it evaluates, or a training that nobody has evaluated yet. Its key is
+that of the artifact. Its settings are those that the stages behind it recorded, so what changes no result is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from split_matching.cache.artifact import Artifact
+from split_matching.cache.entry import KEY_LENGTH
+from split_matching.cache.folders import find_artifact, is_key, walk_folders
+from split_matching.cache.lineage import trace
+from split_matching.cache.notes import Note, read_note
+from split_matching.configs.load import known_datasets, load_config
+from split_matching.configs.schema import Config
+from split_matching.configs.section import Section, is_runtime
+from split_matching.configs.slices import build_slice
+from split_matching.errors import ConfigError, DataError, UserError
+from split_matching.pipeline.stages import make_plan
+from split_matching.pipeline.text import flatten
+
+TRAINED, EVALUATED, REPORTED = "train", "evaluate", "report"
+"""Folders of the stages that make a run, and of the one that shows it."""
+SEED = "train.seed"
+METRICS = ("pAcc", "mIoU_seen", "mIoU_unseen", "hIoU")
+"""Names in `metrics.json` and in the manifest of Evaluate; in percent."""
+
+LONGEST_NAME = 80  # characters
+
+Settings = Mapping[str, Any]
+"""Values by dotted name, e.g. {"train.steps": 2400}."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained or evaluated run.
+
+    Args:
+        artifact: of Evaluate; of TrainDecoder, if it is not evaluated.
+        behind: it and all that it was made from, by stage, upstream first.
+        note: the user's name for it, and remark.
+        usual: settings that it is compared with: its data set's own.
+        report: the page about it; None if there is none.
+    """
+
+    artifact: Artifact
+    behind: Mapping[str, Artifact]
+    note: Note = field(default_factory=Note)
+    usual: Settings = field(default_factory=dict)
+    report: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """The full key, 64 hex digits."""
+        return self.artifact.key
+
+    @property
+    def dataset(self) -> str:
+        """Name of its data set."""
+        return str(self.artifact.manifest["dataset"])
+
+    @property
+    def created(self) -> str:
+        """When it was made: ISO 8601, UTC."""
+        return str(self.artifact.manifest["created"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Results in percent by the names of `METRICS`; undefined ones, and those of a training, are absent."""
+        summary = self.artifact.summary if self.artifact.stage == EVALUATED else {}
+        return {name: float(summary[name]) for name in METRICS if name in summary}
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All settings that it depends on, as JSON values."""
+        return settings_of(self.behind)
+
+    @cached_property
+    def differs(self) -> dict[str, tuple[Any, Any]]:
+        """Settings that are not as usual, without the seed: what is usual, and its own value."""
+        return {
+            name: (self.usual[name], value)
+            for name, value in self.settings.items()
+            if name != SEED and name in self.usual and self.usual[name] != value
+        }
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of its training; None without one."""
+        return self.settings.get(SEED)
+
+    @property
+    def own(self) -> list[Artifact]:
+        """What was made for it: its training and evaluation. All else is shared with other runs."""
+        return [self.behind[name] for name in (TRAINED, EVALUATED) if name in self.behind]
+
+    @property
+    def seconds(self) -> float:
+        """How long its training and evaluation took."""
+        return sum(float(member.manifest["seconds"]) for member in self.own)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its training and evaluation."""
+        return sum(int(file["bytes"]) for member in self.own for file in member.manifest["files"].values())
+
+
+def list_runs(root: Path, config: Config | None = None) -> list[Run]:
+    """Return all runs of a cache, newest first.
+
+    Args:
+        root: folder of the cache.
+        config: the config of a data set that is not in `configs/`. Runs of another one are compared with what most runs
+            of their data set have.
+    """
+    found: dict[str, list[Artifact]] = {TRAINED: [], EVALUATED: [], REPORTED: []}
+    for folder in walk_folders(root):
+        if folder.artifact and folder.place[1] in found:
+            found[folder.place[1]].append(folder.artifact)
+    runs = [Run(artifact, trace(artifact)) for artifact in found[EVALUATED]]
+    evaluated = {run.behind[TRAINED].path for run in runs if TRAINED in run.behind}
+    runs += [Run(artifact, trace(artifact)) for artifact in found[TRAINED] if artifact.path not in evaluated]
+    runs.sort(key=lambda run: (run.created, run.key), reverse=True)
+    reports = {
+        behind[EVALUATED].path: page.path / "report.html"
+        for page in sorted(found[REPORTED], key=lambda page: str(page.manifest["created"]))
+        if EVALUATED in (behind := trace(page))
+    }
+    usual = _usual_settings(runs, config)
+    return [
+        replace(run, note=_note_of(root, run), usual=usual[run.dataset], report=reports.get(run.artifact.path))
+        for run in runs
+    ]
+
+
+def find_run(root: Path, words: str) -> Run:
+    """Return a run by the first digits of its key, or by its name.
+
+    Args:
+        root: folder of the cache.
+        words: digits, `train/digits` or `evaluate/digits`, or a name.
+
+    Raises:
+        ConfigError: several runs begin so or have this name.
+        DataError: no run does.
+    """
+    runs = list_runs(root)
+    if not is_key(words):
+        return _find_named(root, runs, words)
+    artifact = find_artifact(root, words, (EVALUATED, TRAINED))
+    for run in runs:
+        if run.artifact.path == artifact.path:
+            return run
+    run = Run(artifact, trace(artifact))  # a training that is listed with its evaluation
+    usual = next(other.usual for other in runs if other.dataset == run.dataset)
+    return replace(run, note=_note_of(root, run), usual=usual)
+
+
+def _find_named(root: Path, runs: Sequence[Run], name: str) -> Run:
+    named = [run for run in runs if name and run.note.name == name]
+    if not named:
+        raise DataError(f"no run in {root} has the name {name!r}: see `runs`")
+    if len(named) > 1:
+        keys = ", ".join(run.key[:KEY_LENGTH] for run in named[:4])
+        raise ConfigError(f"{len(named)} runs have the name {name!r} ({keys}): give a key")
+    return named[0]
+
+
+def settings_of(behind: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Return the settings that artifacts recorded, together, by dotted names."""
+    sections = recorded_sections(behind)
+    return {**flatten({**sections, "classes": {}}), **_describe_classes(sections.get("classes", {}))}
+
+
+def recorded_sections(behind: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+    """Return the config values that artifacts recorded, together, by section; `classes` as in `configs.slices`."""
+    merged: dict[str, dict[str, Any]] = {}
+    for artifact in behind.values():
+        for section, values in artifact.manifest["config"].items():
+            merged.setdefault(section, {}).update(values)
+    return merged
+
+
+def _describe_classes(classes: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return what a run depends on of its class list, by names; what follows from that and the fold is left out."""
+    if whole := classes.get("all"):
+        unseen = [entry["name"] for entry in whole["entries"] if entry["id"] in whole["unseen"]]
+        return {"classes": [_name(entry) for entry in whole["entries"]], "classes.unseen": unseen}
+    return {"classes.seen": [_name(entry) for entry in classes["seen"]]} if "seen" in classes else {}
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return f"{entry['name']} ({', '.join(entry['prompts'])})" if entry.get("prompts") else str(entry["name"])
+
+
+def _usual_settings(runs: Sequence[Run], config: Config | None) -> dict[str, Settings]:
+    """Return for each data set the settings that its runs are compared with."""
+    usual: dict[str, Settings] = {}
+    for dataset in {run.dataset for run in runs}:
+        if config is not None and config.dataset == dataset:
+            usual[dataset] = settings_of_config(config)
+        elif dataset in known_datasets():
+            usual[dataset] = settings_of_config(load_config(dataset))
+        else:
+            usual[dataset] = _most_common([run.settings for run in runs if run.dataset == dataset])
+    return usual
+
+
+def _most_common(all_settings: Sequence[Settings]) -> dict[str, Any]:
+    """Return the value that most runs have of each setting; of equals that of the earliest run."""
+    counts: dict[str, Counter[str]] = {}
+    for settings in reversed(all_settings):  # they come newest first
+        for name, value in settings.items():
+            counts.setdefault(name, Counter())[json.dumps(value)] += 1
+    return {name: json.loads(count.most_common(1)[0][0]) for name, count in counts.items()}
+
+
+def settings_of_config(config: Config) -> dict[str, Any]:
+    """Return every setting of a config that may change a result, named as in `settings_of`."""
+    found: dict[str, Any] = {}
+    for name in Config.model_fields:
+        section = getattr(config, name)
+        if isinstance(section, Section):
+            fields = {key for key, info in type(section).model_fields.items() if not is_runtime(info)}
+            values = section.model_dump(mode="json", include=fields)
+            found |= {f"{name}.{key}": value for key, value in values.items()}
+    with contextlib.suppress(UserError):  # a class list below a root that is not there
+        classes = build_slice(config, ("classes.all", "classes.seen")).recorded_values()["classes"]
+        found |= _describe_classes(classes) | _describe_classes({"seen": classes["seen"]})
+    with contextlib.suppress(UserError):  # weights that are not there
+        found["clip.identity"] = make_plan(config).clip_identity
+    return found
+
+
+def _note_of(root: Path, run: Run) -> Note:
+    """Return the note of a run; of an evaluation without a name that of its training."""
+    own, *others = [read_note(root, run.dataset, member.key) for member in reversed(run.own)]
+    return Note(own.name or next((note.name for note in others), ""), own.text)
+
+
+def check_name(name: str) -> str:
+    """Return a name for a run.
+
+    Raises:
+        ConfigError: it is no line of text, or would be taken for a key.
+    """
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise ConfigError(f"the name {name[:LONGEST_NAME]!r}: expected one line of at most {LONGEST_NAME} characters")
+    if is_key(name):
+        raise ConfigError(f"the name {name!r} reads as the digits of a key: add another letter")
+    return name

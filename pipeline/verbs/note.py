@@ -1,0 +1,46 @@
+"""The verb `note`: gives a run a name, or says something about it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from split_matching.cache.notes import read_note, write_note
+from split_matching.environment import default_artifacts
+from split_matching.pipeline.arguments import add_cache_options
+from split_matching.pipeline.known_runs import check_name, find_run
+
+HELP = "give a run a name, or write a note about it"
+DESCRIPTION = """
+Keeps a name and a note beside a run, without touching it: nothing becomes stale, and `gc` leaves notes alone. Without
+either, prints what there is. `runs` shows both, a report that is made later the name. `diff`, `note` and load_run take
+a name in place of a key.
+"""
+EXIT_CODES = "0 kept, 2 wrong usage or name, 3 no such run"
+EXAMPLES = ('note 2d389961 "larger clusters; candidates found more of the unseen classes"', "note 2d389961 --name wide")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `note`."""
+    add = parser.add_argument
+    add("key", metavar="KEY", help="first digits of a run's key, as `runs` prints it, or its name")
+    add("text", nargs="?", metavar="NOTE", help="any text; empty: remove the note")
+    add("--name", metavar="NAME", help="what to call the run; empty: remove the name")
+    add_cache_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Keep what was given, and print what there is."""
+    root = Path(options.artifacts) if options.artifacts else default_artifacts()
+    if options.name:
+        check_name(options.name)
+    found = find_run(root, options.key)
+    note = read_note(root, found.dataset, found.key)
+    if options.name is not None:
+        note = replace(note, name=options.name)
+    if options.text is not None:
+        note = replace(note, text=options.text)
+    write_note(root, found.dataset, found.key, note)
+    print(f"{found.artifact.path}: {note.name or 'no name'}: {note.text or 'no note'}")
+    return 0

@@ -1,0 +1,91 @@
+"""The verb `runs`: every trained or evaluated run of the cache, a line each."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from split_matching.configs.load import dataset_name, known_datasets, load_config
+from split_matching.configs.schema import Config
+from split_matching.environment import default_artifacts
+from split_matching.pipeline.arguments import add_cache_options, parse_output_file
+from split_matching.pipeline.known_runs import list_runs
+from split_matching.pipeline.run_tables import COLUMNS, choose_runs, sort_runs, to_csv, to_json, to_latex, to_text
+
+HELP = "every trained or evaluated run of the cache, side by side"
+DESCRIPTION = """
+Prints a line for each run: key, date, data set, mIoU of seen (S) and unseen (U) classes and their harmonic mean (h),
+seed, time and size of its training and evaluation, its name, and the settings that differ from its data set's config.
+Reads manifests only, so runs of a config file that is gone are listed too: they are compared with what most runs of
+their data set have. A run that was trained and not evaluated has no results.
+"""
+EXIT_CODES = "0 printed, 2 wrong usage, or a condition on what no run has"
+EXAMPLES = (
+    "runs",
+    "runs --dataset shapes --where train.matching=split 'h>80' --sort h",
+    "runs --latex --where name!=",
+    "runs --html runs.html",
+)
+WIDE = 200  # characters of a line where there is no terminal
+FORMS = {"json": to_json, "csv": to_csv, "latex": to_latex}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `runs`."""
+    add = parser.add_argument
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="only runs of this data set; a YAML file of yours is what they are compared to",
+    )
+    add(
+        "--where",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="CONDITION",
+        help=f"only runs with this: a setting or one of {', '.join(COLUMNS)}, then =, !=, <, >, <= or >=, and a value; "
+        "time in seconds, size in bytes",
+    )
+    add("--sort", default="date", metavar="NAME", help="by a setting or one of these, best or newest first")
+    add("--reverse", action="store_true", help="the other way round")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_const", const="json", dest="form", help="with all settings, unrounded")
+    forms.add_argument("--csv", action="store_const", const="csv", dest="form", help="a line for each run, unrounded")
+    forms.add_argument(
+        "--latex", action="store_const", const="latex", dest="form", help="a table for a paper (booktabs)"
+    )
+    forms.add_argument(
+        "--html", type=parse_output_file, metavar="FILE", help="write a page whose columns sort, with links to reports"
+    )
+    add_cache_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the runs, or write the page and print its path."""
+    config = _config_of(options.dataset)
+    root = Path(options.artifacts) if options.artifacts else config.runtime.artifacts if config else default_artifacts()
+    found = list_runs(root, config)
+    if options.dataset:
+        found = [run for run in found if run.dataset == dataset_name(options.dataset)]
+    found = sort_runs(choose_runs(found, options.where), options.sort, options.reverse)
+    if options.html:
+        from split_matching.pipeline.run_page import write_page
+
+        write_page(options.html, found)
+        print(options.html)
+    elif options.form:
+        print(FORMS[options.form](found))
+    elif found:
+        print(to_text(found, shutil.get_terminal_size((WIDE, 24)).columns))
+    else:
+        print(f"no such run in {root}")
+    return 0
+
+
+def _config_of(dataset: str | None) -> Config | None:
+    """Return the config of a data set; None for one of which there is only its name."""
+    if dataset and (dataset in known_datasets() or dataset != dataset_name(dataset)):
+        return load_config(dataset)
+    return None

@@ -1,0 +1,129 @@
+"""Runs as the cache knows them: which there are, what differs in them, and how they are found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from split_matching.cache.files import remove
+from split_matching.cache.notes import Note, write_note
+from split_matching.configs.load import load_config
+from split_matching.errors import ConfigError, DataError
+from split_matching.pipeline.known_runs import check_name, find_run, list_runs, settings_of_config
+from tests.pipeline.made_runs import make_run
+
+
+def test_a_run_is_an_evaluation_or_a_training_without_one(tmp_path: Path) -> None:
+    evaluated = make_run(tmp_path)
+    again = make_run(tmp_path, gamma=0.1)  # of the same training
+    trained = make_run(tmp_path, seed=1, scores=None)
+    runs = list_runs(tmp_path)
+    assert [run.artifact.path for run in runs] == [trained.path, again.path, evaluated.path]  # newest first
+    assert [list(run.behind) for run in runs] == [
+        ["pseudo_masks", "train"],
+        ["pseudo_masks", "train", "evaluate"],
+        ["pseudo_masks", "train", "evaluate"],
+    ]
+
+
+def test_what_is_known_of_a_run(tmp_path: Path) -> None:
+    make_run(tmp_path, seed=3, report=True)
+    make_run(tmp_path, seed=4, scores=None)
+    trained, run = list_runs(tmp_path)
+    assert run.metrics == {"pAcc": 90.0, "mIoU_seen": 80.0, "mIoU_unseen": 60.0, "hIoU": 68.6}
+    assert (run.seed, run.seconds, run.size) == (3, 65.0, 200)  # without the shared pseudo masks
+    assert run.report is not None and run.report.parts[-3] == "report"
+    assert run.settings == {"pseudo_masks.merge": 0.85, "train.seed": 3, "train.steps": 600, "evaluate.gamma": 0.0}
+    assert (trained.metrics, trained.seed, trained.seconds, trained.size, trained.report) == ({}, 4, 60.0, 100, None)
+
+
+def test_an_undefined_metric_is_absent(tmp_path: Path) -> None:
+    artifact = make_run(tmp_path)
+    (run,) = list_runs(tmp_path)
+    summary = {"pAcc": 90.0, "mIoU_seen": 80.0}  # what Evaluate returns where no unseen class occurs
+    assert (
+        replace(run, artifact=replace(artifact, manifest={**artifact.manifest, "summary": summary})).metrics == summary
+    )
+
+
+def test_runs_are_compared_with_the_config_of_their_data_set(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_run(tmp_path, seed=1, steps=300, merge=0.7)
+    other, same = list_runs(tmp_path)
+    assert same.differs == {}
+    assert other.differs == {"train.steps": (600, 300), "pseudo_masks.merge": (0.85, 0.7)}  # the seed is told apart
+
+
+def test_runs_of_a_config_that_is_gone_are_compared_with_most_of_them(tmp_path: Path) -> None:
+    for seed, steps in ((0, 900), (1, 900), (2, 50)):
+        make_run(tmp_path, dataset="mine", seed=seed, steps=steps)
+    assert [run.differs for run in list_runs(tmp_path)] == [{"train.steps": (900, 50)}, {}, {}]
+    assert list_runs(tmp_path)[0].settings["classes.unseen"] == ["cow"]
+    assert list_runs(tmp_path)[0].settings["classes"] == ["cat", "tv (tv, screen)", "cow"]
+
+
+def test_of_two_equally_common_values_that_of_the_earliest_run_is_usual(tmp_path: Path) -> None:
+    for steps in (700, 800):
+        make_run(tmp_path, dataset="mine", steps=steps)
+    assert [run.differs for run in list_runs(tmp_path)] == [{"train.steps": (700, 800)}, {}]
+
+
+def test_runs_are_compared_with_a_config_that_is_given(tmp_path: Path) -> None:
+    make_run(tmp_path, dataset="mine", steps=700)
+    (tmp_path / "mine.yaml").write_text("data: {layout: shapes, classes: shapes}\ntrain: {steps: 700}\n")
+    (run,) = list_runs(tmp_path, load_config(str(tmp_path / "mine.yaml")))
+    assert set(run.differs) == {"classes", "classes.unseen"}  # its classes are not those of shapes
+
+
+def test_all_that_may_change_a_result_of_a_config_is_compared() -> None:
+    found = settings_of_config(load_config("shapes", overrides=["clip.weights=random", "clip.seed=3"]))
+    assert found["train.steps"] == 600 and found["features.decoder_blocks"] == [1, 2, 3, 4]
+    assert found["clip.identity"] == "random:3"
+    assert "blue dotted" in found["classes"] and len(found["classes"]) == 24
+    assert set(found["classes.unseen"]).isdisjoint(found["classes.seen"]) and len(found["classes.unseen"]) == 6
+    assert not [name for name in found if name.startswith(("runtime.", "train.log_every", "data.root"))]
+
+
+def test_a_run_whose_sources_are_gone_is_still_a_run(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    (run,) = list_runs(tmp_path)
+    remove(run.behind["pseudo_masks"].path)
+    (run,) = list_runs(tmp_path)
+    assert list(run.behind) == ["train", "evaluate"] and "pseudo_masks.merge" not in run.settings
+
+
+def test_a_run_is_found_by_its_key_and_by_its_name(tmp_path: Path) -> None:
+    first, second = make_run(tmp_path), make_run(tmp_path, seed=1)
+    for artifact, name in ((first, "base"), (second, "seed one")):
+        write_note(tmp_path, "shapes", artifact.key, Note(name))
+    assert find_run(tmp_path, second.key[:10]).artifact == second
+    assert find_run(tmp_path, "base").artifact == first
+    training = find_run(tmp_path, f"train/{list_runs(tmp_path)[0].behind['train'].key}")
+    assert training.artifact.stage == "train" and training.seed == 1 and training.usual["train.steps"] == 600
+    with pytest.raises(DataError, match=r"no run in .* has the name 'wide'"):
+        find_run(tmp_path, "wide")
+    with pytest.raises(DataError, match=r"no artifact in .* begins with 0"):
+        find_run(tmp_path, "0" * 64)
+    write_note(tmp_path, "shapes", second.key, Note("base"))
+    with pytest.raises(ConfigError, match="2 runs have the name 'base'"):
+        find_run(tmp_path, "base")
+
+
+def test_an_evaluation_without_a_name_has_that_of_its_training(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    (run,) = list_runs(tmp_path)
+    write_note(tmp_path, "shapes", run.behind["train"].key, Note("trained", "of the training"))
+    assert list_runs(tmp_path)[0].note == Note("trained")
+    write_note(tmp_path, "shapes", run.key, Note("", "of the evaluation"))
+    assert list_runs(tmp_path)[0].note == Note("trained", "of the evaluation")
+    write_note(tmp_path, "shapes", run.key, Note("evaluated"))
+    assert list_runs(tmp_path)[0].note == Note("evaluated")
+
+
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "x" * 81, "abba", "train/49ae"])
+def test_a_name_is_a_line_that_is_no_key(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected one line|reads as the digits of a key"):
+        check_name(name)
+    assert check_name("größere Bilder, 2") == "größere Bilder, 2"
