@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from split_matching.cache.disk_errors import explain_disk_error
-from split_matching.environment import INSTALLED, command, explain_missing_package, version
+from split_matching.environment import INSTALLED, command, commit, explain_missing_package, version
 from split_matching.errors import ConfigError, UserError, one_line
 from split_matching.pipeline import stages as stages_module
 from split_matching.pipeline.arguments import Parser, check_name

@@ -23,7 +23,7 @@ their data set have. A run that was trained and not evaluated has no results.
 EXIT_CODES = "0 printed, 2 wrong usage, or a condition on what no run has"
 EXAMPLES = (
     "runs",
-    "runs --dataset shapes --where train.matching=split 'h>80' --sort h",
+    "runs shapes --where train.matching=split 'h>80' --sort h",
     "runs --latex --where name!=",
     "runs --html runs.html",
 )
@@ -34,11 +34,7 @@ FORMS = {"json": to_json, "csv": to_csv, "latex": to_latex}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `runs`."""
     add = parser.add_argument
-    add(
-        "--dataset",
-        metavar="NAME",
-        help="only runs of this data set; a YAML file of yours is what they are compared to",
-    )
+    add("dataset", nargs="?", metavar="DATASET", help="only the runs of this data set, or of a YAML file of yours")
     add(
         "--where",
         action="extend",

@@ -92,7 +92,7 @@ def test_a_run_is_a_line(ask: Ask, keys: dict[str, str], monkeypatch: pytest.Mon
 
 def test_short_lines_have_what_differs_below(ask: Ask, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    lines = ask("runs", "--dataset", "shapes")
+    lines = ask("runs", "shapes")
     assert max(map(len, lines)) <= 80
     assert lines[2] == "  pseudo_masks.merge=0.7, train.steps=50" and lines[4] == "  train.steps=300"
     assert len(lines) == 6
@@ -101,7 +101,7 @@ def test_short_lines_have_what_differs_below(ask: Ask, keys: dict[str, str], mon
 def test_what_all_runs_differ_in_is_said_once(ask: Ask, keys: dict[str, str]) -> None:
     lines = ask("runs", "--where", "train.steps<400", "train.seed=0")
     assert lines[-1].endswith("train.steps=300")  # of one run
-    make = ["runs", "--where", "train.steps!=600", "--dataset", "shapes"]
+    make = ["runs", "shapes", "--where", "train.steps!=600"]
     assert not [line for line in ask(*make) if line.startswith("all differ in")]  # 300 and 50
 
 
@@ -160,7 +160,7 @@ def test_order(words: list[str], expected: list[str], ask: Ask, keys: dict[str, 
         (["--where", "h>high"], "--where 'h>high': h is"),
         (["--sort", "zzz"], "no run has 'zzz'"),
         (["--csv", "--json"], "not allowed with argument"),
-        (["--dataset", "vok.yaml"], "vok.yaml"),
+        (["vok.yaml"], "vok.yaml"),
     ],
 )
 def test_wrong_usage(words: list[str], message: str, ask: Ask, keys: dict[str, str]) -> None:
@@ -191,7 +191,7 @@ def test_json_and_csv_are_whole_and_unrounded(ask: Ask, keys: dict[str, str]) ->
 
 def test_latex_is_a_table_with_escaped_names(ask: Ask, keys: dict[str, str]) -> None:
     ask("note", keys["base"], "--name", "100 % & c_1")
-    lines = ask("runs", "--latex", "--sort", "h", "--dataset", "shapes")
+    lines = ask("runs", "shapes", "--latex", "--sort", "h")
     assert lines[0] == r"\begin{tabular}{llrrrr}" and lines[-1] == r"\end{tabular}"
     assert lines[4] == r"100 \% \& c\_1 & shapes & 90.0 & 80.0 & 60.0 & 68.6 \\"
     assert lines[5] == r"train.steps=300 & shapes & 85.0 & 81.0 & 50.0 & 61.8 \\"
