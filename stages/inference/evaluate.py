@@ -26,9 +26,10 @@ from split_matching.stages.ground.class_text import embed_classes
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip
+from split_matching.stages.inference.boundary import BoundaryCounts
 from split_matching.stages.inference.cross_dataset import seen_elsewhere
 from split_matching.stages.inference.exported_decoder import read_export
-from split_matching.stages.inference.metric_files import write_metrics, write_per_image
+from split_matching.stages.inference.metric_files import write_confused, write_metrics, write_per_image
 from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores, score_image
 from split_matching.stages.inference.predictors import load_predictor
 
@@ -36,7 +37,7 @@ KIND = "predictions"
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
-    """Write `metrics.json`, `per_class.csv`, `per_image.csv`, `confusion.npy` and the predictions `val-00000.h5`."""
+    """Write `metrics.json`, three tables as CSV, `confusion.npy` and the predictions `val-00000.h5`."""
     config, device = ctx.config, device_of(ctx)
     entries, seen = competing_classes(config)
     foreign: dict[str, Any] = {}
@@ -58,6 +59,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             writer.add(image_id, labels=counts.add(image_id, truth, predictor.score(image_id)))
             ctx.progress(done, len(ids))
     write_per_image(ctx.out / "per_image.csv", counts.images)
+    write_confused(ctx.out / "confused.csv", counts.most, counts.where, ids)
     extra = {
         **foreign,
         "gamma": config.evaluate.gamma,
@@ -67,7 +69,9 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         ],
         "complexity": predictor.count_cost(),
     }
-    result = write_metrics(ctx.out, counts.by_gamma[config.evaluate.gamma], entries, seen, extra)
+    result = write_metrics(
+        ctx.out, counts.by_gamma[config.evaluate.gamma], entries, seen, extra, boundary=counts.boundary.iou
+    )
     return {name: value for name, value in result.percent().items() if math.isfinite(value)}
 
 
@@ -93,6 +97,9 @@ class Counts:
 
     Attributes:
         by_gamma: the confusion matrix of all images for each gamma, in rising order.
+        most: for each pair of truth and prediction, most pixels of it in one image. Shape: (C, C), int64.
+        where: place of that image in `images`. Shape: (C, C), int64.
+        boundary: boundary pixels of all images with `evaluate.gamma`.
         images: id, pixel accuracy and mIoU of each image with `evaluate.gamma`.
     """
 
@@ -100,6 +107,8 @@ class Counts:
         self.classes, self.seen, self.gamma = classes, seen, config.gamma
         gammas = sorted({config.gamma, *config.gamma_sweep})
         self.by_gamma = {gamma: ConfusionMatrix(classes) for gamma in gammas}
+        self.most, self.where = np.zeros((2, classes, classes), np.int64)
+        self.boundary = BoundaryCounts(classes)
         self.images: list[tuple[str, float, float]] = []
 
     def add(self, image_id: str, truth: Labels, scores: Tensor) -> NDArray[np.uint8]:
@@ -120,5 +129,8 @@ class Counts:
             confusion.merge(own)
             if gamma == self.gamma:
                 chosen = labels
+                self.boundary.update(truth, labels, IGNORE)
+                more = own.counts > self.most
+                self.most[more], self.where[more] = own.counts[more], len(self.images)
                 self.images.append((image_id, *score_image(own.counts)))
         return chosen

@@ -15,10 +15,20 @@ from numpy.typing import NDArray
 
 from split_matching.configs.class_list import ClassEntry
 from split_matching.stages.ground.csv_cells import escape_cell
-from split_matching.stages.inference.metrics import ConfusionMatrix, Scores, compute_scores, group_masks
+from split_matching.stages.inference.boundary import WIDTH
+from split_matching.stages.inference.metrics import (
+    ConfusionMatrix,
+    Scores,
+    average_groups,
+    compute_scores,
+    group_masks,
+)
 
 GROUPS = ("seen", "unseen", "excluded")
 """What a class counts as: seen, unseen, or neither (unseen classes while a fold of seen classes is being tuned on)."""
+
+BOUNDARY = ("mIoU_seen", "mIoU_unseen", "hIoU")
+"""Means of the boundary IoU, by their names under `boundary` in metrics.json."""
 
 
 def write_metrics(
@@ -28,12 +38,14 @@ def write_metrics(
     seen_mask: NDArray[np.bool_] | Sequence[bool],
     extra: Mapping[str, Any] | None = None,
     unseen_mask: NDArray[np.bool_] | Sequence[bool] | None = None,
+    boundary: NDArray[np.float64] | None = None,
 ) -> Scores:
     """Write `metrics.json`, `per_class.csv` and `confusion.npy`; equal inputs give equal bytes.
 
     metrics.json: pAcc, mIoU_seen, mIoU_unseen, hIoU in percent (unrounded, null where undefined), images, pixels
-    (labelled), extra. per_class.csv: id, name, group (see `GROUPS`), iou and accuracy in percent (`nan` where
-    undefined), truth_pixels, predicted_pixels; one row a class in list order. confusion.npy: (C, C) int64.
+    (labelled), extra, and under `boundary` the means of the boundary IoU and its width. per_class.csv: id, name, group
+    (see `GROUPS`), iou, accuracy and boundary_iou in percent (`nan` where undefined), truth_pixels, predicted_pixels;
+    one row a class in list order. confusion.npy: (C, C) int64.
 
     Args:
         out: an existing folder.
@@ -42,6 +54,7 @@ def write_metrics(
         seen_mask: (C,) bool.
         extra: JSON values to keep beside the metrics, e.g. `gamma_sweep`; NaN becomes null.
         unseen_mask: (C,) bool or None, as for `compute_scores`.
+        boundary: boundary IoU of each class as a fraction, NaN where undefined; None: undefined for all. Shape: (C,).
 
     Returns:
         The metrics that were written, as fractions.
@@ -53,12 +66,15 @@ def write_metrics(
         raise ValueError(f"{len(classes)} class names for a confusion matrix of {confusion.classes} classes")
     result = compute_scores(confusion, seen_mask, unseen_mask)
     counted = {"images": confusion.images, "pixels": confusion.pixels}
-    metrics = {**result.percent(), **counted, "extra": dict(extra or {})}
+    seen, unseen = group_masks(confusion.classes, seen_mask, unseen_mask)
+    outlines = np.full(confusion.classes, math.nan) if boundary is None else boundary
+    means = dict(zip(BOUNDARY, (100 * mean for mean in average_groups(outlines, seen, unseen)), strict=True))
+    near = {"boundary": {**means, "width": WIDTH}}
+    metrics = {**result.percent(), **near, **counted, "extra": dict(extra or {})}
     text = json.dumps(_without_nan(metrics), indent=1, ensure_ascii=False, allow_nan=False)
     (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    seen, unseen = group_masks(confusion.classes, seen_mask, unseen_mask)
     groups = [GROUPS[0] if s else GROUPS[1] if u else GROUPS[2] for s, u in zip(seen, unseen, strict=True)]
-    _write_per_class(out / "per_class.csv", confusion, classes, groups, result)
+    _write_per_class(out / "per_class.csv", confusion, classes, groups, (result.iou, result.accuracy, outlines))
     _write_array(out / "confusion.npy", confusion.counts)
     return result
 
@@ -73,15 +89,36 @@ def write_per_image(path: Path, images: Sequence[tuple[str, float, float]]) -> N
         )
 
 
+def write_confused(path: Path, most: NDArray[np.int64], where: NDArray[np.int64], ids: Sequence[str]) -> None:
+    """Write for each pair of truth and prediction that occurs the image with most pixels of it.
+
+    Args:
+        path: the CSV: places of truth and prediction in the list of classes, pixels, id of the image.
+        most: these pixels. Shape: (C, C).
+        where: place of the image in `ids`. Shape: (C, C).
+        ids: of all images.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["truth", "prediction", "pixels", "image"])
+        for truth, prediction in np.argwhere(most):
+            image_id = ids[where[truth, prediction]]
+            writer.writerow([truth, prediction, most[truth, prediction], escape_cell(image_id)])
+
+
 def _write_per_class(
-    path: Path, confusion: ConfusionMatrix, classes: Sequence[ClassEntry], groups: Sequence[str], result: Scores
+    path: Path,
+    confusion: ConfusionMatrix,
+    classes: Sequence[ClassEntry],
+    groups: Sequence[str],
+    shares: tuple[NDArray[np.float64], ...],
 ) -> None:
     truth, predicted = confusion.counts.sum(axis=1), confusion.counts.sum(axis=0)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "name", "group", "iou", "accuracy", "truth_pixels", "predicted_pixels"])
+        writer.writerow(["id", "name", "group", "iou", "accuracy", "boundary_iou", "truth_pixels", "predicted_pixels"])
         for index, (entry, group) in enumerate(zip(classes, groups, strict=True)):
-            percent = [f"{100 * value[index]:.4f}" for value in (result.iou, result.accuracy)]
+            percent = [f"{100 * value[index]:.4f}" for value in shares]
             writer.writerow(
                 [entry.id, escape_cell(entry.name), group, *percent, int(truth[index]), int(predicted[index])]
             )

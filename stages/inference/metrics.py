@@ -179,15 +179,29 @@ def compute_scores(
     correct = np.diagonal(counts).astype(np.float64)
     truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
     iou = _ratio(correct, truth + predicted - np.diagonal(counts))
-    miou_seen, miou_unseen = _mean(iou[seen]), _mean(iou[unseen])
+    miou_seen, miou_unseen, hiou = average_groups(iou, seen, unseen)
     return Scores(
         pacc=float(_ratio(correct.sum(keepdims=True), truth.sum(keepdims=True))[0]),
         miou_seen=miou_seen,
         miou_unseen=miou_unseen,
-        hiou=harmonic_mean(miou_seen, miou_unseen),
+        hiou=hiou,
         iou=iou,
         accuracy=_ratio(correct, truth),
     )
+
+
+def average_groups(
+    iou: NDArray[np.float64], seen: NDArray[np.bool_], unseen: NDArray[np.bool_]
+) -> tuple[float, float, float]:
+    """Return the mean over seen classes, over unseen classes, and their harmonic mean.
+
+    Args:
+        iou: of each class, NaN where undefined. Shape: (C,).
+        seen: see `group_masks`. Shape: (C,).
+        unseen: likewise.
+    """
+    means = _mean(iou[seen]), _mean(iou[unseen])
+    return (*means, harmonic_mean(*means))
 
 
 def score_image(counts: NDArray[np.int64]) -> tuple[float, float]:

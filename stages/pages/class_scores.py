@@ -21,13 +21,14 @@ from split_matching.stages.pages.overlays import NO_LABEL, overlay
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class and its scores; `iou` and `accuracy` in percent, NaN where undefined."""
+    """One class and its scores; `iou`, `accuracy` and `boundary_iou` in percent, NaN where undefined."""
 
     id: int
     name: str
     group: str
     iou: float
     accuracy: float
+    boundary_iou: float
     truth_pixels: int
     predicted_pixels: int
     colour: str
@@ -56,6 +57,7 @@ def read_class_scores(path: Path) -> list[ClassScores]:
                 group=entry["group"],
                 iou=float(entry["iou"]),
                 accuracy=float(entry["accuracy"]),
+                boundary_iou=float(entry.get("boundary_iou", "nan")),  # not there in early files
                 truth_pixels=int(entry["truth_pixels"]),
                 predicted_pixels=int(entry["predicted_pixels"]),
                 colour=colour,

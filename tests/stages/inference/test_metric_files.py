@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from split_matching.configs.class_list import ClassEntry
-from split_matching.stages.inference.metric_files import write_metrics, write_per_image
+from split_matching.stages.inference.metric_files import write_confused, write_metrics, write_per_image
 from split_matching.stages.inference.metrics import ConfusionMatrix
 from split_matching.stages.pages.class_scores import read_class_scores
 
@@ -37,6 +37,7 @@ def test_files_hold_percent_null_and_groups(tmp_path: Path) -> None:
         [True, False, False, False],
         {"gamma": np.float32(0.5), "sweep": [{"hIoU": math.nan}], "title": "grün"},
         unseen_mask=[False, True, True, False],
+        boundary=np.array([0.25, 0.5, math.nan, 0.125]),
     )
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["mIoU_seen"] == pytest.approx(50.0) == 100 * result.miou_seen
@@ -46,13 +47,24 @@ def test_files_hold_percent_null_and_groups(tmp_path: Path) -> None:
     assert "grün" in (tmp_path / "metrics.json").read_text(encoding="utf-8"), "as it is, not escaped"
     with (tmp_path / "per_class.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "name", "group", "iou", "accuracy", "truth_pixels", "predicted_pixels"]
+    columns = ["id", "name", "group", "iou", "accuracy", "boundary_iou", "truth_pixels", "predicted_pixels"]
+    assert list(rows[0]) == columns
+    assert [row["boundary_iou"] for row in rows] == ["25.0000", "50.0000", "nan", "12.5000"]
+    near = {"mIoU_seen": 25.0, "mIoU_unseen": 50.0, "hIoU": pytest.approx(100 / 3), "width": 0.02}
+    assert metrics["boundary"] == near
     assert [row["name"] for row in rows] == [entry.name for entry in names]
     assert [row["group"] for row in rows] == ["seen", "unseen", "unseen", "excluded"]
     assert [row["iou"] for row in rows] == ["50.0000", "50.0000", "nan", "nan"]
     assert [row["accuracy"] for row in rows] == ["50.0000", "100.0000", "nan", "nan"]
     assert (rows[0]["truth_pixels"], rows[1]["predicted_pixels"]) == ("2", "2")
     np.testing.assert_array_equal(np.load(tmp_path / "confusion.npy", allow_pickle=False), confusion.counts)
+
+
+def test_the_image_with_most_of_a_confusion_is_named(tmp_path: Path) -> None:
+    where = np.array([[0, 1], [0, 2]])
+    write_confused(tmp_path / "confused.csv", np.array([[5, 2], [0, 7]]), where, ["a", "b", "=c"])
+    lines = (tmp_path / "confused.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == ["truth,prediction,pixels,image", "0,0,5,a", "0,1,2,b", "1,1,7,'=c"]
 
 
 def test_names_that_begin_like_formulas_are_text_to_spreadsheets(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_published_files_are_those_of_the_protocol() -> None:
 
 def test_unseen_classes_are_followed_to_what_they_are_taken_for() -> None:
     groups = ("seen", "unseen", "seen", "unseen", "unseen")
-    rows = [ClassScores(n, f"c{n}", group, 0, 0, 0, 0, "#000000") for n, group in enumerate(groups)]
+    rows = [ClassScores(n, f"c{n}", group, 0, 0, 0, 0, 0, "#000000") for n, group in enumerate(groups)]
     counts = np.array([[5, 5, 0, 0, 0], [60, 20, 0, 15, 5], [0, 0, 9, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 7]])
     first, second = list_confusions(counts, rows)
     assert first["row"].name == "c1" and first["right"] == 20
