@@ -40,8 +40,8 @@ trained, fresh run of the config, or --decoder.
 EXIT_CODES = """0 all images are labelled, 2 wrong usage, names or config, 3 no trained run, no image, or some image
 could not be read (the others are labelled)"""
 EXAMPLES = (
-    'predict --dataset voc --input photos/ --classes "dog, sofa, traffic cone" --out labelled/',
-    "predict --decoder decoder.safetensors --input street.jpg --classes names.txt --out labelled/",
+    'predict --dataset voc --image photos/ --classes "dog, sofa, traffic cone" --out labelled/',
+    "predict --decoder decoder.safetensors --image street.jpg --classes names.txt --out labelled/",
 )
 ENDINGS = ", ".join(FILE_ENDINGS)
 WEIGHTS = "clip.weights="
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_log_option(parser)
     add = parser.add_argument
     add(
-        "--input",
+        "--image",
         nargs="+",
         required=True,
         metavar="PATH",
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     set_threads(plan.config.runtime, alone=True)
     with keep_log(plan, options.verb, options.log_level):
         segmenter = _load_exported(plan, options) if options.decoder else segmenter_of(plan, config_arguments(options))
-        lines, code = predict(segmenter, options.input, options.classes, options.out, options.quiet)
+        lines, code = predict(segmenter, options.image, options.classes, options.out, options.quiet)
         show(*lines)
     return code
 

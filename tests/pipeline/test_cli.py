@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
         ),
         (["export", "--out", "/"], "argument --out: / is a folder"),
         (
-            ["predict", "--input", "a", "--classes", "a", "--out", "/etc/passwd"],
+            ["predict", "--image", "a", "--classes", "a", "--out", "/etc/passwd"],
             "argument --out: /etc/passwd is a file; expected",
         ),
         (["ablate", "--out", "/etc/passwd"], "argument --out: /etc/passwd is a file; expected a folder"),

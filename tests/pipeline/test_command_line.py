@@ -131,7 +131,7 @@ def test_real_photographs_run_through_every_stage(
     page = Path(capsys.readouterr().out.splitlines()[-1]).read_text()
     assert "Not the full data set" in page and "sheep" in page
     photos, out = few / "JPEGImages", tmp_path / "labelled"
-    names = ["--input", str(photos), "--classes", "dog, sofa, traffic cone", "--out", str(out)]
+    names = ["--image", str(photos), "--classes", "dog, sofa, traffic cone", "--out", str(out)]
     settings = [*TINY, f"data.root={tmp_path / 'few'}", "features.size=128"]
     cache = ["--artifacts", str(tmp_path / "cache"), "--quiet", "--set", *settings]
     assert main(["predict", "--dataset", "voc_cached", *names, *cache]) == 0

@@ -67,7 +67,7 @@ def picture(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def predict(artifacts: Path, image: Path, out: Path, *more: str, classes: str = ",".join(NAMES)) -> int:
-    given = ["--input", str(image), "--classes", classes, "--out", str(out), *more]
+    given = ["--image", str(image), "--classes", classes, "--out", str(out), *more]
     return cli.main(["predict", *arguments(artifacts), *given])
 
 
@@ -285,7 +285,7 @@ def test_hostile_names_are_harmless(artifacts: Path, loaded: None, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        ({"--input": "nowhere"}, 3, "nowhere: no such file or folder"),
+        ({"--image": "nowhere"}, 3, "nowhere: no such file or folder"),
         ({"--classes": "dog,dog"}, 2, "'dog' was given twice"),
         ({"--classes": "nowhere.txt"}, 3, "nowhere.txt: the class names cannot be read"),
         ({"--classes": " , "}, 2, "class name 1"),
@@ -295,7 +295,7 @@ def test_hostile_names_are_harmless(artifacts: Path, loaded: None, tmp_path: Pat
 )
 def test_mistakes_end_in_one_line(artifacts: Path, tmp_path: Path, capsys, change, code: int, words: str) -> None:
     Image.fromarray(picture(8, 8)).save(tmp_path / "a.png")
-    given = {"--input": str(tmp_path / "a.png"), "--classes": "dog", "--out": str(tmp_path / "out")} | change
+    given = {"--image": str(tmp_path / "a.png"), "--classes": "dog", "--out": str(tmp_path / "out")} | change
     extra = [given.pop("--set")] if "--set" in given else []
     base = ["--artifacts", str(artifacts), "--dataset", "shapes", "--set", *settings(*extra)]
     if words.startswith("run `python"):
@@ -405,7 +405,7 @@ def test_export_is_one_plain_file_without_clip(exported: Path) -> None:
 
 def test_predict_takes_an_exported_decoder(exported: Path, tmp_path: Path, capsys) -> None:
     Image.fromarray(picture(16, 24)).save(tmp_path / "a.png")
-    given = ["--input", str(tmp_path / "a.png"), "--classes", "dog,cat", "--out", str(tmp_path / "out"), "--quiet"]
+    given = ["--image", str(tmp_path / "a.png"), "--classes", "dog,cat", "--out", str(tmp_path / "out"), "--quiet"]
     assert cli.main(["predict", "--decoder", str(exported), *given]) == 0
     assert (tmp_path / "out" / "a.png.overlay.png").is_file()
     assert cli.main(["predict", "--decoder", str(exported), *given, "--set", "evaluate.gamma=1"]) == 2

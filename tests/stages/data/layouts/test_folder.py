@@ -317,7 +317,7 @@ def test_a_decoder_of_ones_own_data_labels_photographs(tmp_path: Path, capsys: p
     (root / "rooms.yaml").write_text("data: {layout: folder, root: ., classes: classes.txt, unseen: [dog, kite],"
                                      " train_split: train, val_split: val, mask_folder: masks}\n")  # fmt: skip
     given = ["--dataset", str(root / "rooms.yaml"), "--artifacts", str(tmp_path / "cache"), "--set", *TINY]
-    photo = ["--input", str(root / "images/val"), "--classes", "wall, dog, traffic cone", "--out", str(tmp_path / "o")]
+    photo = ["--image", str(root / "images/val"), "--classes", "wall, dog, traffic cone", "--out", str(tmp_path / "o")]
     assert main(["predict", *photo, *given]) == 3  # before it is trained: the command that is named is one that works
     assert f"TrainDecoder --dataset {root / 'rooms.yaml'} --artifacts {tmp_path / 'cache'}" in capsys.readouterr().err
     assert main(["TrainDecoder", *given]) == 0
