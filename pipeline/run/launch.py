@@ -22,7 +22,7 @@ from typing import Any
 from split_matching.cache.accept import accept_input
 from split_matching.cache.entry import State
 from split_matching.cache.running import claim
-from split_matching.errors import CorruptError, DataError, UserError, one_line
+from split_matching.errors import CorruptError, DataError, UserError, format_count, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
 from split_matching.pipeline.repair import rename_if_damaged
@@ -389,7 +389,7 @@ def _list_stages(stage: Stage, before: Mapping[str, State]) -> list[str]:
         if old is not None and old.manifest["digest"] == artifact.manifest["digest"]:
             did = "fresh" if before[member.name].fresh else "fresh, its inputs came out the same"
         else:
-            images = artifact.manifest["images"]
-            did = f"ran in {format_duration(artifact.manifest['seconds'])}" + (f", {images} images" if images else "")
+            images, took = artifact.manifest["images"], format_duration(artifact.manifest["seconds"])
+            did = f"ran in {took}" + (f", {format_count(images, 'image')}" if images else "")
         lines.append(f"{member.command:<{width}}  {did}, {artifact.path}")
     return lines

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from split_matching.errors import format_count
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages import analysis
@@ -149,7 +150,7 @@ def _subset_banner(ctx: StageContext) -> Iterable[dict[str, str]]:
         text = f"This run used {' and '.join(parts)} of the published protocol; do not compare with published numbers."
         yield {"kind": "amber", "title": "Not the full data set", "text": text}
     elif trial := ctx.inputs["dataset"].manifest.get("config", {}).get("data", {}).get("images"):
-        text = f"A trial on {len(trial):,} images that were named with --images; do not compare it with other runs."
+        text = f"A trial on {format_count(len(trial), 'image')} named with --images; do not compare it with other runs."
         yield {"kind": "amber", "title": "Not the full data set", "text": text}
 
 
