@@ -1,4 +1,4 @@
-"""The settings of a data set: which images, which classes, which are seen; how `shapes` is rendered. See `settings`."""
+"""The settings of a data set: which images, which classes, which are seen; how `shapes` is made. See `settings`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from split_matching.configs.section import RUNTIME, Section, added
+from split_matching.configs.settings import Fraction, NonNegative, Positive
 
 
 class DataConfig(Section):
@@ -143,3 +144,15 @@ class ShapesConfig(Section):
     val_scenes: Annotated[int, Field(ge=1)] = Field(300, description="Rendered validation scenes.")
     image_size: Annotated[int, Field(ge=32)] = Field(128, description="Side of a scene, in pixels.")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the renderer.")
+
+
+class PretrainConfig(Section):
+    """Contrastive training of the small CLIP for `shapes` (choice)."""
+
+    steps: Positive = Field(3000, description="Optimiser steps.")
+    batch: Positive = Field(128, description="Scenes a step.")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak learning rate (AdamW, cosine).")
+    warmup: NonNegative = Field(200, description="Linear warm-up steps.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW weight decay.")
+    single_fraction: Fraction = Field(0.3, description="Share of scenes with one object on a plain ground.")
+    seed: NonNegative = Field(0, description="Seed of scenes, captions and initial weights.")

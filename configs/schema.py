@@ -10,14 +10,13 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from split_matching.configs.data_settings import DataConfig, ShapesConfig
+from split_matching.configs.data_settings import DataConfig, PretrainConfig, ShapesConfig
 from split_matching.configs.section import Section
 from split_matching.configs.settings import (
     ClipConfig,
     DecoderConfig,
     EvaluateConfig,
     FeaturesConfig,
-    PretrainConfig,
     PseudoMasksConfig,
     RegionsConfig,
     ReportConfig,
@@ -70,6 +69,12 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _best_is_known(self) -> Config:
+        if self.evaluate.checkpoint == "best" and not self.train.validate_every:
+            raise ValueError("evaluate.checkpoint best needs train.validate_every above 0: set it, or take the last")
+        return self
+
+    @model_validator(mode="after")
     def _quality_is_learnt(self) -> Config:
         """Votes are not weighted by a head that has learnt nothing."""
         unlearnt = self.train.loss_quality == 0 or self.train.candidate_weight == 0
@@ -90,6 +95,15 @@ def kept_splits(config: Config) -> tuple[str, ...]:
     if config.features.persist:
         return ("train", "val")
     return () if config.evaluate.predictor == "decoder" and evaluates_images(config) else ("val",)
+
+
+def weights_file(config: Any) -> str:
+    """Return the name of the file of weights that the trained decoder is read from.
+
+    Args:
+        config: a Config, or a slice with `evaluate.checkpoint`.
+    """
+    return "best.safetensors" if config.evaluate.checkpoint == "best" else "weights.safetensors"
 
 
 def evaluates_images(config: Any) -> bool:

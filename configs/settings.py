@@ -46,18 +46,6 @@ class ClipConfig(Section):
     )
 
 
-class PretrainConfig(Section):
-    """Contrastive training of the small CLIP for `shapes` (choice)."""
-
-    steps: Positive = Field(3000, description="Optimiser steps.")
-    batch: Positive = Field(128, description="Scenes a step.")
-    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak learning rate (AdamW, cosine).")
-    warmup: NonNegative = Field(200, description="Linear warm-up steps.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW weight decay.")
-    single_fraction: Fraction = Field(0.3, description="Share of scenes with one object on a plain ground.")
-    seed: NonNegative = Field(0, description="Seed of scenes, captions and initial weights.")
-
-
 class TextConfig(Section):
     """Prompts: one template, or an ensemble whose embeddings are averaged and normalised again."""
 
@@ -274,6 +262,15 @@ class TrainConfig(Section):
     )
     checkpoint_every: Positive = Field(500, description="Steps between checkpoints.", json_schema_extra=RUNTIME)
     log_every: Positive = Field(20, description="Steps between metric lines.", json_schema_extra=RUNTIME)
+    validate_every: NonNegative = Field(
+        0,
+        description="Steps between measurements of the seen classes on training images that are held out, after which "
+        "the best weights are kept beside the last ones; 0 holds none out. See evaluate.checkpoint.",
+        json_schema_extra=added(neutral=0),
+    )
+    validate_images: Positive = Field(
+        100, description="Training images that are held out for it.", json_schema_extra=added(neutral=100)
+    )
     seed: NonNegative = Field(0, description="Seed of initial weights, order, flips and augmentation.")
 
     @model_validator(mode="after")
@@ -298,6 +295,11 @@ class EvaluateConfig(Section):
     stride: Positive = Field(426, description="Slide: pixels from window to window (peers: 426).")
     short_side: Annotated[int, Field(ge=16)] | None = Field(
         None, description="Slide: short side of the resized image, pixels (peers: 512); null: resized as `features`."
+    )
+    checkpoint: Literal["last", "best"] = Field(
+        "last",
+        description="Weights of the trained decoder: after the last step, or the best of train.validate_every.",
+        json_schema_extra=added(neutral="last"),
     )
     gamma: float = Field(0.0, description="Subtracted from the scores of seen classes (calibrated stacking).")
     gamma_sweep: tuple[float, ...] = Field(

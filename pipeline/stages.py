@@ -17,7 +17,7 @@ from typing import Any
 
 from split_matching.cache.code import ROOMS
 from split_matching.configs.clusterings import Clustering, find_clustering
-from split_matching.configs.schema import Config, evaluates_images, kept_splits
+from split_matching.configs.schema import Config, evaluates_images, kept_splits, weights_file
 from split_matching.pipeline.plan import Files, Plan, Stage
 from split_matching.stages.candidates.region_counts import describe_regions
 from split_matching.stages.data.source import load_layout
@@ -190,9 +190,10 @@ class TrainDecoder(Stage):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Augmentation counts only where images are in the loop."""
-        augmentation = ("scale_range", "cat_max_ratio", "photometric")
-        train = fields(self.config, "train", without=() if self.online else augmentation)
+        """Augmentation counts only where images are in the loop, and held-out images where they are measured."""
+        augmentation = () if self.online else ("scale_range", "cat_max_ratio", "photometric")
+        validation = () if self.config.train.validate_every else ("validate_images",)
+        train = fields(self.config, "train", without=(*augmentation, *validation))
         seen = (*masks(self.config), "classes.seen_ids")
         shared = ("decoder", *train, "features.decoder_blocks", *seen)
         return (*shared, *online_features(self.config)) if self.online else shared
@@ -280,7 +281,7 @@ class Evaluate(Stage):
         found: dict[str, Files] = {"dataset": ("val.json", "images.json") if looks else ("val.json",)}
         if not self.reads_images:
             found["features"] = ("val",)
-        return {**found, "train": ("weights.safetensors",)} if self.trained else found
+        return {**found, "train": (weights_file(self.config),)} if self.trained else found
 
 
 class Report(Stage):

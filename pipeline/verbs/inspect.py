@@ -61,8 +61,8 @@ MORE: Mapping[str, tuple[str, ...]] = {
     "predictions": ("train", "features"),
 }
 READS = (
-    *("data", "clip", "features", "pseudo_masks", "regions", "decoder", "train"),
-    *("classes.seen", "classes.seen_ids", "classes.all"),
+    *("data", "clip", "features", "pseudo_masks", "regions", "decoder", "train", "evaluate.checkpoint"),
+    *("classes.seen", "classes.seen_ids"),
 )
 
 

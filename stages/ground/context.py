@@ -22,6 +22,14 @@ Progress = Callable[[int, int], None]
 """Called as `progress(done, total)`; cheap enough to be called for every image or step."""
 
 
+Report = Callable[[int, Mapping[str, float]], None]
+"""Called as `report(step, numbers)` with what a training measured, the most telling first, for whoever watches it."""
+
+
+def no_report(step: int, numbers: Mapping[str, float]) -> None:
+    """Tell nobody: the default in notebooks and tests."""
+
+
 def no_progress(done: int, total: int) -> None:
     """Ignore progress: the default in notebooks and tests."""
 
@@ -62,6 +70,7 @@ class StageContext:
         runtime: device, threads and batch; never changes a result.
         data_root: root of the raw images and masks.
         progress: called with (done, total).
+        report: called with a step and what was measured there; enters no result.
     """
 
     config: Any
@@ -70,3 +79,4 @@ class StageContext:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     data_root: Path = Path()
     progress: Progress = no_progress
+    report: Report = no_report

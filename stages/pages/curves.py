@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.cache.files import parse_json
-from split_matching.errors import CorruptError, format_count
+from split_matching.errors import CorruptError
 from split_matching.stages.pages.colours import (
     CURVE_COLOURS,
     NEUTRAL_COLOUR,
@@ -94,6 +94,24 @@ def draw_training(path: Path) -> list[dict[str, str]]:
     return drawn
 
 
+def draw_validation(path: Path) -> list[dict[str, str]]:
+    """Draw the mIoU of seen classes on held-out training images.
+
+    Args:
+        path: `validation.jsonl` of the training.
+
+    Returns:
+        `uri` and `alt` of the plot; none if nothing was measured.
+
+    Raises:
+        CorruptError: see `read_log`.
+    """
+    lines = _lines(read_log(path), {"held_out_mIoU": "mIoU seen, %"})
+    title = "Held-out training images"
+    uri = draw_curves(lines, title=title, xlabel="step", colours=(SEEN_COLOUR,)) if lines else ""
+    return [{"uri": uri, "alt": f"{title}: mIoU of seen classes over training steps"}] if lines else []
+
+
 def draw_matching(path: Path) -> dict[str, Any] | None:
     """Draw how the queries of both groups were matched over training.
 
@@ -112,7 +130,7 @@ def draw_matching(path: Path) -> dict[str, Any] | None:
         counted = [record for record in records if f"{group}_queries" in record]
         if len(counted) > 1:
             steps, shares = _query_shares(counted, group)
-            maps[format_count(shares.shape[1], f"{group} query", f"{group} queries")] = (steps, shares)
+            maps[f"{shares.shape[1]} {group} queries"] = (steps, shares)
     if not maps:
         return None
     plans = {

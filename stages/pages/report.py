@@ -8,21 +8,24 @@ artifacts, so equal inputs give equal bytes. Names from files go through the tem
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from split_matching.errors import format_count
+from split_matching.cache.artifact import Artifact
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages import analysis
+from split_matching.stages.pages.banners import is_foreign, list_banners
 from split_matching.stages.pages.class_scores import ClassScores, read_class_scores
-from split_matching.stages.pages.curves import draw_matching, draw_sweep, draw_training
+from split_matching.stages.pages.curves import draw_matching, draw_sweep, draw_training, draw_validation
 from split_matching.stages.pages.examples import choose_examples, draw_examples
 from split_matching.stages.pages.formats import format_number, format_time, page_template
 from split_matching.stages.pages.mask_quality import summarise_mask_quality
 from split_matching.stages.pages.provenance import list_stages, list_summaries, list_versions
+
+VALIDATION = "validation.jsonl"
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
@@ -55,7 +58,7 @@ def _collect(ctx: StageContext) -> dict[str, Any]:
     unseen = [row.id for row in rows if row.group == "unseen"]
     images = ctx.inputs["dataset"].json("val.json")["images"]
     worst = analysis.find_worst_images(evaluate.file("per_image.csv"), ctx.config.report.worst)
-    banners = [*list_banners(ctx, rows), *_foreign_banner(metrics)]
+    banners = list_banners(ctx, metrics, len(unseen))
     doubtful = any(banner["kind"] in ("red", "amber") for banner in banners)
     return {
         "dataset": evaluate.manifest.get("dataset") or ctx.config.data.classes,
@@ -64,11 +67,11 @@ def _collect(ctx: StageContext) -> dict[str, Any]:
         "headline": _headline(metrics),
         "groups": _group_classes(metrics, rows),
         "rows": rows,
-        "curves": draw_training(train.file("metrics.jsonl")) if train else [],
+        "curves": _draw_curves(train) if train else [],
         "matching": draw_matching(train.file("matching.jsonl")) if train else None,
         "sweep": draw_sweep(metrics.get("extra", {})),
         # published numbers are of training on this data set
-        "published": None if _foreign_banner(metrics) else analysis.compare_with_published(ctx, metrics, doubtful),
+        "published": None if is_foreign(metrics) else analysis.compare_with_published(ctx, metrics, doubtful),
         "confused": analysis.list_confusions(np.load(evaluate.file("confusion.npy"), allow_pickle=False), rows),
         "examples": draw_examples(ctx, rows, choose_examples(images, unseen, ctx.config.report.examples)),
         "worst": [
@@ -81,6 +84,13 @@ def _collect(ctx: StageContext) -> dict[str, Any]:
         "stages": list_stages(ctx.inputs),
         "versions": list_versions(ctx.inputs),
     }
+
+
+def _draw_curves(train: Artifact) -> list[dict[str, str]]:
+    """Draw what the training logged, and how it was validated if it was."""
+    validated = VALIDATION in train.manifest.get("files", {})
+    validation = draw_validation(train.file(VALIDATION)) if validated else []
+    return [*draw_training(train.file("metrics.jsonl")), *validation]
 
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -101,57 +111,6 @@ def _group_classes(metrics: Mapping[str, Any], rows: Sequence[ClassScores]) -> l
         if members:
             groups.append({"name": group, "mean": mean, "rows": members})
     return groups
-
-
-def list_banners(ctx: StageContext, rows: Sequence[ClassScores]) -> list[dict[str, str]]:
-    """Return what a reader must know before any number: `kind` (red, blue, amber), `title` and `text` of each banner.
-
-    Args:
-        ctx: input `dataset`; reads `clip.weights` and `data` of the config.
-        rows: the classes.
-    """
-    banners = []
-    if ctx.config.clip.weights == "random":
-        text = "Random CLIP weights: the numbers on this page mean nothing. They show only that every stage ran."
-        banners.append({"kind": "red", "title": "Plumbing only", "text": text})
-    if ctx.config.data.fold is not None:
-        hidden = sum(row.group == "unseen" for row in rows)
-        text = (
-            f"Fold {ctx.config.data.fold} of {ctx.config.data.folds}: “unseen” means {hidden} seen classes that were "
-            "hidden to choose settings. The truly unseen classes are not scored here."
-        )
-        banners.append({"kind": "blue", "title": "Tuning run", "text": text})
-    if ctx.config.data.layout == "shapes":
-        text = "Rendered scenes made for this project. The numbers do not compare with any published data set."
-        banners.append({"kind": "amber", "title": "Embedded data set", "text": text})
-    banners.extend(_subset_banner(ctx))
-    return banners
-
-
-def _foreign_banner(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Say that the decoder was trained on another data set, and which classes it has seen there."""
-    extra = metrics.get("extra", {})
-    if not extra.get("trained_on"):
-        return []
-    seen = ", ".join(extra["seen"]) or "none"
-    text = f"The decoder is {extra['trained_on']}. “Seen” are the classes that had masks there, by their names: {seen}."
-    return [{"kind": "blue", "title": "Trained on another data set", "text": text}]
-
-
-def _subset_banner(ctx: StageContext) -> Iterable[dict[str, str]]:
-    """Say that the run saw a part of the published splits, or was a trial on some images of any data set."""
-    data = ctx.config.data
-    parts = [
-        f"{have:,} of {whole:,} {word} images"
-        for split, word, whole in (("train", "training", data.expected_train), ("val", "validation", data.expected_val))
-        if whole and (have := len(ctx.inputs["dataset"].json(f"{split}.json")["images"])) != whole
-    ]
-    if parts:
-        text = f"This run used {' and '.join(parts)} of the published protocol; do not compare with published numbers."
-        yield {"kind": "amber", "title": "Not the full data set", "text": text}
-    elif trial := ctx.inputs["dataset"].manifest.get("config", {}).get("data", {}).get("images"):
-        text = f"A trial on {format_count(len(trial), 'image')} named with --images; do not compare it with other runs."
-        yield {"kind": "amber", "title": "Not the full data set", "text": text}
 
 
 def _list_facts(ctx: StageContext, metrics: Mapping[str, Any], rows: Sequence[ClassScores]) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.ordered_map import worker_threads
-from split_matching.stages.training.batches import Item, coverage, require_images
+from split_matching.stages.training.batches import Item, coverage, hold_out
 
 STREAM = 3  # of the seed; 1 and 2 are the order of images and the flips of cached features
 
@@ -44,7 +44,7 @@ class AugmentedImages:
         self.masks = ctx.inputs["pseudo_masks"].shards("train")
         self.regions = ctx.inputs["regions"].shards("train")
         self.source = open_source(ctx.config.data, ctx.data_root)
-        self.ids = require_images(self.masks.ids)
+        self.ids, self.held_out = hold_out(self.masks.ids, self.config)
         self.clip = frozen_clip(ctx)
         self.crop = self.clip.patch * max(1, round(self.size / self.clip.patch))
         self.pool = worker_threads(ctx.runtime.threads or len(sched_getaffinity(0)))
@@ -54,6 +54,20 @@ class AugmentedImages:
         cached = [(self.masks.read(i, "labels"), self.regions.read(i, "embeddings")) for i in ids]
         # the pool is for the images only: HDF5 files are read by one thread
         return list(self.pool.map(self._augment, ids, [step] * len(ids), positions, *zip(*cached, strict=True)))
+
+    def load_whole(self, ids: Sequence[str]) -> list[Item]:
+        """See TrainingImages; without regions, as only seen classes are looked at."""
+        return list(self.pool.map(self._whole, ids))
+
+    def _whole(self, image_id: str) -> Item:
+        image = read_image(self.source.image_path(image_id))
+        labels, _ = read_seen_labels(self.source, image_id, self.seen_ids)
+        rows, cols = self.clip.grid_for(image.shape[0], image.shape[1], self.size, self.resize)
+        view = View.whole(rows * self.clip.patch, cols * self.clip.patch)
+        patches = split_patches(take_image(image, view), self.clip.patch)
+        size = (rows * self.upsample, cols * self.upsample)
+        nothing = np.zeros((0, 1), np.float32), np.zeros((0, *size), np.float32)
+        return Item([patches], *cut_seen(labels, view, size), *nothing)
 
     def _augment(
         self, image_id: str, step: int, index: int, masks: NDArray[np.uint8], embeddings: NDArray[np.float16]

@@ -6,6 +6,7 @@ The order of images is a function of (seed, step) alone, so a resumed run is exa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -19,11 +20,11 @@ from split_matching.configs.settings import TrainConfig
 from split_matching.errors import DataError
 from split_matching.model.criterion import Targets
 from split_matching.model.process_group import ProcessGroup
+from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import read_seen_labels
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, StageContext
-from split_matching.stages.ground.ordered_map import worker_threads
 from split_matching.stages.ground.region_map import masks_of
 
 AHEAD = 2  # batches that are read while a step computes
@@ -70,10 +71,17 @@ class TrainingImages(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """Of all training images, sorted."""
+        """Of the images to train on, sorted."""
+
+    @property
+    def held_out(self) -> Sequence[str]:
+        """Of the images to validate on, sorted; no image is in both."""
 
     def load(self, ids: Sequence[str], step: int, positions: Sequence[int]) -> list[Item]:
         """Return the items of one step, in the order of `ids`; `positions` are their places in the whole batch."""
+
+    def load_whole(self, ids: Sequence[str]) -> list[Item]:
+        """Return items of whole images as they are, neither mirrored nor augmented."""
 
 
 class CachedImages:
@@ -96,7 +104,7 @@ class CachedImages:
         self.seen_ids = ctx.config.classes.seen_ids
         self.blocks = ctx.config.features.decoder_blocks
         self.upsample = ctx.config.decoder.upsample
-        self.ids = require_images(self.masks.ids)
+        self.ids, self.held_out = hold_out(self.masks.ids, self.config)
         self._kept: dict[str, Item] = {}
         self._room = ctx.runtime.cache_mb * 1_000_000
 
@@ -105,6 +113,10 @@ class CachedImages:
         flips = np.random.default_rng([self.config.seed, 2, step]).random(self.config.batch) < 0.5  # of all processes
         items = [(self.item(image_id), flips[position]) for image_id, position in zip(ids, positions, strict=True)]
         return [item.flipped() if flip and self.config.flip else item for item, flip in items]
+
+    def load_whole(self, ids: Sequence[str]) -> list[Item]:
+        """See TrainingImages."""
+        return [self.item(image_id) for image_id in ids]
 
     def item(self, image_id: str) -> Item:
         """Read one image, or return it from memory; what fits into `runtime.cache_mb` is read once."""
@@ -130,15 +142,21 @@ class CachedImages:
         )
 
 
-def require_images(ids: Sequence[str]) -> list[str]:
-    """Return the ids of the training images.
+def hold_out(ids: Sequence[str], config: TrainConfig) -> tuple[list[str], list[str]]:
+    """Return the ids to train on, and those to validate on, evenly spread; none of these if nothing is validated.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no image to train on.
     """
     if not ids:
         raise DataError("the training split is empty: give a split with at least one image")
-    return list(ids)
+    held = choose_evenly(ids, config.validate_images) if config.validate_every else []
+    if len(held) == len(ids):
+        raise DataError(
+            f"train.validate_images {config.validate_images} holds out all of {len(ids)} training images: lower it, or "
+            "set train.validate_every to 0"
+        )
+    return [image_id for image_id in ids if image_id not in set(held)], held
 
 
 def coverage(labels: NDArray[Any], values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -169,16 +187,17 @@ def load_batch(images: TrainingImages, config: TrainConfig, step: int, group: Pr
     return images.load(ids, step, group.part(range(config.batch)))
 
 
-def prefetch(images: TrainingImages, config: TrainConfig, start: int, group: ProcessGroup) -> Iterator[list[Item]]:
-    """Yield this process's items of each step from `start` on, read some steps ahead in a thread."""
-    with worker_threads(1) as pool:
-        first = range(start, min(start + AHEAD, config.steps))
-        ahead = [pool.submit(load_batch, images, config, step, group) for step in first]
-        for step in range(start, config.steps):
-            items = ahead.pop(0).result()
-            if step + AHEAD < config.steps:
-                ahead.append(pool.submit(load_batch, images, config, step + AHEAD, group))
-            yield items
+def prefetch(
+    images: TrainingImages, config: TrainConfig, start: int, group: ProcessGroup, pool: Executor
+) -> Iterator[list[Item]]:
+    """Yield this process's items of each step from `start` on, read some steps ahead in the pool's one thread."""
+    first = range(start, min(start + AHEAD, config.steps))
+    ahead = [pool.submit(load_batch, images, config, step, group) for step in first]
+    for step in range(start, config.steps):
+        items = ahead.pop(0).result()
+        if step + AHEAD < config.steps:
+            ahead.append(pool.submit(load_batch, images, config, step + AHEAD, group))
+        yield items
 
 
 # --- how they are stacked ---------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from split_matching.configs.settings import ClipConfig, PretrainConfig
+from split_matching.configs.data_settings import PretrainConfig
+from split_matching.configs.settings import ClipConfig
 from split_matching.model.clip import FrozenClip
 from split_matching.model.clip_weights import create_open_clip
 from split_matching.stages.data.shapes import COLOURS, PATTERNS, Scene, Thing, render_scene, scene_rng
@@ -169,8 +170,10 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             optimizer.step()
             model.logit_scale.data.clamp_(0, math.log(100))
             if step % 50 == 0 or step == config.steps - 1:
-                log.write(json.dumps({"step": step, "loss": round(loss.item(), 5), "lr": rate}) + "\n")
+                numbers = {"loss": round(loss.item(), 5), "lr": rate}
+                log.write(json.dumps({"step": step, **numbers}) + "\n")
                 log.flush()
+                ctx.report(step, numbers)
             checkpoints.step_done(step + 1)
             ctx.progress(step + 1, config.steps)
     state = {name: value.half() for name, value in model.state_dict().items()}

@@ -19,16 +19,17 @@ from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.errors import ConfigError, UserError
 from split_matching.model.criterion import SplitCriterion, Targets
 from split_matching.model.match_statistics import match_statistics
-from split_matching.model.matcher import NotFiniteError
 from split_matching.model.precision import decoder_dtype, in_dtype
 from split_matching.model.process_group import ProcessGroup
-from split_matching.model.query_decoder import LayerOutputs, QueryDecoder
+from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
+from split_matching.stages.ground.ordered_map import worker_threads
 from split_matching.stages.ground.tensor_files import write_tensors
 from split_matching.stages.training.batches import CachedImages, TrainingImages, collate, prefetch
 from split_matching.stages.training.checkpoint import Checkpoints, Stateful, restore_checkpoint
 from split_matching.stages.training.metric_log import MetricLog
+from split_matching.stages.training.validation import Validation
 
 WEIGHTS = "weights.safetensors"
 
@@ -47,7 +48,8 @@ def train_decoder(
 ) -> dict[str, float | int | str]:
     """Train from the last checkpoint, or from the start; write `weights.safetensors` and the log (see MetricLog).
 
-    Processes that torch.distributed has joined share every batch; the first of them alone writes.
+    With `train.validate_every` also write the best weights (see Validation). Processes that torch.distributed has
+    joined share every batch; the first of them alone writes.
 
     Args:
         ctx: context of the stage.
@@ -56,7 +58,7 @@ def train_decoder(
         encoder: makes the token maps of a batch from its images' patches; None: the items hold token maps.
 
     Returns:
-        `steps`, `trainable_parameters`, `images`.
+        `steps`, `trainable_parameters`, `images`; of a validated training `best_step` and `best_held_out_mIoU` too.
 
     Raises:
         ConfigError: the batch cannot be shared evenly.
@@ -74,27 +76,37 @@ def train_decoder(
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr, fused=True)
     dtype = decoder_dtype(config.precision, device)
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+    validation = Validation(images, ctx.config, criterion.text, group)
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "scaler": scaler}
+    parts |= {"best": validation.best} if config.validate_every else {}
     start = _resume(ctx, parts, device, group)
     writes = group.rank == 0
     checkpoints = Checkpoints(ctx.out, parts, config.checkpoint_every, config.steps, device)
-    with MetricLog(ctx.out, start) if writes else contextlib.nullcontext() as log, checkpoints:
-        for step, items in enumerate(prefetch(images, config, start, group), start):
+    with worker_threads(1) as pool, MetricLog(ctx, start) if writes else contextlib.nullcontext() as log, checkpoints:
+        for step, items in enumerate(prefetch(images, config, start, group, pool), start):
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
-            outputs = _predict(model, encoder, tokens, valid, dtype)
-            terms = _find_terms(criterion, outputs, targets, step)
+            outputs = _predict(model, encoder, tokens, valid, dtype, step)
+            terms = criterion(outputs, targets)
             metrics = _sum_terms(terms, group, step)
             rate = learning_rate(config, step)
             norm = _update(model, optimizer, scaler, terms["loss"], rate, config, group)
             if log and (step % config.log_every == 0 or step == config.steps - 1):
                 numbers = _round(metrics | {"grad_norm": norm}) | {"lr": rate}
-                log.add(step, numbers, _describe_matching(criterion, outputs.last(), targets))
+                log.add(step, numbers, _describe_matching(criterion, outputs[-1], targets))
+
+            def predict(maps: list[Tensor], inside: Tensor, step: int = step) -> QueryOutput:
+                return _predict(model, encoder, maps, inside, dtype, step)[-1]
+
+            miou = validation.step_done(step + 1, model, predict, pool)
+            if log and miou is not None:
+                log.add_validation(step + 1, miou)
             checkpoints.step_done(step + 1)
             ctx.progress(step + 1, config.steps)
     if writes:
         write_tensors(ctx.out / WEIGHTS, model.state_dict())
+        validation.write_best(ctx.out)
     parameters = sum(p.numel() for p in model.parameters())
-    return {"steps": config.steps, "trainable_parameters": parameters, "images": len(images.ids)}
+    return {"steps": config.steps, "trainable_parameters": parameters, "images": len(images.ids), **validation.summary}
 
 
 def build_decoder(config: DecoderConfig, width: int, maps: int, dim: int, blocks: int, seed: int) -> QueryDecoder:
@@ -137,8 +149,8 @@ def _resume(ctx: StageContext, parts: Mapping[str, Stateful], device: str, group
 
 
 def _predict(
-    model: QueryDecoder, encoder: Encoder | None, tokens: list[Tensor], valid: Tensor, dtype: torch.dtype
-) -> LayerOutputs:
+    model: QueryDecoder, encoder: Encoder | None, tokens: list[Tensor], valid: Tensor, dtype: torch.dtype, step: int
+) -> list[QueryOutput]:
     """Predictions of every layer in float32, whatever the precision of the decoder's products.
 
     Args:
@@ -147,23 +159,20 @@ def _predict(
         tokens: token maps, or patches of the images alone. Shapes: (B, h, w, channels).
         valid: False on padding. Shape: (B, h, w), bool.
         dtype: of the decoder's products.
-    """
-    maps = encoder(tokens[0], valid, model.prompts) if encoder else tokens
-    with in_dtype(dtype, valid.device.type):
-        return model(maps, valid).float32()
-
-
-def _find_terms(criterion: SplitCriterion, outputs: LayerOutputs, targets: Targets, step: int) -> dict[str, Tensor]:
-    """Loss terms, see SplitCriterion.
+        step: for the error.
 
     Raises:
         UserError: a prediction is not finite.
     """
-    try:
-        return criterion(outputs, targets)
-    except NotFiniteError as error:
-        layer = error.layer if criterion.config.deep_supervision else len(outputs) - 1
-        raise _diverged(step, f"the predictions of layer {layer} of {len(outputs) - 1}") from None
+    maps = encoder(tokens[0], valid, model.prompts) if encoder else tokens
+    with in_dtype(dtype, valid.device.type):
+        outputs = model(maps, valid)
+    numbers = [[value for value in vars(output).values() if isinstance(value, Tensor)] for output in outputs]
+    finite = torch.stack([torch.stack([torch.isfinite(value).all() for value in some]).all() for some in numbers])
+    if not finite.all():
+        layer = int(finite.long().argmin())
+        raise _diverged(step, f"the predictions of layer {layer} of {len(outputs) - 1}")
+    return [output.float32() for output in outputs]
 
 
 def _sum_terms(terms: dict[str, Tensor], group: ProcessGroup, step: int) -> dict[str, Tensor]:
@@ -203,9 +212,9 @@ def _update(
 
 @torch.no_grad()
 def _describe_matching(
-    criterion: SplitCriterion, outputs: LayerOutputs, targets: Targets
+    criterion: SplitCriterion, output: QueryOutput, targets: Targets
 ) -> dict[str, float | list[int]]:
-    return match_statistics(criterion.match(outputs, targets), outputs, targets)
+    return match_statistics(criterion.match(output, targets), output, targets)
 
 
 def _diverged(step: int, where: str) -> UserError:

@@ -91,7 +91,8 @@ def test_semantic_field_enters_the_keys_that_read_it_and_all_below(override: str
 
 
 def test_every_semantic_field_enters_some_key() -> None:
-    variants = [(), ("pseudo_masks.method=kmeans",), ("train.features=online", "evaluate.mode=slide")]
+    online = ("train.features=online", "evaluate.mode=slide")
+    variants = [(), ("pseudo_masks.method=kmeans",), online, ("train.validate_every=9",)]
     read = {path for overrides in variants for stage in plan(*overrides).stages.values() for path in stage.reads}
     sections = {path for path in read if "." not in path}
     for section, field in Config.model_fields.items():
@@ -231,3 +232,9 @@ def test_every_stage_has_a_task_that_luigi_finds() -> None:
     for stage in STAGES:
         task = getattr(tasks, stage.__name__)
         assert task.__doc__
+
+
+def test_evaluation_reads_the_weights_that_were_asked_for() -> None:
+    every = "train.validate_every=10"
+    read = [plan(every, *more)["evaluate"].upstream["train"] for more in ((), ("evaluate.checkpoint=best",))]
+    assert read == [("weights.safetensors",), ("best.safetensors",)]

@@ -150,12 +150,14 @@ READS: dict[str, set[str]] = {
                 "nce_alike",
                 "no_object",
             ),
-            *("candidate_weight", "deep_supervision", "seed"),
+            *("candidate_weight", "deep_supervision", "seed", "validate_every"),
         )
     },
     **{f"train.{name}": NOTHING for name in ("scale_range", "cat_max_ratio", "photometric")},  # of images in the loop
     "train.precision": {"TrainDecoder", "Evaluate"},
     **{f"train.{name}": NOTHING for name in ("checkpoint_every", "log_every")},
+    "train.validate_images": NOTHING,  # of validation
+    "evaluate.checkpoint": {"TrainDecoder", "Evaluate"},  # with validation, see VALUES
     **{f"evaluate.{name}": NOTHING for name in ("window", "stride", "short_side")},  # of sliding windows
     **{
         f"evaluate.{name}": {"Evaluate"}
@@ -210,6 +212,8 @@ VALUES: dict[str, Sequence[str] | None] = {
     "train.nce_temperature": ("train.nce_temperature=0.2",),
     "evaluate.candidate_temperature": ("evaluate.candidate_temperature=30",),
     "train.min_lr": ("train.min_lr=1e-5",),
+    "train.validate_every": ("train.validate_every=5",),
+    "evaluate.checkpoint": ("evaluate.checkpoint=best", "train.validate_every=5"),
     "train.scale_range": ("train.scale_range=[0.7, 1.5]",),
     "data.download": None,  # of the layout `folder` only
     "evaluate.trained_on": None,  # a decoder that must be there: see test_trained_on.py
@@ -347,6 +351,8 @@ def test_a_changed_field_reruns_the_stages_that_read_it_and_all_below(
         ("train.features=online", "train.scale_range=[0.7, 1.5]", {"TrainDecoder"}),
         ("train.features=online", "train.cat_max_ratio=0.5", {"TrainDecoder"}),
         # what means something to one mode only
+        ("train.validate_every=5", "train.validate_images=7", {"TrainDecoder"}),
+        ("train.validate_every=5", "evaluate.checkpoint=best", {"Evaluate"}),
         ("pseudo_masks.method=kmeans", "pseudo_masks.k=3", PSEUDO),
         ("pseudo_masks.method=kmeans", "pseudo_masks.seed=3", PSEUDO),
         ("pseudo_masks.method=kmeans", "pseudo_masks.windows=[3]", NOTHING),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from split_matching.configs.schema import evaluates_images
+from split_matching.configs.schema import evaluates_images, weights_file
 from split_matching.model.query_decoder import QueryDecoder
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
@@ -75,7 +75,7 @@ def load_decoder(
     """Build the trained decoder from the artifact `train`, or from weights of another data set.
 
     Args:
-        ctx: input `train`; reads `decoder` and `features.decoder_blocks`.
+        ctx: input `train`; reads `decoder`, `evaluate.checkpoint` and `features.decoder_blocks`.
         width: of the token maps.
         dim: of CLIP's embeddings.
         device: where to compute.
@@ -83,5 +83,5 @@ def load_decoder(
     """
     blocks = ctx.config.features.decoder_blocks
     decoder = QueryDecoder(ctx.config.decoder, width, len(blocks), dim, max(blocks))
-    decoder.load_state_dict(weights or load_file(ctx.inputs["train"].file("weights.safetensors")))
+    decoder.load_state_dict(weights or load_file(ctx.inputs["train"].file(weights_file(ctx.config))))
     return decoder.eval().to(device)

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from split_matching.configs.class_list import load_shipped_classes
-from split_matching.configs.data_settings import ShapesConfig
+from split_matching.configs.data_settings import PretrainConfig, ShapesConfig
 from split_matching.configs.schema import Config
-from split_matching.configs.settings import PretrainConfig
 from split_matching.stages.data import shapes
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.training.pretrain import caption, contrastive_loss, crop_scene, render_batch

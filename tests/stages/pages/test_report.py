@@ -21,9 +21,10 @@ from split_matching.pipeline.stages import make_plan
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.inference.metric_files import write_metrics
 from split_matching.stages.inference.metrics import ConfusionMatrix
+from split_matching.stages.pages.banners import list_banners
 from split_matching.stages.pages.class_scores import read_class_scores
 from split_matching.stages.pages.formats import UNDEFINED, read_template
-from split_matching.stages.pages.report import list_banners, run
+from split_matching.stages.pages.report import run
 from tests.stages.pages.handmade_run import (
     FULL,
     IDS,
@@ -101,7 +102,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("settings", "expected", "absent"),
     [
-        ({"clip": {"weights": "random"}}, ["Plumbing only", "numbers on this page mean nothing"], ["Tuning run"]),
+        ({"clip": {"weights": "random"}}, ["Plumbing only", "these numbers mean nothing"], ["Tuning run"]),
         (FULL, ["4 of 10,582 training images and 4 of 1,449 validation images"], ["Plumbing", "Embedded"]),
         ({"data": {"fold": 1}}, ["Tuning run. Fold 1 of 3"], ["Plumbing"]),
         ({"data": {"layout": "shapes"}}, ["Embedded data set"], ["Not the full data set"]),
@@ -127,10 +128,10 @@ def test_a_trial_says_so_where_no_published_split_does(
 ) -> None:
     config = Config.model_validate({"report": {"examples": 0, "worst": 0}, **settings})
     ctx = make_context(tmp_path, monkeypatch, config=config)
-    whole = [banner["title"] for banner in list_banners(ctx, [])]
+    whole = [banner["title"] for banner in list_banners(ctx, {}, 0)]
     ctx.inputs["dataset"].manifest["config"] = {"data": {"images": ["a", "b", "c"]}}
-    assert [banner["title"] for banner in list_banners(ctx, [])] == [*whole, "Not the full data set"]
-    assert "A trial on 3 images" in list_banners(ctx, [])[-1]["text"]
+    assert [banner["title"] for banner in list_banners(ctx, {}, 0)] == [*whole, "Not the full data set"]
+    assert "A trial on 3 images" in list_banners(ctx, {}, 0)[-1]["text"]
 
 
 def test_a_fold_shows_only_the_classes_it_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from split_matching.cache.entry import read_progress
 from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.errors import UserError
-from split_matching.model.query_decoder import LayerOutputs, QueryDecoder
+from split_matching.model.query_decoder import QueryDecoder, QueryOutput
 from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
 from split_matching.stages.training import checkpoint, train
@@ -118,10 +117,6 @@ def test_checkpoints_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found == [(0, 0, 0.0), (0, 0, 0.0), (3, 50, 600.0), (3, 50, 600.0), (5, 50, 1200.0)]
 
 
-def scalars(line: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in line.items() if name != "step" and not isinstance(value, list)}
-
-
 def test_matching_is_logged_for_every_query(chain: Chain) -> None:
     lines = [json.loads(line) for line in (chain.whole(train, "logged") / "matching.jsonl").read_text().splitlines()]
     decoder, batch = chain.config.decoder, chain.config.train.batch
@@ -135,18 +130,26 @@ def test_matching_is_logged_for_every_query(chain: Chain) -> None:
     assert any("candidate_queries" in line for line in lines)
 
 
-def test_tensorboard_events_say_what_the_lines_say(chain: Chain) -> None:
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    folder = chain.whole(train, "events")
-    names = ("metrics.jsonl", "matching.jsonl")
-    logs = [[json.loads(line) for line in (folder / name).read_text().splitlines()] for name in names]
-    lines = [line for both in zip(*logs, strict=True) for line in both]  # a step's metrics, then its matching
-    events = [e for e in EventFileLoader(str(folder / "events.out.tfevents.train")).Load() if e.HasField("summary")]
-    assert [e.step for e in events] == [line["step"] for line in lines] == [step for step in range(6) for _ in names]
-    for event, line in zip(events, lines, strict=True):
-        values = {v.tag: v.tensor.float_val[0] for v in event.summary.value}
-        assert values == pytest.approx(scalars(line), rel=1e-5)
+def test_who_watches_is_told_what_the_lines_say_and_the_speed(chain: Chain) -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+    folder = chain.whole(train, "told", report=lambda step, numbers: told.append((step, dict(numbers))))
+    lines = [
+        json.loads(first) | json.loads(second)
+        for first, second in zip(
+            (folder / "metrics.jsonl").read_text().splitlines(),
+            (folder / "matching.jsonl").read_text().splitlines(),
+            strict=True,
+        )
+    ]
+    assert [step for step, _ in told] == [line["step"] for line in lines] == list(range(6))
+    config = chain.config.train
+    for (_, numbers), line in zip(told, lines, strict=True):
+        assert list(numbers)[:5] == ["images/s", "loss", "seen", "pseudo", "lr"] and numbers.pop("images/s") > 0
+        seen = 2 * line["seen_class"] + 5 * line["seen_mask"] + 5 * line["seen_dice"]
+        assert (config.loss_class, config.loss_mask, config.loss_dice) == (2, 5, 5)
+        assert numbers.pop("seen") == pytest.approx(seen)
+        assert numbers.pop("pseudo") == pytest.approx(line["loss"] - seen)
+        assert numbers == {k: v for k, v in line.items() if k != "step" and not isinstance(v, list)}
 
 
 def test_damaged_checkpoint_restarts(chain: Chain) -> None:
@@ -241,18 +244,17 @@ def test_nan_stops_with_step_and_term(chain: Chain, monkeypatch: pytest.MonkeyPa
         chain.whole(train, "nan")
 
 
-@pytest.mark.parametrize(("layer", "part"), [(0, "kernels"), (1, "embeddings"), (0, "no_object")])
+@pytest.mark.parametrize(("layer", "part"), [(0, "masks"), (1, "embeddings"), (0, "no_object")])
 def test_nan_in_any_layer_stops_with_its_number(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, layer: int, part: str
 ) -> None:
     """Also in a layer before the last one: matching would end in a traceback."""
     original = QueryDecoder.forward
 
-    def broken(self: QueryDecoder, tokens: list[torch.Tensor], valid: torch.Tensor) -> LayerOutputs:
+    def broken(self: QueryDecoder, tokens: list[torch.Tensor], valid: torch.Tensor) -> list[QueryOutput]:
         outputs = original(self, tokens, valid)
-        values = getattr(outputs, part).clone()
-        values[:, layer] = torch.nan
-        return replace(outputs, **{part: values})
+        outputs[layer] = replace(outputs[layer], **{part: getattr(outputs[layer], part) * torch.nan})
+        return outputs
 
     monkeypatch.setattr(QueryDecoder, "forward", broken)
     with pytest.raises(UserError, match=f"not finite at step 0: the predictions of layer {layer} of 1: lower train.lr"):
@@ -284,10 +286,10 @@ def test_the_decoder_has_its_precision_and_clip_its_own(chain: Chain, monkeypatc
     model = train.build_decoder(DecoderConfig(dim=8, heads=2, ffn=8, layers=1), 4, 1, 6, 0, 0)
     product = model.mask_features.register_forward_hook(lambda module, inputs, output: formats.append(output.dtype))
     tokens, valid = [torch.ones(1, 2, 3, 4)], torch.ones(1, 2, 3, dtype=torch.bool)
-    outputs = train._predict(model, encoder, tokens, valid, torch.bfloat16)
+    outputs = train._predict(model, encoder, tokens, valid, torch.bfloat16, 0)
     product.remove()
     assert formats == [torch.float32, torch.bfloat16]
-    assert {value.dtype for value in vars(outputs).values()} == {torch.float32}
+    assert {value.dtype for output in outputs for value in vars(output).values()} == {torch.float32}
 
 
 def test_training_in_half_precision_is_close_to_that_in_float32(chain: Chain, tmp_path: Path) -> None:
