@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-STYLES = {"fresh": "green", "stale": "yellow", "run": "yellow", "partial": "cyan", "missing": "", "corrupt": "bold red"}
+STYLES = {
+    **{"fresh": "green", "ran": "green", "stale": "yellow", "run": "yellow"},
+    **{"partial": "cyan", "corrupt": "bold red"},
+}
 """Colours of states, by the first word of what is said."""
 
 
@@ -43,12 +46,17 @@ def print_line(line: str, style: str = "") -> None:
         print(line)
 
 
+def join_columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Return two columns as lines of any length."""
+    width = max((len(left) for left, _ in rows), default=0)
+    return [f"{left:<{width}}  {right}" for left, right in rows]
+
+
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Print two columns to standard output, the second one wrapped to the terminal and coloured by its first word."""
     if not is_terminal():
-        width = max((len(left) for left, _ in rows), default=0)
-        for left, right in rows:
-            print(f"{left:<{width}}  {right}")
+        for line in join_columns(rows):
+            print(line)
         return
     from rich.table import Table
     from rich.text import Text

@@ -22,14 +22,15 @@ from typing import Any
 from split_matching.cache.accept import accept_input
 from split_matching.cache.entry import State
 from split_matching.cache.running import claim
-from split_matching.errors import CorruptError, DataError, UserError, format_count, one_line
+from split_matching.errors import CorruptError, DataError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
 from split_matching.pipeline.repair import rename_if_damaged
 from split_matching.pipeline.run.ending import interruptible
-from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay, show
+from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay
+from split_matching.pipeline.run.result_table import show_result
 from split_matching.pipeline.run.run_log import LUIGI, NOTE, RunLog, keep_log
-from split_matching.pipeline.text import NO_VALIDATION, format_duration
+from split_matching.pipeline.text import NO_VALIDATION
 
 INTERRUPTED = 130
 REPAIRS = 3  # how often one damaged file is renamed in a run: on a failing disk it must end
@@ -91,11 +92,7 @@ def launch(stage: Stage, options: Options) -> int:
         fresh = before[stage.name].fresh
         if not fresh and (code := _run(stage, before, options, log)):
             return code
-        lines = [] if options.quiet else _list_stages(stage, before)
-        if fresh:  # leaves no log
-            print(*lines, stage.result, sep="\n")
-        else:
-            show(*lines, str(stage.result))
+        show_result(stage, before, options.quiet)
         return 0
 
 
@@ -377,19 +374,3 @@ def _report_failure(
     kind = "" if first["user"] else f"{first['type']}: "
     complain(f"{first['stage']}: {kind}{first['message']}{where}")
     return int(first["exit_code"])
-
-
-def _list_stages(stage: Stage, before: Mapping[str, State]) -> list[str]:
-    members = stage.plan.closure(stage.name)
-    width = max(len(member.command) for member in members)
-    lines = []
-    for member in members:
-        artifact = member.artifact()
-        old = before[member.name].artifact
-        if old is not None and old.manifest["digest"] == artifact.manifest["digest"]:
-            did = "fresh" if before[member.name].fresh else "fresh, its inputs came out the same"
-        else:
-            images, took = artifact.manifest["images"], format_duration(artifact.manifest["seconds"])
-            did = f"ran in {took}" + (f", {format_count(images, 'image')}" if images else "")
-        lines.append(f"{member.command:<{width}}  {did}, {artifact.path}")
-    return lines

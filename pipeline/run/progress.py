@@ -1,18 +1,26 @@
-"""Progress of the stages on stderr: one line rewritten on a terminal, a line every ten seconds elsewhere.
+"""Progress of the stages on stderr: on a terminal a line for every stage that runs, elsewhere a line now and then.
 
-Several processes may work on the shards of one stage. Each has a slot of shared memory for every shard, and whoever
-counts an image prints the sum when a line is due. No locks, so a killed process cannot block the others.
+Several processes may work on the shards of one stage, and on several stages. Each shard has a slot of shared memory,
+and whoever counts an image draws what all of them do when that is due. There is no thread and no process that only
+draws, as luigi forks its workers; a lock belongs to its process, so a killed one cannot block the others.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import logging
 import mmap
+import os
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
+from split_matching.pipeline.run.progress_line import describe_line, draw_lines
+from split_matching.pipeline.terminal import console_of, is_terminal
 from split_matching.pipeline.text import format_duration
 
 LOGGER = logging.getLogger("split_matching")
@@ -20,8 +28,10 @@ LOGGER.setLevel(logging.DEBUG)
 LOGGER.propagate = False  # what is shown is shown by this project; a log file is a handler, see `run_log`
 LOGGER.addHandler(logging.NullHandler())
 SLOTS = 1 << 15
-STARTED, PRINTED, TOTAL, BEFORE, USED = range(5)
-HEADER = 5
+STARTED, LOGGED, TOTAL, BEFORE, USED, ENDED = range(6)
+HEADER = 6
+NOTE_BYTES = 4096
+DRAWN, WHEN = range(2)  # of the display: lines that are on the terminal, and when they were drawn
 TERMINAL_SECONDS = 0.1
 LOG_SECONDS = 10.0
 
@@ -48,9 +58,12 @@ class ProgressDisplay:
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
-        self._terminal = self._stream.isatty()
+        self._terminal = is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
         self._units = dict(zip(names, units, strict=True))
         self._memory = {name: memoryview(mmap.mmap(-1, 8 * (HEADER + SLOTS))).cast("q") for name in names}
+        self._notes = {name: mmap.mmap(-1, NOTE_BYTES) for name in names}
+        self._screen = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
+        self._lock = os.fdopen(os.memfd_create("progress"), "wb")
 
     def start(self, name: str, total: int = 0, before: int = 0, slots: int = 1) -> None:
         """Start a stage; a stage that has started is left as it is.
@@ -65,11 +78,11 @@ class ProgressDisplay:
         if memory is None or memory[STARTED]:
             return
         now = time.monotonic_ns()
-        memory[STARTED], memory[PRINTED], memory[TOTAL], memory[BEFORE] = now, now, total, before
+        memory[STARTED], memory[LOGGED], memory[TOTAL], memory[BEFORE] = now, now, total, before
         memory[USED] = min(slots, SLOTS)
         done = f", {before} done before" if before else ""
         what = f"{total} {self._units[name]}{done}" if total else "started"
-        self._print(f"{name}: {what}{self._place(name)}", lasting=True)
+        self.say(f"{name}: {what}{self._place(name)}")
 
     def started(self, name: str) -> bool:
         """Return whether a stage has started, in this or another process."""
@@ -90,6 +103,17 @@ class ProgressDisplay:
 
         return count
 
+    def note(self, name: str, step: int, numbers: Mapping[str, float]) -> None:
+        """Show what a stage measured at a step beside its progress; what comes without a loss is said at once."""
+        if name not in self._notes:
+            return
+        if "loss" not in numbers:
+            self.say(f"{name}: step {step}, {', '.join(f'{key} {value:.4g}' for key, value in numbers.items())}")
+            return
+        text = json.dumps({key: float(f"{value:.4g}") for key, value in numbers.items()}).encode()
+        if len(text) < NOTE_BYTES:
+            self._notes[name][:] = text.ljust(NOTE_BYTES, b"\0")
+
     def seconds(self, name: str) -> float:
         """Return the time since a stage began."""
         memory = self._memory.get(name)
@@ -99,18 +123,23 @@ class ProgressDisplay:
         """Print the last line of a stage."""
         memory = self._memory.get(name)
         if memory is not None and memory[STARTED]:
+            memory[ENDED] = 1
             count = f"{memory[TOTAL]} {self._units[name]} " if memory[TOTAL] else ""
-            self._print(f"{name}: {count}in {format_duration(self.seconds(name))}", lasting=True)
+            self.say(f"{name}: {count}in {format_duration(self.seconds(name))}")
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self._print(text, lasting=True)
+        LOGGER.info(text)
+        if self._quiet:
+            return
+        with self._alone():
+            self._write(f"{self._erase()}{self._wrap(text)}\n{self._draw()}")
 
     def clear(self) -> None:
-        """Remove a rewritten line from the terminal, before something else is printed."""
+        """Remove the lines of progress from the terminal, before something else is printed."""
         if self._terminal and not self._quiet:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            with self._alone():
+                self._write(self._erase())
 
     def _place(self, name: str) -> str:
         """Which of the stages it is."""
@@ -118,23 +147,64 @@ class ProgressDisplay:
         return f", stage {names.index(name) + 1} of {len(names)}" if len(names) > 1 else ""
 
     def _tick(self, name: str) -> None:
-        memory = self._memory[name]
-        now = time.monotonic_ns()
-        if now - memory[PRINTED] < 1e9 * (TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
-            return
-        memory[PRINTED] = now
-        new = sum(memory[HEADER : HEADER + memory[USED]])
-        done, total, rate = memory[BEFORE] + new, memory[TOTAL], new / max(self.seconds(name), 1e-9)
-        left = f", {format_duration((total - done) / rate)} left" if rate and total > done else ""
-        share = f" ({100 * done // total} %)" if total else ""
-        self._print(f"{name}: {done}/{total}{share}, {rate:.3g} {self._units[name]}/s{left}", lasting=False)
+        """Draw what is going on if that is due, and tell the log."""
+        memory, now = self._memory[name], time.monotonic_ns()
+        if now - memory[LOGGED] >= 1e9 * LOG_SECONDS:
+            memory[LOGGED] = now
+            line = describe_line(name, self._units[name], *self._counts(name), self._numbers(name))
+            LOGGER.info(line)
+            if not self._terminal and not self._quiet:
+                self._write(f"{line}\n")
+        if self._terminal and not self._quiet and now - self._screen[WHEN] >= 1e9 * TERMINAL_SECONDS:
+            self._screen[WHEN] = now
+            with self._alone():
+                self._write(self._erase() + self._draw())
 
-    def _print(self, text: str, lasting: bool) -> None:
-        LOGGER.log(logging.INFO if lasting else logging.DEBUG, text)
-        if self._quiet:
-            return
-        if self._terminal:
-            self._stream.write(f"\r{text}\x1b[K" + ("\n" if lasting else ""))
-        else:
-            self._stream.write(f"{text}\n")
+    def _counts(self, name: str) -> tuple[int, int, float]:
+        """How much is done of how much, and how much of it in a second of this run."""
+        memory = self._memory[name]
+        new = sum(memory[HEADER : HEADER + memory[USED]])
+        return memory[BEFORE] + new, memory[TOTAL], new / max(self.seconds(name), 1e-9)
+
+    def _numbers(self, name: str) -> dict[str, float]:
+        """What was noted last; nothing while another process writes it."""
+        with contextlib.suppress(ValueError):
+            return dict(json.loads(self._notes[name][:].rstrip(b"\0") or b"{}"))
+        return {}
+
+    # --- the terminal -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from writing meanwhile; the lock vanishes with its process."""
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def _erase(self) -> str:
+        """Return what moves to the first line that was drawn and clears all of them."""
+        if not self._terminal:
+            return ""
+        drawn, self._screen[DRAWN] = self._screen[DRAWN], 0
+        return "\r" + "\x1b[A" * (drawn - 1) + "\x1b[J"
+
+    def _draw(self) -> str:
+        """Return a line for every stage that has counted something and goes on; the cursor stays in the last one."""
+        if not self._terminal:
+            return ""
+        names = [n for n, memory in self._memory.items() if memory[STARTED] and memory[TOTAL] and not memory[ENDED]]
+        rows = [(name, self._units[name], *self._counts(name), self._numbers(name)) for name in names]
+        self._screen[DRAWN] = len(rows)
+        return draw_lines(rows, self._stream)
+
+    def _wrap(self, text: str) -> str:
+        """Return a line as lines that fit the terminal; elsewhere it stays one."""
+        if not self._terminal:
+            return text
+        return textwrap.fill(text, console_of(self._stream).width, break_long_words=False, break_on_hyphens=False)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
         self._stream.flush()

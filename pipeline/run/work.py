@@ -10,7 +10,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -19,10 +20,11 @@ from split_matching.cache.entry import read_progress
 from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.settings import RuntimeConfig
-from split_matching.errors import UserError, format_count
+from split_matching.errors import UserError
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session, torchrun
 from split_matching.pipeline.run.cpu import WAITING
+from split_matching.pipeline.run.events import EventFile
 from split_matching.pipeline.run.gpus import take_gpu
 from split_matching.stages.ground.context import Shard, StageContext
 
@@ -136,7 +138,14 @@ def _run_whole(stage: Stage, build: Build) -> None:
     started = time.monotonic() - read_progress(build.path)[2]  # with the time of interrupted runs
     display.start(stage.command)
     run = torchrun.share_training(module.run, stage)
-    summary = run(_context(stage, build, display.counter(stage.command))) or {}
+    with EventFile(stage) as events:
+
+        def report(step: int, numbers: Mapping[str, float]) -> None:
+            display.note(stage.command, step, numbers)
+            events.add(step, numbers)
+
+        ctx = replace(_context(stage, build, display.counter(stage.command)), report=report)
+        summary = run(ctx) or {}
     images = summary.get("images", 0)
     stage.check_files()
     build.commit(time.monotonic() - started, summary, images if isinstance(images, int) else 0)
@@ -164,7 +173,7 @@ def _run_shard(stage: Stage, shard: Shard, build: Build) -> None:
 def _commit_shards(stage: Stage, build: Build) -> None:
     shards = stage.shards()
     if missing := [shard for shard in shards if not build.is_done(shard.split, shard.index)]:
-        raise UserError(f"{format_count(len(missing), 'shard')} vanished from {build.path}: run it again")
+        raise UserError(f"{len(missing)} shards vanished from {build.path}: run it again")
     images = sum(len(shard.ids) for shard in shards)
     summary: dict[str, Any] = {"images": images, "shards": len(shards)}
     if summarise := getattr(stage.import_module(), "summarise", None):

@@ -38,7 +38,7 @@ EXAMPLES = {
     "ExtractFeatures": ("--dataset voc_cached --workers 4", "--dataset shapes --images train_000001,val_000003"),
     "ClusterPseudoMasks": ("--dataset shapes --set pseudo_masks.merge=0.8 --workers 2",),
     "EmbedRegions": ("--dataset shapes --set regions.method=attention --workers 2",),
-    "TrainDecoder": ("--dataset shapes --set train.steps=300",),
+    "TrainDecoder": ("--dataset shapes --set train.steps=300 train.validate_every=50",),
     "Evaluate": ("--dataset shapes --set evaluate.gamma=0.1", "--dataset voc --trained-on coco_stuff"),
     "Report": (
         "--dataset shapes --workers 2",
