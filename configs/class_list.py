@@ -96,6 +96,11 @@ class ClassList:
         return tuple(entry.id for entry in self.entries)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all classes, in order."""
+        return tuple(entry.name for entry in self.entries)
+
+    @property
     def unseen_entries(self) -> tuple[ClassEntry, ...]:
         """The unseen classes, in order."""
         return tuple(entry for entry in self.entries if entry.id in self.unseen_ids)

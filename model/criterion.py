@@ -5,23 +5,29 @@ Void pixels are unannotated here, and so negatives of the seen masks: void also 
 apart would leak them (choice). No term couples the two groups, and each has its own normaliser. An image without seen
 classes, without candidates, or without either contributes zeros, never NaN.
 
-Shapes: B images, Qs seen queries and Qc candidate queries, T targets, P mask cells, M matches, C classes, D CLIP width.
+All layers are matched and scored together: their queries stand side by side, which is how the decoder makes them. So a
+batch has one transfer of costs, and as many matches in each layer; every term is then also the mean over layers.
+
+Shapes: B images, L layers, Qs seen queries and Qc candidate queries a layer, T targets, P mask cells, M matches of all
+layers, C classes, D CLIP width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.model.losses import mask_losses, nce_loss, quality_loss
 from split_matching.model.matcher import Indices, SplitMatcher, flatten
 from split_matching.model.process_group import ProcessGroup
-from split_matching.model.query_decoder import QueryOutput
+from split_matching.model.query_decoder import LayerOutputs, draw
+from split_matching.model.transfer import send
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,12 @@ class Targets:
 
 @dataclass(frozen=True)
 class Matching:
-    """The assignment of a batch at one layer, and what it was made from.
+    """The assignments of a batch at L layers, and what they were made from; queries of a group layer after layer.
 
     Args:
-        logits: class logits of the seen group, no-object last. Shape: (B, Qs, C + 1).
-        probability: of every seen target's class. Shape: (B, Qs, T).
-        cosine: of every candidate to every region embedding. Shape: (B, Qc, R).
+        logits: class logits of the seen group, no-object last. Shape: (B, L * Qs, C + 1).
+        probability: of every seen target's class. Shape: (B, L * Qs, T).
+        cosine: of every candidate to every region embedding. Shape: (B, L * Qc, R).
         seen: indices of the seen group.
         candidate: indices of the candidate group; queries are counted within the group.
     """
@@ -96,7 +102,7 @@ class SplitCriterion(nn.Module):
         self.text: Tensor
         self.register_buffer("text", text)
 
-    def forward(self, outputs: Sequence[QueryOutput], targets: Targets) -> dict[str, Tensor]:
+    def forward(self, outputs: LayerOutputs, targets: Targets) -> dict[str, Tensor]:
         """Loss terms of a batch, averaged over the supervised layers.
 
         Args:
@@ -106,12 +112,17 @@ class SplitCriterion(nn.Module):
         Returns:
             Unweighted terms: seen_class, seen_mask, seen_dice, candidate_cosine, candidate_nce, candidate_mask,
             candidate_dice, candidate_quality, and `loss`, their weighted sum. Scalars.
+
+        Raises:
+            NotFiniteError: predictions are not finite.
         """
-        layers = outputs if self.config.deep_supervision else outputs[-1:]
-        terms: dict[str, Tensor] = {}
-        for output in layers:
-            for name, value in self._layer_terms(output, targets).items():
-                terms[name] = terms.get(name, 0) + value / len(layers)
+        layers = outputs if self.config.deep_supervision else outputs.last()
+        matching = self.match(layers, targets)
+        split, queries = self.seen_queries, layers.kernels.shape[2]
+        matched = _Matches.of(matching.seen, layers, 0, split)
+        taken = _Matches.of(matching.candidate, layers, split, queries - split)
+        terms = self._seen_terms(matching, matched, layers, targets) | self._candidate_terms(taken, layers, targets)
+        terms |= self._mask_terms(matched, taken, layers, targets)
         config = self.config
         seen = config.loss_class * terms["seen_class"] + config.loss_mask * terms["seen_mask"]
         candidate = config.loss_cosine * terms["candidate_cosine"] + config.loss_nce * terms["candidate_nce"]
@@ -120,70 +131,134 @@ class SplitCriterion(nn.Module):
         terms["loss"] = seen + config.loss_dice * terms["seen_dice"] + config.candidate_weight * candidate
         return terms
 
-    def match(self, output: QueryOutput, targets: Targets) -> Matching:
-        """Solve both assignments for one layer's prediction."""
-        split = self.seen_queries
-        masks = output.masks.flatten(2)  # (B, Q, P)
-        logits = self.temperature * output.embeddings[:, :split] @ self.text.T  # (B, Qs, C)
-        logits = torch.cat([logits, output.no_object[:, :split, None]], 2)  # (B, Qs, C + 1)
-        probability = logits.softmax(-1).gather(2, targets.seen_labels[:, None].expand(-1, split, -1))  # (B, Qs, T)
-        cosine = output.embeddings[:, split:] @ targets.region_embeddings.transpose(1, 2)  # (B, Qc, R)
-        seen, candidate = self.matcher(
-            (probability, masks[:, :split], targets.seen_masks),
-            (cosine, masks[:, split:], targets.region_masks),
-            targets.valid,
-            (targets.seen_counts, targets.region_counts),
-        )
+    def match(self, outputs: LayerOutputs, targets: Targets) -> Matching:
+        """Solve both assignments of every layer.
+
+        Raises:
+            NotFiniteError: predictions are not finite.
+        """
+        split, layers = self.seen_queries, len(outputs)
+        embeddings = outputs.embeddings  # (B, L, Q, D)
+        logits = self.temperature * embeddings[:, :, :split] @ self.text.T  # (B, L, Qs, C)
+        logits = torch.cat([logits, outputs.no_object[:, :, :split, None]], 3).flatten(1, 2)  # (B, L * Qs, C + 1)
+        with torch.no_grad():
+            labels = targets.seen_labels[:, None].expand(-1, logits.shape[1], -1)
+            probability = logits.softmax(-1).gather(2, labels)  # (B, L * Qs, T)
+            cosine = embeddings[:, :, split:].flatten(1, 2) @ targets.region_embeddings.mT  # (B, L * Qc, R)
+            masks = draw(outputs.kernels.flatten(1, 2), outputs.pixels).flatten(2).unflatten(1, (layers, -1))
+            seen, candidate = self.matcher(
+                (probability, masks[:, :, :split], targets.seen_masks),
+                (cosine, masks[:, :, split:], targets.region_masks),
+                targets.valid,
+                (targets.seen_counts, targets.region_counts),
+                layers,
+            )
         return Matching(logits, probability, cosine, seen, candidate)
 
-    def _layer_terms(self, output: QueryOutput, targets: Targets) -> dict[str, Tensor]:
-        """Match one layer's prediction and return its unweighted terms."""
-        split, masks = self.seen_queries, output.masks.flatten(2)
-        matching = self.match(output, targets)
-        return self._seen_terms(matching, masks[:, :split], targets) | self._candidate_terms(
-            matching, output.embeddings[:, split:], output.quality[:, split:], masks[:, split:], targets
-        )
-
-    def _seen_terms(self, matching: Matching, masks: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Cross entropy of all seen queries over the seen classes and no-object; mask terms of the matched ones."""
-        logits = matching.logits
-        image, query, target = flatten(matching.seen, logits.device)  # (M,) each
-        nothing = logits.shape[-1] - 1
-        label = torch.full(logits.shape[:2], nothing, dtype=torch.int64, device=logits.device)  # (B, Qs)
-        label[image, query] = targets.seen_labels[image, target]
-        weight = torch.where(label == nothing, self.config.no_object, 1.0)
-        entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")  # (B * Qs,)
-        normaliser = self._count_matches(image, logits)
-        mask, dice = mask_losses(
-            masks[image, query], targets.seen_masks[image, target], targets.valid[image], normaliser
-        )
-        # clamped: with no_object 0 and no target at all, the sum of weights is 0
-        total_weight = self.processes.sum(weight.sum()).clamp(min=1)
-        return {
-            "seen_class": (entropy * weight.flatten()).sum() / total_weight,
-            "seen_mask": mask,
-            "seen_dice": dice,
-        }
-
-    def _candidate_terms(
-        self, matching: Matching, embeddings: Tensor, quality: Tensor, masks: Tensor, targets: Targets
+    def _seen_terms(
+        self, matching: Matching, matches: _Matches, outputs: LayerOutputs, targets: Targets
     ) -> dict[str, Tensor]:
-        """Pull matched candidates to their region; leave the unmatched alone."""
-        image, query, target = flatten(matching.candidate, masks.device)  # (M,) each
-        normaliser = self._count_matches(image, masks)
-        predicted, wanted = embeddings[image, query], targets.region_embeddings[image, target]  # (M, D)
-        pool, first = self.processes.gather_rows(wanted)
+        """Cross entropy of all seen queries over the seen classes and no-object."""
+        nothing = matching.logits.shape[-1] - 1
+        label = torch.full(outputs.quality.shape, nothing, dtype=torch.int64, device=matches.row.device)  # (B, L, Q)
+        label.view(-1)[matches.row] = targets.seen_labels[matches.image, matches.target]
+        label = label[:, :, : self.seen_queries].flatten()
+        weight = torch.where(label == nothing, self.config.no_object, 1.0)
+        entropy = F.cross_entropy(matching.logits.flatten(0, 1), label, reduction="none")  # (B * L * Qs,)
+        # clamped: with no_object 0 and no target at all, the sum of weights is 0
+        return {"seen_class": (entropy * weight).sum() / self.processes.sum(weight.sum()).clamp(min=len(outputs))}
+
+    def _candidate_terms(self, matches: _Matches, outputs: LayerOutputs, targets: Targets) -> dict[str, Tensor]:
+        """Pull the embeddings of matched candidates to their region; leave the unmatched alone."""
+        layers, width = len(outputs), outputs.embeddings.shape[-1]
+        # regions are negatives of each other in the same layer only, and all layers have as many matches
+        shape = (layers, len(matches.row) // layers, width)
+        predicted = outputs.embeddings.flatten(0, 2).index_select(0, matches.row).view(shape)  # (L, M / L, D)
+        wanted = targets.region_embeddings[matches.image, matches.target].view(shape)
+        pool, first = self.processes.gather_rows(wanted.transpose(0, 1).flatten(1))
+        pool = pool.unflatten(1, (layers, width)).transpose(0, 1)  # (L, N, D)
         nce = nce_loss(predicted, wanted, self.nce_temperature, self.config.nce_alike, pool, first)
-        pairs = masks[image, query], targets.region_masks[image, target], targets.valid[image]
-        mask, dice = mask_losses(*pairs, normaliser)
+        normaliser = self._count(matches, layers)
         return {
-            "candidate_cosine": (1 - (predicted * wanted).sum(1)).sum() / normaliser,
+            "candidate_cosine": (1 - (predicted * wanted).sum(-1)).sum() / normaliser,
             "candidate_nce": nce / normaliser,
-            "candidate_mask": mask,
-            "candidate_dice": dice,
-            "candidate_quality": quality_loss(quality[image, query], *pairs, normaliser),
         }
 
-    def _count_matches(self, image: Tensor, like: Tensor) -> Tensor:
-        """Matched targets of a query group in the whole batch, at least 1."""
-        return self.processes.sum(like.new_tensor(float(len(image)))).clamp(min=1)
+    def _mask_terms(
+        self, seen: _Matches, candidate: _Matches, outputs: LayerOutputs, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Mask terms of the matched queries of both groups: only their masks are drawn with a gradient."""
+        pairs = _Pairs.of(seen, candidate, outputs, targets)
+        kernels = outputs.kernels.flatten(0, 2)[pairs.row]  # (B, n, f)
+        masks = draw(kernels, outputs.pixels).flatten(2)  # (B, n, P)
+        images = torch.arange(len(masks), device=masks.device)[:, None]
+        wanted = torch.cat([targets.seen_masks, targets.region_masks], 1)[images, pairs.target]  # (B, n, P)
+        valid = targets.valid[:, None]
+        bce, dice = mask_losses(masks, wanted, valid)  # (B, n) each
+        quality = quality_loss(outputs.quality.flatten()[pairs.row], masks, wanted, valid)
+        terms: dict[str, Tensor] = {}
+        for name, matches, weight in (("seen", seen, pairs.seen), ("candidate", candidate, pairs.candidate)):
+            weight = weight / self._count(matches, len(outputs))
+            terms |= {f"{name}_mask": (bce * weight).sum(), f"{name}_dice": (dice * weight).sum()}
+        return terms | {"candidate_quality": (quality * weight).sum()}
+
+    def _count(self, matches: _Matches, layers: int) -> Tensor:
+        """Matched targets of a query group in the whole batch, all layers; at least one a layer."""
+        return self.processes.sum(torch.full((), float(len(matches.row)), device=matches.row.device)).clamp(min=layers)
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """The matches of a group in one row, layer after layer.
+
+    Args:
+        table: image, target, and row of the query among the B * L * Q of the batch. Shape: (3, M), on the CPU.
+        image: Shape: (M,), int64.
+        target: Shape: (M,), int64.
+        row: Shape: (M,), int64.
+    """
+
+    table: NDArray[np.int64]
+    image: Tensor
+    target: Tensor
+    row: Tensor
+
+    @staticmethod
+    def of(indices: Indices, outputs: LayerOutputs, first: int, count: int) -> _Matches:
+        """Of the group whose `count` queries a layer begin with query `first`."""
+        layers, queries = outputs.kernels.shape[1:3]
+        image, query, target = flatten(indices)
+        layer, own = np.divmod(query, max(1, count))
+        table = np.stack([image, target, (image * layers + layer) * queries + first + own])
+        table = table[:, np.argsort(layer, kind="stable")]
+        return _Matches(table, *send(table, outputs.kernels.device))
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The matches of both groups by image, padded to n an image.
+
+    Args:
+        row: of the query among the B * L * Q of the batch. Shape: (B, n), int64.
+        target: among the seen targets and the regions behind them. Shape: (B, n), int64.
+        seen: 1 where the pair is of the seen group. Shape: (B, n), int64.
+        candidate: 1 where it is of the candidate group; padding is of none. Shape: (B, n), int64.
+    """
+
+    row: Tensor
+    target: Tensor
+    seen: Tensor
+    candidate: Tensor
+
+    @staticmethod
+    def of(seen: _Matches, candidate: _Matches, outputs: LayerOutputs, targets: Targets) -> _Pairs:
+        """Put the matches of both groups together."""
+        image, target, row = np.concatenate([seen.table, candidate.table], 1)
+        group = np.repeat([0, 1], [seen.table.shape[1], candidate.table.shape[1]])
+        target = target + group * targets.seen_masks.shape[1]
+        order = np.argsort(image, kind="stable")
+        counts = np.bincount(image, minlength=len(outputs.kernels))
+        slot = np.arange(len(image)) - np.repeat(counts.cumsum() - counts, counts)
+        table = np.zeros((4, len(counts), counts.max()), np.int64)
+        table[:, image[order], slot] = np.stack([row, target, group == 0, group == 1])[:, order]
+        return _Pairs(*send(table, outputs.kernels.device))

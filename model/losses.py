@@ -10,23 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def mask_losses(masks: Tensor, targets: Tensor, valid: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
-    """BCE and dice of matched masks, summed over masks and divided by `normaliser`.
+def mask_losses(masks: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """BCE and dice of matched masks.
 
     Args:
-        masks: logits. Shape: (M, P).
-        targets: coverage in 0..1. Shape: (M, P).
-        valid: 1 on cells that count. Shape: (M, P).
-        normaliser: number of targets, at least 1; a scalar.
+        masks: logits. Shape: (.., P).
+        targets: coverage in 0..1. Shape: (.., P).
+        valid: 1 on cells that count. Shape: (.., P), or any that broadcasts to it.
 
     Returns:
-        Two scalars.
+        One of each a mask. Shapes: (..).
     """
-    bce = F.binary_cross_entropy_with_logits(masks, targets, reduction="none") * valid  # (M, P)
-    bce = bce.sum(1) / valid.sum(1).clamp(min=1)  # (M,)
+    bce = F.binary_cross_entropy_with_logits(masks, targets, reduction="none") * valid  # (.., P)
+    bce = bce.sum(-1) / valid.sum(-1).clamp(min=1)  # (..)
     probability, targets = masks.sigmoid() * valid, targets * valid
-    dice = 1 - (2 * (probability * targets).sum(1) + 1) / (probability.sum(1) + targets.sum(1) + 1)  # (M,)
-    return bce.sum() / normaliser, dice.sum() / normaliser
+    dice = 1 - (2 * (probability * targets).sum(-1) + 1) / (probability.sum(-1) + targets.sum(-1) + 1)
+    return bce, dice
 
 
 def nce_loss(
@@ -38,42 +37,43 @@ def nce_loss(
     they show the same thing.
 
     Args:
-        predicted: unit length. Shape: (M, D).
-        target: unit length. Shape: (M, D).
+        predicted: unit length. Shape: (M, D), or of L batches that know nothing of each other (L, M, D).
+        target: unit length. Shape: as `predicted`.
         temperature: of the softmax.
         alike: two regions count as the same up to 1 - alike of the largest squared distance.
-        pool: the targets of all processes, if several train together. Shape: (N, D), N >= M.
+        pool: the targets of all processes, if several train together. Shape: (N, D) or (L, N, D), N >= M.
         first: row of `pool` where `target` begins.
 
     Returns:
-        Sum over the M rows, a scalar.
+        Sum over all rows, a scalar.
     """
     pool = target if pool is None else pool
-    own = torch.arange(first, first + len(target), device=target.device)  # (M,)
-    distance = 1 - target @ pool.T  # (M, N), half the squared distance
-    largest = (1 - pool @ pool.T).max() if len(pool) else distance.new_zeros(())
-    same = distance <= (1 - alike) * largest
-    same[torch.arange(len(target), device=target.device), own] = False
-    logits = (predicted @ pool.T / temperature).masked_fill(same, -torch.inf)
-    return F.cross_entropy(logits, own, reduction="sum")
+    if not pool.shape[-2]:
+        return predicted.sum()  # 0, with a gradient
+    own = torch.arange(first, first + target.shape[-2], device=target.device)  # (M,)
+    others = own[:, None] != torch.arange(pool.shape[-2], device=target.device)  # (M, N)
+    distance = 1 - target @ pool.mT  # (.., M, N), half the squared distance
+    largest = (1 - pool @ pool.mT).amax((-2, -1), keepdim=True)
+    same = (distance <= (1 - alike) * largest) & others
+    logits = (predicted @ pool.mT / temperature).masked_fill(same, -torch.inf)
+    return F.cross_entropy(logits.flatten(0, -2), own.expand(logits.shape[:-1]).flatten(), reduction="sum")
 
 
-def quality_loss(quality: Tensor, masks: Tensor, targets: Tensor, valid: Tensor, normaliser: Tensor) -> Tensor:
-    """Cross entropy of the IoU that matched queries expect of their masks, divided by `normaliser`.
+def quality_loss(quality: Tensor, masks: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """Cross entropy of the IoU that matched queries expect of their masks.
 
     Args:
-        quality: logits. Shape: (M,).
-        masks: logits; they do not learn by it. Shape: (M, P).
-        targets: coverage in 0..1. Shape: (M, P).
-        valid: 1 on cells that count. Shape: (M, P).
-        normaliser: number of targets, at least 1; a scalar.
+        quality: logits. Shape: (..).
+        masks: logits; they do not learn by it. Shape: (.., P).
+        targets: coverage in 0..1. Shape: (.., P).
+        valid: 1 on cells that count. Shape: (.., P), or any that broadcasts to it.
 
     Returns:
-        A scalar.
+        One a mask. Shape: (..).
 
     Source: the IoU head of SAM and Mask Scoring R-CNN; as a cross entropy, a choice.
     """
     covered = (masks.detach() > 0) * valid
-    overlap = (covered * targets).sum(1)
-    iou = overlap / (covered.sum(1) + (targets * valid).sum(1) - overlap).clamp(min=1e-6)
-    return F.binary_cross_entropy_with_logits(quality, iou, reduction="sum") / normaliser
+    overlap = (covered * targets).sum(-1)
+    iou = overlap / (covered.sum(-1) + (targets * valid).sum(-1) - overlap).clamp(min=1e-6)
+    return F.binary_cross_entropy_with_logits(quality, iou, reduction="none")

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from split_matching.model.criterion import Matching, Targets
 from split_matching.model.matcher import Indices, flatten
-from split_matching.model.query_decoder import QueryOutput
+from split_matching.model.query_decoder import LayerOutputs
 
 
-def match_statistics(matching: Matching, output: QueryOutput, targets: Targets) -> dict[str, float | list[int]]:
+def match_statistics(matching: Matching, outputs: LayerOutputs, targets: Targets) -> dict[str, float | list[int]]:
     """Describe the matching of a batch.
 
     Args:
-        matching: of `output` with `targets`, as of `SplitCriterion.match`.
-        output: one layer's prediction.
+        matching: of `outputs` with `targets`, as of `SplitCriterion.match`.
+        outputs: the prediction of one layer, L = 1.
         targets: what it was matched to.
 
     Returns:
@@ -24,7 +24,7 @@ def match_statistics(matching: Matching, output: QueryOutput, targets: Targets) 
         a target; with candidate queries `candidate_without_query`, how many regions of the batch no query could take,
         because an image has more regions than candidate queries.
     """
-    masks, split = output.masks.flatten(2), matching.logits.shape[1]  # (B, Q, P), Qs
+    masks, split = outputs[-1].masks.flatten(2), matching.logits.shape[1]  # (B, Q, P), Qs
     seen = _describe_group(matching.seen, matching.probability, masks[:, :split], targets.seen_masks)
     candidate = _describe_group(matching.candidate, matching.cosine, masks[:, split:], targets.region_masks)
     named = {f"seen_{name}": value for name, value in seen.items()}
@@ -42,7 +42,7 @@ def _describe_group(indices: Indices, score: Tensor, masks: Tensor, wanted: Tens
         masks: logits. Shape: (B, Q, P).
         wanted: coverage in 0..1. Shape: (B, T, P).
     """
-    image, query, target = flatten(indices, masks.device)
+    image, query, target = torch.from_numpy(flatten(indices)).to(masks.device)
     if len(image) == 0:
         return {}
     drawn, true = masks[image, query] > 0, wanted[image, target] > 0.5  # (M, P)

@@ -3,6 +3,9 @@
 Source: paper (decoupled assignment: class similarity plus mask consistency). The seen group is matched to the annotated
 seen classes, the candidate group to the pseudo masks; a seen query can never take a candidate, nor the reverse. Costs
 after Mask2Former (class 2, BCE 5, dice 5) are choices. The matcher returns indices only; losses are the criterion's.
+
+The queries of several decoder layers can be matched together: they stand side by side, those of layer l from l * Q / L
+on, and each layer has an assignment of its own. Targets are the same in every layer.
 """
 
 from __future__ import annotations
@@ -11,28 +14,41 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-Indices = list[tuple[Tensor, Tensor]]
-"""For each image: matched queries and the targets they got, both (n,) int64; n = min(queries, targets)."""
+Indices = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""For each image: matched queries and the targets they got, both (n,); n = L * min(queries of a layer, targets)."""
 
 
-def flatten(indices: Indices, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the matches of a batch in one row: their images, queries and targets. (M,) each, int64.
+class NotFiniteError(ArithmeticError):
+    """Predictions of a layer have costs that are not finite.
+
+    Args:
+        layer: its number.
+    """
+
+    def __init__(self, layer: int) -> None:
+        super().__init__(f"the predictions of layer {layer} are not finite")
+        self.layer = layer
+
+
+def flatten(indices: Indices) -> NDArray[np.int64]:
+    """Return the matches of a batch in one row: their images, queries and targets. (3, M).
 
     So `masks[image, query]` are the matched masks, and `targets[image, target]` what they were matched to.
     """
-    image = torch.cat([torch.full_like(query, number) for number, (query, _) in enumerate(indices)])
-    query, target = (torch.cat([pair[side] for pair in indices]) for side in (0, 1))
-    return image.to(device), query.to(device), target.to(device)
+    image = np.repeat(np.arange(len(indices)), [len(query) for query, _ in indices])
+    query, target = (np.concatenate([pair[side] for pair in indices]) for side in (0, 1))
+    return np.stack([image, query, target])
 
 
 def mask_costs(masks: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """BCE and dice of every query against every target.
 
     Args:
-        masks: mask logits; below -80 they count as -80. Shape: (B, Q, P).
+        masks: mask logits; below -80 they count as -80. Shape: (B, Q, P), or of L layers (B, L, Q / L, P).
         targets: coverage in 0..1. Shape: (B, T, P).
         valid: 1 on cells that count, 0 on padding. Shape: (B, P), float.
 
@@ -49,7 +65,7 @@ def mask_costs(masks: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, T
     columns = torch.cat([weighted, valid[:, None]], 1).transpose(1, 2)  # (B, P, T + 1): sums over cells are products
     # BCE(x, t) = softplus(x) - x t = x - log(sigmoid(x)) - x t. The sigmoid is needed for dice anyway; softplus itself
     # took two thirds of the whole on a CPU, where torch does not vectorise log1p. Above -80 the logarithm is finite.
-    logits = masks.clamp(min=-80)
+    logits = masks.clamp(min=-80).flatten(1, -2)  # (B, Q, P), a copy in any case
     probability = logits.sigmoid()
     products, sums = logits @ columns, probability @ columns  # (B, Q, T + 1)
     bce = (products[..., -1:] - probability.log() @ columns[..., -1:] - products[..., :-1]) / cells
@@ -57,26 +73,28 @@ def mask_costs(masks: Tensor, targets: Tensor, valid: Tensor) -> tuple[Tensor, T
     return bce, 1 - (2 * sums[..., :-1] + 1) / (total + 1)
 
 
-def assign(cost: Tensor, counts: Sequence[int]) -> Indices:
-    """Solve one assignment an image.
+def assign(cost: NDArray[np.float32], counts: Sequence[int], layers: int = 1) -> Indices:
+    """Solve one assignment an image and layer.
 
     Args:
         cost: Shape: (B, Q, T); columns from `counts[i]` on are padding.
         counts: targets of each image.
+        layers: L, whose queries stand side by side.
 
     Returns:
-        Indices on the CPU, queries ascending.
+        Layer after layer, queries ascending.
     """
-    table = cost.detach().float().cpu().numpy()
     result: Indices = []
-    for block, count in zip(table, counts, strict=True):
-        rows, cols = linear_sum_assignment(block[:, :count])
-        result.append((torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(cols.astype(np.int64))))
+    for block, count in zip(cost, counts, strict=True):
+        solved = [linear_sum_assignment(layer[:, :count]) for layer in np.split(block, layers)]
+        first = np.repeat(np.arange(layers) * (len(block) // layers), [len(rows) for rows, _ in solved])
+        queries, targets = (np.concatenate([pair[side] for pair in solved]).astype(np.int64) for side in (0, 1))
+        result.append((queries + first, targets))
     return result
 
 
 class SplitMatcher:
-    """Costs of both groups in one batch on the device, one transfer, then 2 B small assignments.
+    """Costs of both groups in one batch on the device, one transfer, then 2 L B small assignments.
 
     Args:
         cost_class: weights of the class terms of the seen and of the candidate group.
@@ -93,7 +111,7 @@ class SplitMatcher:
         Args:
             weight: of its class term.
             affinity: class term, higher is better. Shape: (B, Q, T).
-            masks: mask logits. Shape: (B, Q, P).
+            masks: mask logits. Shape: (B, Q, P), or of L layers (B, L, Q / L, P).
             targets: Shape: (B, T, P).
             valid: Shape: (B, P).
 
@@ -110,6 +128,7 @@ class SplitMatcher:
         candidate: tuple[Tensor, Tensor, Tensor],
         valid: Tensor,
         counts: tuple[Sequence[int], Sequence[int]],
+        layers: int = 1,
     ) -> tuple[Indices, Indices]:
         """Match both groups of a batch.
 
@@ -118,14 +137,21 @@ class SplitMatcher:
             candidate: the same of the candidate group.
             valid: 1 on cells that count. Shape: (B, P).
             counts: for each group the number of targets of every image.
+            layers: L, whose queries stand side by side in each group.
 
         Returns:
             Indices of the seen group, and of the candidate group (query numbers within the group).
+
+        Raises:
+            NotFiniteError: a cost is NaN or infinite.
         """
         groups = zip(self.cost_class, (seen, candidate), strict=True)
         costs = [self.cost(weight, *group, valid) for weight, group in groups]  # (B, Qs, Ts), (B, Qc, Tc)
-        sizes = [c.shape[1:] for c in costs]
-        moved = torch.cat([c.flatten(1) for c in costs], 1).float().cpu()  # one transfer a step
-        split = moved.split([q * t for q, t in sizes], 1)
-        first, second = (part.unflatten(1, (q, t)) for part, (q, t) in zip(split, sizes, strict=True))
-        return assign(first, counts[0]), assign(second, counts[1])
+        moved = torch.cat([c.flatten(1) for c in costs], 1).float().cpu().numpy()  # the one transfer of a step
+        parts = np.split(moved, [costs[0][0].numel()], 1)
+        tables = [part.reshape(cost.shape) for part, cost in zip(parts, costs, strict=True)]
+        if not np.isfinite(moved).all():
+            rows = np.concatenate([t.reshape(len(t), layers, t[0].size // layers) for t in tables], 2)  # (B, L, ...)
+            raise NotFiniteError(int(np.isfinite(rows).all((0, 2)).argmin()))
+        first, second = (assign(table, count, layers) for table, count in zip(tables, counts, strict=True))
+        return first, second

@@ -37,8 +37,52 @@ class QueryOutput:
     masks: Tensor
 
     def float32(self) -> QueryOutput:
+        """Return it in float32: votes are not computed in half precision."""
+        return QueryOutput(*(t.float() for t in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class LayerOutputs:
+    """The predictions of L layers; `outputs[-1]` is that of the last one.
+
+    Masks are made when they are asked for: inference needs those of one layer, and training differentiates only those
+    that were matched.
+
+    Args:
+        embeddings: class embeddings, unit length. Shape: (B, L, Q, D).
+        no_object: as of QueryOutput. Shape: (B, L, Q).
+        quality: as of QueryOutput. Shape: (B, L, Q).
+        kernels: the mask logits of a query are products of its kernel with the pixels. Shape: (B, L, Q, f).
+        pixels: features of the mask cells. Shape: (B, f, H', W').
+    """
+
+    embeddings: Tensor
+    no_object: Tensor
+    quality: Tensor
+    kernels: Tensor
+    pixels: Tensor
+
+    def __len__(self) -> int:
+        return self.kernels.shape[1]
+
+    def __getitem__(self, layer: int) -> QueryOutput:
+        masks = draw(self.kernels[:, layer], self.pixels)
+        return QueryOutput(self.embeddings[:, layer], self.no_object[:, layer], self.quality[:, layer], masks)
+
+    def last(self) -> LayerOutputs:
+        """Return the last layer alone."""
+        last = slice(-1, None)
+        embeddings, no_object, quality = self.embeddings[:, last], self.no_object[:, last], self.quality[:, last]
+        return LayerOutputs(embeddings, no_object, quality, self.kernels[:, last], self.pixels)
+
+    def float32(self) -> LayerOutputs:
         """Return it in float32: losses and matching are not computed in half precision."""
-        return QueryOutput(*(t.float() for t in (self.embeddings, self.no_object, self.quality, self.masks)))
+        return LayerOutputs(*(t.float() for t in vars(self).values()))
+
+
+def draw(kernels: Tensor, pixels: Tensor) -> Tensor:
+    """Mask logits. (B, n, f), (B, f, H', W') -> (B, n, H', W')."""
+    return (kernels @ pixels.flatten(2)).unflatten(2, pixels.shape[2:])
 
 
 def sine_positions(valid: Tensor, dim: int) -> Tensor:
@@ -64,6 +108,25 @@ def sine_positions(valid: Tensor, dim: int) -> Tensor:
     down = torch.cat([y.sin(), y.cos()], 2)[:, :, None].expand(-1, -1, width, -1)
     right = torch.cat([x.sin(), x.cos()], 2)[:, None].expand(-1, height, -1, -1)
     return F.pad(torch.cat([down, right], 3), (0, dim % 4)).flatten(1, 2)
+
+
+def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
+    """What a LayerNorm and the Linear behind it give, with the norm's weights taken into the Linear.
+
+    So the gradient of the norm's weights needs no gradient of all tokens: a tenth of a training step's operations.
+
+    Args:
+        layer: the two of them.
+        tokens: Shape: (..., width).
+
+    Returns:
+        Shape: (..., d).
+    """
+    assert isinstance(layer, nn.Sequential)
+    norm, linear = layer
+    assert isinstance(norm, nn.LayerNorm) and isinstance(linear, nn.Linear)
+    plain = F.layer_norm(tokens, tuple(norm.normalized_shape), eps=norm.eps)
+    return F.linear(plain, linear.weight * norm.weight, linear.bias + linear.weight @ norm.bias)
 
 
 class MultiScaleEnhancement(nn.Module):
@@ -188,7 +251,7 @@ class QueryDecoder(nn.Module):
             bound = (3 / width) ** 0.5  # as VPT for ViT-B/16
             self.prompts = nn.Parameter(torch.empty(blocks, config.prompts, width).uniform_(-bound, bound))
 
-    def forward(self, tokens: Sequence[Tensor], valid: Tensor) -> list[QueryOutput]:
+    def forward(self, tokens: Sequence[Tensor], valid: Tensor) -> LayerOutputs:
         """Predict masks and class embeddings after every layer.
 
         Args:
@@ -196,9 +259,9 @@ class QueryDecoder(nn.Module):
             valid: False on padding. Shape: (B, h, w), bool.
 
         Returns:
-            One output a layer, the last one last (and the queries' own prediction first when supervised deeply).
+            One prediction a layer, the last one last; before them that of the queries alone: L = layers + 1.
         """
-        x = sum(layer(t) for layer, t in zip(self.inputs, tokens, strict=True))  # (B, h, w, d)
+        x = sum(_project(layer, t) for layer, t in zip(self.inputs, tokens, strict=True))  # (B, h, w, d)
         assert isinstance(x, Tensor)
         x = x.permute(0, 3, 1, 2) * valid[:, None]  # (B, d, h, w)
         if self.config.mfe in ("tokens", "layers"):
@@ -227,7 +290,7 @@ class QueryDecoder(nn.Module):
             x = self.enhance[0](x * inside[:, None], inside)
         return self.mask_features(x)
 
-    def _predict(self, states: Tensor, pixels: Tensor, layers: int) -> list[QueryOutput]:
+    def _predict(self, states: Tensor, pixels: Tensor, layers: int) -> LayerOutputs:
         """Predictions of all layers at once: one large product instead of many small ones.
 
         Args:
@@ -235,12 +298,11 @@ class QueryDecoder(nn.Module):
             pixels: mask features. Shape: (B, d / 2, H', W').
             layers: how many.
         """
-        masks = (self.mask_head(states) @ pixels.flatten(2)).unflatten(2, pixels.shape[2:])
         embeddings = F.normalize(self.class_head(states), dim=-1)
         # the quality head looks on: what it learns changes nothing else
         logits = (self.no_object_head(states)[..., 0], self.quality_head(states.detach())[..., 0])
-        parts = [tensor.chunk(layers, 1) for tensor in (embeddings, *logits, masks)]
-        return [QueryOutput(*layer) for layer in zip(*parts, strict=True)]
+        queries = (embeddings, *logits, self.mask_head(states))
+        return LayerOutputs(*(*(t.unflatten(1, (layers, -1)) for t in queries), pixels))
 
     @torch.no_grad()
     def _attention_mask(self, states: Tensor, coarse: Tensor, valid: Tensor) -> Tensor:

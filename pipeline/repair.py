@@ -11,9 +11,8 @@ from split_matching.cache.entry import DONE, State
 from split_matching.cache.files import read_json, rename_damaged
 from split_matching.cache.folders import walk_folders
 from split_matching.cache.locks import lock_file
-from split_matching.errors import CorruptError
+from split_matching.errors import CorruptError, format_count
 from split_matching.pipeline.plan import Plan, Stage
-from split_matching.pipeline.text import format_count
 
 
 def verify(plan: Plan, everything: bool = False) -> tuple[list[str], bool]:

@@ -17,11 +17,6 @@ LONG = 6
 """Longer lists are shortened: of two lists that are compared only the differences are shown, of reasons the first."""
 
 
-def format_count(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 file", "2 files"."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def format_size(size: int) -> str:
     """Return a number of bytes with a unit: "512 B", "3.4 MB"."""
     value = float(size)

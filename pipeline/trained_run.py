@@ -82,7 +82,7 @@ def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
     weights = load_file(artifact.file(weights_file(config)))
     run = f"{config.dataset}/train/{artifact.key[:16]}"
     prompts = prompts_of(classes.entries, config.text)
-    return Segmenter(config, clip, weights, [entry.name for entry in seen], run, prompts)
+    return Segmenter(config, clip, weights, [entry.name for entry in seen], run, prompts, classes.names)
 
 
 class TrainedRun(Run):
@@ -126,6 +126,7 @@ class TrainedRun(Run):
             [entry["name"] for entry in classes["seen"]],
             f"{self.dataset}/{TRAINED}/{decoder.key[:16]}",
             prompts_of(entries, config.text),
+            [entry.name for entry in entries],
         )
 
     def _config(self, clip_weights: str) -> Config:

@@ -17,6 +17,17 @@ def one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def format_count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun, or with the words that follow: "1 file", "2 files", "1 mask is", "2 masks are".
+
+    Args:
+        number: how many.
+        one: the words for one.
+        many: the words for any other number; by default those for one with an s.
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the type of an error of a library and the first line of what it says, cut where it is long."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"

@@ -12,12 +12,12 @@ from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.files import atomic_write
 from split_matching.configs.schema import Config
 from split_matching.configs.slices import build_slice
-from split_matching.errors import UserError
+from split_matching.errors import UserError, format_count
 from split_matching.pipeline.experiments.machine import describe_machine
 from split_matching.pipeline.experiments.runs import Configs, Outcome, Outcomes
 from split_matching.pipeline.experiments.variants import DEFAULT, STAGE, Repeat, Request
 from split_matching.pipeline.stages import make_plan
-from split_matching.pipeline.text import format_count, format_duration
+from split_matching.pipeline.text import format_duration
 from split_matching.stages.ground.context import StageContext
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping
 
 from split_matching.cache.entry import State
+from split_matching.errors import format_count
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run.progress import LOGGER
 from split_matching.pipeline.terminal import join_columns, print_line, print_rows
@@ -51,8 +52,8 @@ def _list_stages(stage: Stage, before: Mapping[str, State]) -> list[tuple[str, s
         if old is not None and old.manifest["digest"] == artifact.manifest["digest"]:
             did = "fresh" if before[member.name].fresh else "fresh, its inputs came out the same"
         else:
-            images = artifact.manifest["images"]
-            did = f"ran in {format_duration(artifact.manifest['seconds'])}" + (f", {images} images" if images else "")
+            images, took = artifact.manifest["images"], format_duration(artifact.manifest["seconds"])
+            did = f"ran in {took}" + (f", {format_count(images, 'image')}" if images else "")
         rows.append((member.command, f"{did}, {artifact.path}"))
     return rows
 

@@ -20,7 +20,7 @@ from split_matching.cache.entry import read_progress
 from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.settings import RuntimeConfig
-from split_matching.errors import UserError
+from split_matching.errors import UserError, format_count
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session, torchrun
 from split_matching.pipeline.run.cpu import WAITING
@@ -173,7 +173,7 @@ def _run_shard(stage: Stage, shard: Shard, build: Build) -> None:
 def _commit_shards(stage: Stage, build: Build) -> None:
     shards = stage.shards()
     if missing := [shard for shard in shards if not build.is_done(shard.split, shard.index)]:
-        raise UserError(f"{len(missing)} shards vanished from {build.path}: run it again")
+        raise UserError(f"{format_count(len(missing), 'shard')} vanished from {build.path}: run it again")
     images = sum(len(shard.ids) for shard in shards)
     summary: dict[str, Any] = {"images": images, "shards": len(shards)}
     if summarise := getattr(stage.import_module(), "summarise", None):

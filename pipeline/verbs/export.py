@@ -98,7 +98,7 @@ def export_pseudo_masks(plan: Plan, to: str, out: Path, arguments: list[str]) ->
     from split_matching.stages.candidates.mask_export import MaskExporter
     from split_matching.stages.data.source import open_source
     from split_matching.stages.ground.region_map import MAX_REGIONS
-    from split_matching.stages.pages.colours import palette
+    from split_matching.stages.pages.colours import region_colours
 
     data_root = stage.data_root
     display = ProgressDisplay(["export"], ["images"])
@@ -109,6 +109,8 @@ def export_pseudo_masks(plan: Plan, to: str, out: Path, arguments: list[str]) ->
         progress=display.counter("export"),
     )
     display.start("export")
-    written = exporter.write_coco(out, data_root) if to == "coco" else exporter.write_pngs(out, palette(MAX_REGIONS))
+    written = (
+        exporter.write_coco(out, data_root) if to == "coco" else exporter.write_pngs(out, region_colours(MAX_REGIONS))
+    )
     display.end("export")
     return "{} images, {} regions".format(*written)

@@ -14,7 +14,7 @@ from split_matching.cache.folders import Folder, idle_seconds, is_in_use, read_i
 from split_matching.cache.running import claimed_folders, hold_cache
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
-from split_matching.errors import ConfigError, CorruptError, UserError
+from split_matching.errors import ConfigError, CorruptError, UserError, format_count
 from split_matching.pipeline.arguments import (
     add_config_options,
     add_variants_option,
@@ -24,7 +24,7 @@ from split_matching.pipeline.arguments import (
 )
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.stages import make_plan
-from split_matching.pipeline.text import format_count, format_size
+from split_matching.pipeline.text import format_size
 
 DAY = 86400.0  # seconds
 

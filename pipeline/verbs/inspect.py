@@ -62,7 +62,7 @@ MORE: Mapping[str, tuple[str, ...]] = {
 }
 READS = (
     *("data", "clip", "features", "pseudo_masks", "regions", "decoder", "train", "evaluate.checkpoint"),
-    *("classes.seen", "classes.seen_ids"),
+    *("classes.seen", "classes.seen_ids", "classes.all"),
 )
 
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from split_matching.cache.entry import State
+from split_matching.errors import format_count
 from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan, parse_stage
 from split_matching.pipeline.nearest import find_nearest
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.terminal import print_rows
-from split_matching.pipeline.text import WAIT, describe_state, format_count, format_duration
+from split_matching.pipeline.text import WAIT, describe_state, format_duration
 
 HELP = "what a stage would run, why, and how long it took before; a dry run"
 DESCRIPTION = """

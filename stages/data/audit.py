@@ -12,7 +12,7 @@ from pathlib import Path
 
 from split_matching.configs.class_list import ClassList
 from split_matching.configs.data_settings import DataConfig
-from split_matching.errors import DataError
+from split_matching.errors import DataError, format_count
 from split_matching.stages.data.findings import Finding, count_totals, find_all
 from split_matching.stages.data.image_audit import ImageAudit, audit_image
 from split_matching.stages.data.image_ids import choose_evenly
@@ -47,10 +47,12 @@ class Audit:
         """The report as text."""
         seen, unseen = len(self.classes.seen()), len(self.classes.unseen_ids)
         ignored = ", ".join(str(raw) for raw in self.classes.ignore) or "none"
-        lines = [f"{len(self.classes.entries)} classes: {seen} seen, {unseen} unseen; ignored ids: {ignored}"]
+        total = format_count(len(self.classes.entries), "class", "classes")
+        lines = [f"{total}: {seen} seen, {unseen} unseen; ignored ids: {ignored}"]
         for split, ids in self.ids.items():
             read = sum(image.split == split for image in self.images)
-            lines.append(f"{split}: {len(ids):,} images" + (f", {read:,} read" if read < len(ids) else ""))
+            partly = f", {read:,} read" if read < len(ids) else ""
+            lines.append(f"{split}: {format_count(len(ids), 'image')}{partly}")
         lines += ["", *self._format_table(), ""]
         lines += [f"{'PROBLEM' if finding.problem else 'note'}: {finding.text}" for finding in self.findings]
         problems = sum(finding.problem for finding in self.findings)

@@ -11,9 +11,9 @@ import numpy as np
 from split_matching.configs.class_list import ClassList
 from split_matching.configs.colour_table import find_table, unpack
 from split_matching.configs.data_settings import DataConfig
-from split_matching.errors import DataError
+from split_matching.errors import DataError, format_count
 from split_matching.stages.data.folder_files import PICTURES, describe_endings
-from split_matching.stages.data.image_audit import COLOURED, MOST_COLOURS, ImageAudit
+from split_matching.stages.data.image_audit import COLOURED, KINDS, MOST_COLOURS, ImageAudit
 from split_matching.stages.data.layouts.folder import FolderSource
 from split_matching.stages.data.layouts.voc import voc_palette
 from split_matching.stages.data.listing import SPLITS
@@ -92,7 +92,8 @@ def _find_bad_files(audits: Audits) -> Iterator[Finding]:
         if audit.error:
             kinds.setdefault(audit.error[0], []).append(audit.error[1])
     for kind, messages in kinds.items():
-        yield Finding(f"{len(messages)} {kind}, first: {messages[0]}{_describe_colours(audits, kind)}", True)
+        found = format_count(len(messages), KINDS[kind], kind)
+        yield Finding(f"{found}, first: {messages[0]}{_describe_colours(audits, kind)}", True)
 
 
 def _describe_colours(audits: Audits, kind: str) -> str:
@@ -122,8 +123,8 @@ def _find_unknown_ids(classes: ClassList, audits: Audits, coloured: bool) -> Ite
         return
     whole = sum(pixels.values()) + sum(sum(audit.counts.values()) for audit in audits)
     shown = [
-        f"{unpack(value) if coloured else value} ({100 * number / whole:.2f} %, {len(masks[value])} masks, "
-        f"e.g. that of {masks[value][0].image_id})"
+        f"{unpack(value) if coloured else value} ({100 * number / whole:.2f} %, "
+        f"{format_count(len(masks[value]), 'mask')}, e.g. that of {masks[value][0].image_id})"
         for value, number in pixels.most_common(SHOWN)
     ]
     more = f" and {len(pixels) - SHOWN} more" if len(pixels) > SHOWN else ""
@@ -216,14 +217,16 @@ def _find_odd_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[
         yield Finding(f"no mask has a pixel of any class, only of ignored ids ({', '.join(map(str, values))})", True)
         return
     if empty:
-        yield Finding(f"{len(empty)} masks have no pixel of any class, e.g. of {empty[0].image_id}", False)
+        without = format_count(len(empty), "mask has", "masks have")
+        yield Finding(f"{without} no pixel of any class, e.g. of {empty[0].image_id}", False)
     pixels, images = count_totals(usable)
     for split in SPLITS:
         wanted = classes.entries if split == "val" else classes.seen()
         never = [entry.name for entry in wanted if not pixels[split].get(entry.id)]
         if split in ids and never:
-            result = "cannot be learnt" if split == "train" else "have no score"
-            yield Finding(f"{len(never)} classes never occur in {split} and {result}: {_list(never)}", False)
+            result = "cannot be learnt" if split == "train" else f"{'has' if len(never) == 1 else 'have'} no score"
+            found = format_count(len(never), "class never occurs", "classes never occur")
+            yield Finding(f"{found} in {split} and {result}: {_list(never)}", False)
     first = classes.entries[0]
     share = sum(pixels[split][first.id] for split in SPLITS) / sum(pixels[split].total() for split in SPLITS)
     often = sum(images[split][first.id] for split in SPLITS) / len(usable)
@@ -239,7 +242,8 @@ def _find_duplicates(ids: Ids, audits: Audits) -> Iterator[Finding]:
     """Images that are in both lists, or whose files are equal byte by byte."""
     both = sorted(set(ids.get("train", ())) & set(ids.get("val", ())))
     if both:
-        yield Finding(f"{len(both)} images are in both lists: {_list(both)}; remove them from one", True)
+        found = format_count(len(both), "image is", "images are")
+        yield Finding(f"{found} in both lists: {_list(both)}; remove them from one", True)
     by_file: dict[str, dict[str, str]] = {}
     for audit in audits:
         if audit.sha256:
@@ -248,9 +252,11 @@ def _find_duplicates(ids: Ids, audits: Audits) -> Iterator[Finding]:
     across = [_name_equals(group) for group in groups if len(set(group.values())) > 1]
     within = [_name_equals(group) for group in groups if len(set(group.values())) == 1]
     if across:
-        yield Finding(f"{len(across)} training images are validation images too: {_list(across)}; remove one", True)
+        found = format_count(len(across), "image is", "images are")
+        yield Finding(f"{found} in training and in validation: {_list(across)}; remove one", True)
     if within:
-        yield Finding(f"{len(within)} images are several times in one split: {_list(within)}", False)
+        found = format_count(len(within), "image is", "images are")
+        yield Finding(f"{found} several times in one split: {_list(within)}", False)
 
 
 def _name_equals(group: Mapping[str, str]) -> str:
@@ -264,7 +270,8 @@ def _find_rotated(audits: Audits) -> Iterator[Finding]:
     """Images that other programs show rotated."""
     rotated = [audit.image_id for audit in audits if audit.rotated]
     if rotated:
-        yield Finding(f"{len(rotated)} images have an EXIF orientation, which is not applied: {_list(rotated)}", False)
+        found = format_count(len(rotated), "image has", "images have")
+        yield Finding(f"{found} an EXIF orientation, which is not applied: {_list(rotated)}", False)
 
 
 def _find_subsets(data: DataConfig, ids: Ids) -> Iterator[Finding]:
@@ -272,8 +279,8 @@ def _find_subsets(data: DataConfig, ids: Ids) -> Iterator[Finding]:
     for split, expected in (("train", data.expected_train), ("val", data.expected_val)):
         if expected is not None and split in ids and len(ids[split]) != expected:
             yield Finding(
-                f"{split} has {len(ids[split]):,} images, the published split {expected:,}: results do not compare "
-                "with published ones",
+                f"{split} has {format_count(len(ids[split]), 'image')}, the published split {expected:,}: "
+                "results do not compare with published ones",
                 False,
             )
 
@@ -286,11 +293,12 @@ def _find_stray_masks(source: Source) -> Iterator[Finding]:
     except (DataError, OSError):
         return  # a folder is missing: that is another finding
     if strays:
-        yield Finding(f"{len(strays)} masks belong to no image, e.g. {strays[0]}", False)
+        found = format_count(len(strays), "mask belongs", "masks belong")
+        yield Finding(f"{found} to no image, e.g. {strays[0]}", False)
     if others:
         yield Finding(
-            f"{len(others)} files beside the images are no pictures by their names: {describe_endings(others)}; "
-            f"expected {', '.join(PICTURES)}: convert or rename images among them",
+            f"{format_count(len(others), 'file')} beside the images with no picture's name: "
+            f"{describe_endings(others)}; expected {', '.join(PICTURES)}: convert or rename images among them",
             False,
         )
 

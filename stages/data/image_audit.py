@@ -24,6 +24,16 @@ from split_matching.stages.data.source import Source
 COLOURED = "masks are coloured"
 """Kind of what is wrong with a mask that has colours."""
 
+KINDS = {
+    "images are absent": "image is absent",
+    "images cannot be decoded": "image cannot be decoded",
+    "masks are absent": "mask is absent",
+    "masks cannot be used": "mask cannot be used",
+    "masks have another size than their images": "mask has another size than its image",
+    COLOURED: "mask is coloured",
+}
+"""What may be wrong with the files of an image; in the words for many, and for one."""
+
 MOST_COLOURS = 256
 """Of one mask; more are a photograph, or edges that were smoothed."""
 

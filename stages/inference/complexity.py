@@ -56,7 +56,7 @@ def count_complexity(config: Any, clip: FrozenClip, side: int) -> dict[str, int]
         "frozen_image_parameters": image_parameters,
         "frozen_text_parameters": _count_parameters(clip.model) - image_parameters,
         "tower_flops": count_flops(lambda: _run_tower(encoder, cells * clip.patch, decoder.prompts)),
-        "decoder_flops": count_flops(lambda: decoder(maps, valid)),
+        "decoder_flops": count_flops(lambda: decoder(maps, valid)[-1]),
         "crop_flops": count_flops(lambda: _run_crop(clip)),
     }
 

@@ -85,6 +85,7 @@ class Segmenter:
         seen: names of the classes that had masks in training; `evaluate.gamma` is subtracted from these.
         run: name of the run, for records.
         prompts: words for CLIP of classes of the run's own list, by name; other names go through as they are.
+        classes: names of the run's own list, in order; they decide nothing but colours.
 
     Raises:
         ConfigError: the run's predictor is not the decoder.
@@ -99,12 +100,14 @@ class Segmenter:
         seen: Sequence[str],
         run: str = "",
         prompts: Mapping[str, Sequence[str]] | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         if config.evaluate.predictor != "decoder":
             raise ConfigError(
                 f"evaluate.predictor {config.evaluate.predictor} is a baseline without a decoder: leave it at decoder"
             )
         self.config, self.clip, self.seen, self.run = config, clip, tuple(seen), run
+        self.classes = tuple(classes)
         self.prompts = {name: tuple(words) for name, words in (prompts or {}).items()}
         blocks = config.features.decoder_blocks
         decoder = QueryDecoder(config.decoder, clip.width, len(blocks), clip.dim, max(blocks))
@@ -136,7 +139,7 @@ class Segmenter:
             config = restore({**about["config"], "dataset": about["dataset"], "clip": clip_config.model_dump()})
         except ConfigError as error:
             raise DataError(f"{path}: {error}; it was exported by another version") from error
-        return cls(config, clip, weights, about["seen"], about["run"], about.get("prompts"))
+        return cls(config, clip, weights, about["seen"], about["run"], about.get("prompts"), about.get("classes", ()))
 
     def save(self, path: Path) -> None:
         """Write the decoder and its config to one safetensors file, which appears in one step.
@@ -150,6 +153,7 @@ class Segmenter:
             "run": self.run,
             "seen": self.seen,
             "prompts": self.prompts,
+            "classes": self.classes,
             "clip": {
                 "model": clip.model,
                 "weights": "" if from_file else clip.weights,

@@ -82,6 +82,9 @@ def list_confusions(counts: NDArray[np.int64], rows: Sequence[ClassScores]) -> l
 def find_worst_images(path: Path, count: int) -> list[tuple[str, float]]:
     """Return the images with the lowest mean IoU over the classes in their truth, worst first, and that IoU in percent.
 
+    Between two of them lie at least as many others as leave room for `count`, in the order of their ids: neighbours may
+    be frames of one video, which fail alike (choice).
+
     Args:
         path: `per_image.csv`.
         count: how many.
@@ -94,8 +97,13 @@ def find_worst_images(path: Path, count: int) -> list[tuple[str, float]]:
             found = [(read_cell(entry["id"]), float(entry["mIoU"])) for entry in csv.DictReader(file)]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise CorruptError(f"{path} is not a table of images ({error!r}): rerun Evaluate with --force") from error
-    scored = [(image_id, iou) for image_id, iou in found if not math.isnan(iou)]
-    return sorted(scored, key=lambda entry: (entry[1], entry[0]))[:count]
+    scored = sorted((image_id, iou) for image_id, iou in found if not math.isnan(iou))
+    gap = max(1, (len(scored) // count + 1) // 2) if count else 1
+    chosen: list[int] = []
+    for place in sorted(range(len(scored)), key=lambda place: (scored[place][1], place)):
+        if len(chosen) < count and all(abs(place - other) >= gap for other in chosen):
+            chosen.append(place)
+    return [scored[place] for place in chosen]
 
 
 def list_costs(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

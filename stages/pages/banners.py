@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from split_matching.errors import format_count
 from split_matching.stages.ground.context import StageContext
 
 Banner = Mapping[str, str]
@@ -63,5 +64,5 @@ def _subset_banner(ctx: StageContext) -> Iterator[Banner]:
         text = f"This run used {' and '.join(parts)} of the published protocol; do not compare with published numbers."
         yield {"kind": "amber", "title": "Not the full data set", "text": text}
     elif trial := ctx.inputs["dataset"].manifest.get("config", {}).get("data", {}).get("images"):
-        text = f"A trial on {len(trial):,} images that were named with --images; do not compare it with other runs."
+        text = f"A trial on {format_count(len(trial), 'image')} named with --images; do not compare it with other runs."
         yield {"kind": "amber", "title": "Not the full data set", "text": text}

@@ -15,7 +15,7 @@ from split_matching.errors import CorruptError
 from split_matching.stages.data.images import read_all_labels
 from split_matching.stages.data.source import Source
 from split_matching.stages.ground.csv_cells import read_cell
-from split_matching.stages.pages.colours import hex_colours, palette
+from split_matching.stages.pages.colours import class_colours, hex_colours, is_light
 from split_matching.stages.pages.overlays import NO_LABEL, overlay
 
 
@@ -33,6 +33,11 @@ class ClassScores:
     predicted_pixels: int
     colour: str
 
+    @property
+    def light(self) -> bool:
+        """Whether lines on its colour must be dark."""
+        return is_light(bytes.fromhex(self.colour[1:]))
+
 
 def read_class_scores(path: Path) -> list[ClassScores]:
     """Read `per_class.csv` as written by `stages.inference.metric_files.write_metrics`, giving every class its colour.
@@ -49,11 +54,12 @@ def read_class_scores(path: Path) -> list[ClassScores]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             entries = list(csv.DictReader(file))
-        colours = hex_colours(palette(len(entries)))
+        names = [read_cell(str(entry["name"])) for entry in entries]
+        colours = hex_colours(class_colours(names))
         return [
             ClassScores(
                 id=int(entry["id"]),
-                name=read_cell(entry["name"]),
+                name=name,
                 group=entry["group"],
                 iou=float(entry["iou"]),
                 accuracy=float(entry["accuracy"]),
@@ -62,10 +68,15 @@ def read_class_scores(path: Path) -> list[ClassScores]:
                 predicted_pixels=int(entry["predicted_pixels"]),
                 colour=colour,
             )
-            for entry, colour in zip(entries, colours, strict=True)
+            for entry, name, colour in zip(entries, names, colours, strict=True)
         ]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise CorruptError(f"{path} is not a table of classes ({error!r}): rerun Evaluate with --force") from error
+
+
+def colours_of(rows: Sequence[ClassScores]) -> NDArray[np.uint8]:
+    """Return the colour of each class. Shape: (C, 3)."""
+    return class_colours([row.name for row in rows])
 
 
 def mark_unseen(rows: Sequence[ClassScores]) -> NDArray[np.bool_]:
@@ -108,4 +119,4 @@ def draw_classes(
         (H, W, 3) uint8.
     """
     weight = None if scored is None else np.where(scored, 1.0, 0.35)
-    return overlay(image, labels, palette(len(rows)), hatched=mark_unseen(rows), weight=weight)
+    return overlay(image, labels, colours_of(rows), hatched=mark_unseen(rows), weight=weight)

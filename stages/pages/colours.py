@@ -1,11 +1,20 @@
-"""Colours: of classes and regions, and those of plots."""
+"""Colours: of classes and regions, and those of plots.
+
+A class has the same colour on every page, as its colour follows from the whole class list of its data set alone. Each
+takes the colour that differs most from all colours before it. A class that is named by a colour ("red striped") takes
+one of that colour.
+"""
 
 from __future__ import annotations
 
-from functools import cache
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from split_matching.stages.pages.colour_difference import delta_e76, delta_e2000, to_lab
 
 SEEN_COLOUR = "#2f6fb3"
 UNSEEN_COLOUR = "#d9731a"
@@ -13,56 +22,133 @@ THIRD_COLOUR = "#2c8c6b"
 NEUTRAL_COLOUR = "#5b6470"
 CURVE_COLOURS = (SEEN_COLOUR, UNSEEN_COLOUR, THIRD_COLOUR, "#8a56a8", NEUTRAL_COLOUR)
 
+NAMED_COLOURS = {
+    "red": (215, 40, 40),
+    "orange": (240, 135, 25),
+    "yellow": (235, 205, 40),
+    "green": (40, 170, 60),
+    "blue": (45, 80, 215),
+    "purple": (160, 50, 180),
+    "pink": (245, 150, 185),
+    "brown": (125, 75, 35),
+    "black": (25, 25, 25),
+    "grey": (128, 128, 128),
+    "white": (240, 240, 240),
+}
+"""The eleven basic colours, as most languages have them. Source: B. Berlin, P. Kay, "Basic Color Terms", 1969."""
 
-def palette(count: int, *, muted: bool = False) -> NDArray[np.uint8]:
-    """Return `count` colours that are easy to tell apart; the first colours do not change with `count`.
+ENOUGH = 18.0
+"""Difference from which classes need not differ more to keep to the colour of their name, see `difference` (choice)."""
 
-    Greedy choice: each colour is the candidate farthest in OKLab from all colours before it, among candidates that are
-    neither nearly black, nearly white nor grey. Choice; OKLab distances follow perceived differences.
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Brightness of red, green and blue. Source: ITU-R BT.601."""
+
+_START = (45, 105, 180)  # where nothing is taken yet: a calm blue (choice)
+_LIGHT = 150  # of 255: from here dark lines are seen better than white ones (choice)
+_MOST_REGIONS = 255
+
+
+def class_colours(classes: Sequence[str], names: Sequence[str] | None = None) -> NDArray[np.uint8]:
+    """Return the colours of classes.
 
     Args:
-        count: number of colours, at least 0.
-        muted: soft, light colours, for things that are not classes (regions).
+        classes: names of the whole list, in order.
+        names: which of them to return, and others that the list has not; None for the whole list.
 
     Returns:
-        (count, 3) uint8 sRGB.
+        sRGB, none of it black. Shape: (n, 3), uint8.
+    """
+    wanted = tuple(classes) if names is None else tuple(names)
+    others = tuple(name for name in wanted if name not in set(classes))
+    places = _assign(tuple(classes), others)
+    return _grid()[0][[places[name] for name in wanted]].reshape(-1, 3)
+
+
+def region_colours(count: int) -> NDArray[np.uint8]:
+    """Return soft, light colours for things that are no classes; the first ones do not change with `count`.
+
+    Args:
+        count: number of colours, at least 0; after some hundred they repeat.
+
+    Returns:
+        sRGB. Shape: (count, 3), uint8.
     """
     if count < 0:
-        raise ValueError(f"a palette cannot have {count} colours")
-    chosen = _palette_order(max(64, 1 << (count - 1).bit_length()) if count else 64, muted)
-    return chosen[:count].copy()
+        raise ValueError(f"there are no {count} colours")
+    return _soft_colours()[np.arange(count) % _MOST_REGIONS]
 
 
-@cache
-def _palette_order(count: int, muted: bool) -> NDArray[np.uint8]:
-    levels = np.arange(0, 256, 15, dtype=np.uint8)
-    rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = _oklab(rgb)
-    chroma = np.hypot(lab[:, 1], lab[:, 2])
-    light, colourful = ((0.78, 0.95), (0.05, 0.14)) if muted else ((0.42, 0.86), (0.09, 1.0))
-    keep = (lab[:, 0] >= light[0]) & (lab[:, 0] <= light[1]) & (chroma >= colourful[0]) & (chroma <= colourful[1])
-    rgb, lab = rgb[keep], lab[keep] * np.array([0.8, 1.0, 1.0])  # hue counts for a bit more than lightness
-    first = np.array([[165, 210, 240] if muted else [45, 105, 180]], dtype=np.uint8)  # choice: a calm blue
-    start = int(np.argmin(np.abs(lab - _oklab(first) * [0.8, 1.0, 1.0]).sum(axis=1)))
-    order, distance = [start], np.full(len(lab), np.inf)
-    for _ in range(min(count, len(lab)) - 1):
-        distance = np.minimum(distance, ((lab - lab[order[-1]]) ** 2).sum(axis=1))
-        order.append(int(distance.argmax()))
-    repeats = -(-count // len(order))  # more classes than candidates: colours repeat
-    return np.tile(rgb[order], (repeats, 1))[:count]
-
-
-def _oklab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Convert (N, 3) sRGB bytes to OKLab. Source: B. Ottosson, "A perceptual color space", 2020 (the constants)."""
-    value = rgb / 255.0
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    to_lms = [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566]]
-    to_lms.append([0.0883024619, 0.2817188376, 0.6299787005])
-    to_lab = [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099]]
-    to_lab.append([0.0259040371, 0.7827717662, -0.8086757660])
-    return np.asarray(np.cbrt(linear @ np.array(to_lms).T) @ np.array(to_lab).T, dtype=np.float64)
+def is_light(colour: Iterable[int]) -> bool:
+    """Whether lines on a colour must be dark to be seen."""
+    return float(np.array([*colour]) @ LUMA) >= _LIGHT
 
 
 def hex_colours(colours: NDArray[np.uint8]) -> list[str]:
     """Return `#rrggbb` for each row of a (n, 3) uint8 palette."""
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours.tolist()]
+
+
+def difference(lab: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how much colours in Lab differ from one: the smaller of both formulas, as each exaggerates some colours.
+
+    Shapes: (N, 3) and (3,) -> (N,). Choice: CIEDE2000 counts twice, as its values are about half as large.
+    """
+    return np.minimum(delta_e76(lab, other), 2 * delta_e2000(lab, other))
+
+
+@lru_cache(maxsize=8)
+def _assign(*lists: tuple[str, ...]) -> dict[str, int]:
+    """Give each name its row of the grid; later lists change nothing for earlier ones."""
+    _, lab, plain = _grid()
+    distance, found = np.full(len(lab), np.inf), dict[str, int]()
+    for names in lists:
+        for name in sorted(names, key=lambda name: not _colour_in(name)):  # few choices first
+            word = _colour_in(name)
+            allowed = _rows_of(word) if word else plain
+            gain = np.minimum(distance[allowed], ENOUGH) if word else distance[allowed]
+            best = allowed[gain == gain.max()]
+            wish = to_lab(np.array([NAMED_COLOURS.get(word, _START)], np.uint8))[0]
+            off = (lab[best] - wish) ** 2 @ [0.25, 1, 1]  # rather another lightness than another hue
+            found[name] = int(best[off.argmin()])
+            distance = np.minimum(distance, difference(lab, lab[found[name]]))
+    return found
+
+
+def _colour_in(name: str) -> str:
+    """Return the first colour that a name has among its words, "" if it has none."""
+    words = re.findall(r"[a-z]+", name.lower().replace("gray", "grey"))
+    return next((word for word in words if word in NAMED_COLOURS), "")
+
+
+@cache
+def _grid() -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.intp]]:
+    """Colours to choose from, the same in Lab, and the rows of those that are not nearly black, white or grey."""
+    levels = np.arange(0, 256, 17, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    rgb = cube[1:-1]  # without black, which means no class, and white, which is the page
+    lab = to_lab(rgb)
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    return rgb, lab, np.flatnonzero((lab[:, 0] >= 25) & (lab[:, 0] <= 92) & (chroma >= 20))
+
+
+@cache
+def _rows_of(word: str) -> NDArray[np.intp]:
+    """Rows of the grid that are nearer to a named colour than to every other one."""
+    lab = _grid()[1]
+    others = to_lab(np.array(list(NAMED_COLOURS.values()), np.uint8))
+    nearest = np.stack([difference(lab, other) for other in others]).argmin(0)
+    return np.flatnonzero(nearest == list(NAMED_COLOURS).index(word))
+
+
+@cache
+def _soft_colours() -> NDArray[np.uint8]:
+    rgb, lab, _ = _grid()
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    soft = np.flatnonzero((lab[:, 0] >= 72) & (lab[:, 0] <= 92) & (chroma >= 12) & (chroma <= 40))
+    rgb, lab = rgb[soft], lab[soft]
+    order = [int(difference(lab, to_lab(np.array([[165, 210, 240]], np.uint8))[0]).argmin())]
+    distance = np.full(len(lab), np.inf)
+    for _ in range(_MOST_REGIONS - 1):
+        distance = np.minimum(distance, difference(lab, lab[order[-1]]))
+        order.append(int(distance.argmax()))
+    return rgb[order]

@@ -20,7 +20,7 @@ from split_matching.stages.data.images import class_id, decode_values, read_byte
 from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import Source, open_source
-from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.colours import class_colours
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, draw_swatch, load_font
 from split_matching.stages.pages.overlays import NO_LABEL, overlay, resize_image
 
@@ -38,8 +38,10 @@ _WIDTH = 2 * _MARGIN + COLUMNS * _PAIR + (COLUMNS - 1) * _GAP
 def choose_images(images: Sequence[ImageAudit], count: int = PAIRS) -> list[ImageAudit]:
     """Choose images that show as many classes as possible: each adds the most that is not shown yet (choice).
 
+    Among equals the one farthest from all chosen ones wins, as neighbours may be frames of one video.
+
     Args:
-        images: candidates; those without a usable mask are left out.
+        images: candidates, in the order of their ids; those without a usable mask are left out.
         count: most images.
 
     Returns:
@@ -47,15 +49,16 @@ def choose_images(images: Sequence[ImageAudit], count: int = PAIRS) -> list[Imag
     """
     chosen: list[ImageAudit] = []
     for split in reversed(SPLITS):
-        rest = [image for image in images if image.split == split and image.usable]
+        usable = [image for image in images if image.split == split and image.usable]
         shown: set[object] = set()
-        room = count - len(chosen) if split == SPLITS[0] else count // 2
-        while rest and room:
-            best = max(rest, key=lambda image: len(_ids_in(image) - shown))  # the first of equals
-            shown |= _ids_in(best)
-            chosen.append(best)
-            rest.remove(best)
-            room -= 1
+        distance = np.full(len(usable), len(usable))
+        for _ in range(min(len(usable), count - len(chosen) if split == SPLITS[0] else count // 2)):
+            # the first of equals; no chosen one again, as that has distance 0
+            gains = [(bool(far), len(_ids_in(image) - shown), far) for image, far in zip(usable, distance, strict=True)]
+            best = gains.index(max(gains))
+            shown |= _ids_in(usable[best])
+            chosen.append(usable[best])
+            distance = np.minimum(distance, np.abs(np.arange(len(usable)) - best))
     return sorted(chosen, key=lambda image: (SPLITS.index(image.split), image.image_id))
 
 
@@ -126,7 +129,7 @@ def _draw(pairs: Sequence[Pair], classes: ClassList) -> Image.Image:
     pen = ImageDraw.Draw(canvas)
     title = "Images and their masks. Hatched: unseen classes. Bare: ignored."
     pen.text((_MARGIN, 14), title, INK, load_font(18, bold=True))
-    colours = np.concatenate([palette(len(classes.entries)), np.array([UNKNOWN_COLOUR], np.uint8)])
+    colours = np.vstack([class_colours(classes.names), UNKNOWN_COLOUR]).astype(np.uint8)
     hatched = np.array([*(entry.id in classes.unseen_ids for entry in classes.entries), False])
     top = _TITLE
     for row, row_height in zip(rows, heights, strict=True):

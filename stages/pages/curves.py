@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.cache.files import parse_json
-from split_matching.errors import CorruptError
+from split_matching.errors import CorruptError, format_count
 from split_matching.stages.pages.colours import (
     CURVE_COLOURS,
     NEUTRAL_COLOUR,
@@ -130,7 +130,7 @@ def draw_matching(path: Path) -> dict[str, Any] | None:
         counted = [record for record in records if f"{group}_queries" in record]
         if len(counted) > 1:
             steps, shares = _query_shares(counted, group)
-            maps[f"{shares.shape[1]} {group} queries"] = (steps, shares)
+            maps[format_count(shares.shape[1], f"{group} query", f"{group} queries")] = (steps, shares)
     if not maps:
         return None
     plans = {

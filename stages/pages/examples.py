@@ -9,12 +9,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from split_matching.errors import format_count
 from split_matching.stages.candidates.clustering import cluster, field_to_cluster
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.pages.class_scores import ClassScores, draw_classes, mark_unlabelled, read_truth
-from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.colours import region_colours
 from split_matching.stages.pages.overlays import NO_LABEL, jpeg_data_uri, overlay, resize_image
 
 EXAMPLE_SIDE = 320
@@ -95,8 +96,8 @@ def _draw_example(
         ("image", image, ""),
         (
             "pseudo mask",
-            overlay(image, regions, palette(number, muted=True), alpha=0.5),
-            f"{number} region{'' if number == 1 else 's'}",
+            overlay(image, regions, region_colours(number), alpha=0.5),
+            format_count(number, "region"),
         ),
         ("truth", draw_classes(image, truth, rows), ""),
         (

@@ -23,7 +23,7 @@ from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.pages.colours import hex_colours
+from split_matching.stages.pages.colours import hex_colours, region_colours
 from split_matching.stages.pages.formats import page_template, read_template
 from split_matching.stages.pages.overlays import jpeg_data_uri, resize_image
 from split_matching.stages.pages.sheets.regions import (
@@ -31,7 +31,6 @@ from split_matching.stages.pages.sheets.regions import (
     draw_regions,
     measure_separation,
     open_embeddings,
-    region_colours,
 )
 from split_matching.stages.pages.sheets.sources import States, describe_sources
 

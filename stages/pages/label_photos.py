@@ -23,11 +23,11 @@ from split_matching.errors import DataError, one_line
 from split_matching.stages.data.images import read_bytes
 from split_matching.stages.data.photos import Photo, decode_photo
 from split_matching.stages.inference.segmenter import Prediction, Segmenter
-from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.colours import class_colours
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, SWATCH, draw_swatch, load_font
 from split_matching.stages.pages.overlays import overlay, resize_image
 
-FORMAT = 1
+FORMAT = 2
 OVERLAY_SIDES = (480, 1600)
 """Least and greatest longer side of an overlay, pixels (choice: room for the legend, small enough to send)."""
 
@@ -85,7 +85,7 @@ def _label(segmenter: Segmenter, photo: Photo, names: Sequence[str], out: Path) 
     prediction = segmenter.predict(pixels, names)
     areas.parent.mkdir(parents=True, exist_ok=True)
     areas.unlink(missing_ok=True)  # the other two are about to change
-    colours = palette(len(prediction.names))
+    colours = class_colours(segmenter.classes, prediction.names)
     _write_png(picture, Image.fromarray(draw_overlay(pixels, prediction, colours)))
     _write_index(index, prediction.labels, colours)
     with atomic_write(areas, sync=False) as temporary:

@@ -13,6 +13,8 @@ import matplotlib
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
+from split_matching.stages.pages.colours import is_light
+
 INK, SOFT_INK, PAPER = (31, 38, 48), (91, 100, 112), (255, 255, 255)
 
 SWATCH = 16
@@ -36,9 +38,9 @@ def draw_swatch(pen: ImageDraw.ImageDraw, left: int, top: int, colour: NDArray[A
         left: of the square, pixels.
         top: of the square, pixels.
         colour: (3,) uint8.
-        hatched: with light lines, as unseen classes have.
+        hatched: with lines, as unseen classes have.
     """
     right, bottom = left + SWATCH, top + SWATCH
     pen.rectangle((left, top, right, bottom), tuple(int(value) for value in colour), _SWATCH_EDGE)
     for shift in (0, 6, 12) if hatched else ():
-        pen.line((left + shift, bottom - 1, left + shift + 4, top + 1), PAPER, 1)
+        pen.line((left + shift, bottom - 1, left + shift + 4, top + 1), INK if is_light(colour) else PAPER, 1)

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from split_matching.stages.data.resize import resize_labels
+from split_matching.stages.pages.colours import LUMA, is_light
 
 NO_LABEL = -1
 """Label of pixels that belong to no class and no region."""
-
-_LUMA = np.array([0.299, 0.587, 0.114])  # brightness of red, green and blue. Source: ITU-R BT.601
 
 
 def resize_image(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -77,7 +76,7 @@ def overlay(
         colours: (n, 3) uint8.
         alpha: share of the colour against the image, 0..1.
         outline: draw a dark line along borders.
-        hatched: (n,) bool, rows drawn with light diagonal lines (unseen classes).
+        hatched: (n,) bool, rows drawn with diagonal lines (unseen classes), white ones, or black ones on light colours.
         weight: (h, w) floats 0..1 that scale `alpha` per pixel; None is 1 everywhere.
 
     Returns:
@@ -90,7 +89,7 @@ def overlay(
     labels = resize_labels(labels, shape)
     inside = labels != NO_LABEL
     # Under a colour the image keeps its brightness only, so that a class looks like its swatch on any object (choice).
-    grey = np.broadcast_to((image @ _LUMA)[..., None], image.shape)
+    grey = np.broadcast_to((image @ LUMA)[..., None], image.shape)
     ground = np.where(inside[..., None], grey, image)
     painted = _paint(image, labels, colours)
     share = np.full(shape, alpha) if weight is None else alpha * resize_labels(weight, shape)
@@ -99,7 +98,10 @@ def overlay(
         lines = np.zeros(shape, dtype=bool)
         lines[inside] = hatched[labels[inside]]
         lines &= hatch(shape)
-        result = np.where(lines[..., None], result + share[..., None] * 0.9 * (255 - result), result)
+        inks = np.array([0 if is_light(colour) else 255 for colour in colours.tolist()])
+        ink = np.zeros(shape)
+        ink[lines] = inks[labels[lines]]
+        result = np.where(lines[..., None], result + share[..., None] * 0.9 * (ink[..., None] - result), result)
     if outline:
         result[borders(labels)] *= 0.25
     return np.asarray(result.round().clip(0, 255), dtype=np.uint8)

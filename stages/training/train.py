@@ -19,9 +19,10 @@ from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.errors import ConfigError, UserError
 from split_matching.model.criterion import SplitCriterion, Targets
 from split_matching.model.match_statistics import match_statistics
+from split_matching.model.matcher import NotFiniteError
 from split_matching.model.precision import decoder_dtype, in_dtype
 from split_matching.model.process_group import ProcessGroup
-from split_matching.model.query_decoder import QueryDecoder, QueryOutput
+from split_matching.model.query_decoder import LayerOutputs, QueryDecoder, QueryOutput
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.ordered_map import worker_threads
@@ -82,21 +83,21 @@ def train_decoder(
     start = _resume(ctx, parts, device, group)
     writes = group.rank == 0
     checkpoints = Checkpoints(ctx.out, parts, config.checkpoint_every, config.steps, device)
+
+    def predict(maps: list[Tensor], inside: Tensor) -> QueryOutput:
+        return _predict(model, encoder, maps, inside, dtype)[-1]
+
     with worker_threads(1) as pool, MetricLog(ctx, start) if writes else contextlib.nullcontext() as log, checkpoints:
         for step, items in enumerate(prefetch(images, config, start, group, pool), start):
             tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
-            outputs = _predict(model, encoder, tokens, valid, dtype, step)
-            terms = criterion(outputs, targets)
+            outputs = _predict(model, encoder, tokens, valid, dtype)
+            terms = _find_terms(criterion, outputs, targets, step)
             metrics = _sum_terms(terms, group, step)
             rate = learning_rate(config, step)
             norm = _update(model, optimizer, scaler, terms["loss"], rate, config, group)
             if log and (step % config.log_every == 0 or step == config.steps - 1):
                 numbers = _round(metrics | {"grad_norm": norm}) | {"lr": rate}
-                log.add(step, numbers, _describe_matching(criterion, outputs[-1], targets))
-
-            def predict(maps: list[Tensor], inside: Tensor, step: int = step) -> QueryOutput:
-                return _predict(model, encoder, maps, inside, dtype, step)[-1]
-
+                log.add(step, numbers, _describe_matching(criterion, outputs.last(), targets))
             miou = validation.step_done(step + 1, model, predict, pool)
             if log and miou is not None:
                 log.add_validation(step + 1, miou)
@@ -149,8 +150,8 @@ def _resume(ctx: StageContext, parts: Mapping[str, Stateful], device: str, group
 
 
 def _predict(
-    model: QueryDecoder, encoder: Encoder | None, tokens: list[Tensor], valid: Tensor, dtype: torch.dtype, step: int
-) -> list[QueryOutput]:
+    model: QueryDecoder, encoder: Encoder | None, tokens: list[Tensor], valid: Tensor, dtype: torch.dtype
+) -> LayerOutputs:
     """Predictions of every layer in float32, whatever the precision of the decoder's products.
 
     Args:
@@ -159,20 +160,23 @@ def _predict(
         tokens: token maps, or patches of the images alone. Shapes: (B, h, w, channels).
         valid: False on padding. Shape: (B, h, w), bool.
         dtype: of the decoder's products.
-        step: for the error.
+    """
+    maps = encoder(tokens[0], valid, model.prompts) if encoder else tokens
+    with in_dtype(dtype, valid.device.type):
+        return model(maps, valid).float32()
+
+
+def _find_terms(criterion: SplitCriterion, outputs: LayerOutputs, targets: Targets, step: int) -> dict[str, Tensor]:
+    """Loss terms, see SplitCriterion.
 
     Raises:
         UserError: a prediction is not finite.
     """
-    maps = encoder(tokens[0], valid, model.prompts) if encoder else tokens
-    with in_dtype(dtype, valid.device.type):
-        outputs = model(maps, valid)
-    numbers = [[value for value in vars(output).values() if isinstance(value, Tensor)] for output in outputs]
-    finite = torch.stack([torch.stack([torch.isfinite(value).all() for value in some]).all() for some in numbers])
-    if not finite.all():
-        layer = int(finite.long().argmin())
-        raise _diverged(step, f"the predictions of layer {layer} of {len(outputs) - 1}")
-    return [output.float32() for output in outputs]
+    try:
+        return criterion(outputs, targets)
+    except NotFiniteError as error:
+        layer = error.layer if criterion.config.deep_supervision else len(outputs) - 1
+        raise _diverged(step, f"the predictions of layer {layer} of {len(outputs) - 1}") from None
 
 
 def _sum_terms(terms: dict[str, Tensor], group: ProcessGroup, step: int) -> dict[str, Tensor]:
@@ -212,9 +216,9 @@ def _update(
 
 @torch.no_grad()
 def _describe_matching(
-    criterion: SplitCriterion, output: QueryOutput, targets: Targets
+    criterion: SplitCriterion, outputs: LayerOutputs, targets: Targets
 ) -> dict[str, float | list[int]]:
-    return match_statistics(criterion.match(output, targets), output, targets)
+    return match_statistics(criterion.match(outputs, targets), outputs, targets)
 
 
 def _diverged(step: int, where: str) -> UserError:

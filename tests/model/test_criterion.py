@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.model.criterion import SplitCriterion, Targets
-from split_matching.model.query_decoder import QueryOutput
+from split_matching.model.query_decoder import LayerOutputs, QueryOutput
+from tests.model.layer_by_layer import terms_layer_by_layer
 from tests.model.plain_costs import best_pairs, plain_costs
 
 DECODER = DecoderConfig(dim=8, heads=2, seen_queries=4, candidate_queries=3)
@@ -28,6 +29,15 @@ def output(batch: int = 2, seed: int = 0) -> QueryOutput:
         torch.randn(batch, queries, generator=torch.Generator().manual_seed(seed + 50)).requires_grad_(),
         torch.randn(batch, queries, SIDE, SIDE, generator=g).requires_grad_(),
     )
+
+
+def stack(*layers: QueryOutput) -> LayerOutputs:
+    """All layers together; pixels are unit vectors, so the kernels are the masks."""
+    names = ("embeddings", "no_object", "quality")
+    queries = [torch.stack([getattr(layer, name) for layer in layers], 1) for name in names]
+    kernels = torch.stack([layer.masks.flatten(2) for layer in layers], 1)
+    pixels = torch.eye(SIDE * SIDE).unflatten(1, (SIDE, SIDE)).expand(len(kernels), -1, -1, -1)
+    return LayerOutputs(*queries, kernels, pixels)
 
 
 def targets(seen: tuple[int, ...] = (2, 1), regions: tuple[int, ...] = (2, 3), seed: int = 0) -> Targets:
@@ -51,7 +61,7 @@ def criterion(**train: object) -> SplitCriterion:
 @pytest.mark.parametrize(("seen", "regions"), [((0, 0), (0, 0)), ((1, 0), (0, 2)), ((2, 2), (0, 0)), ((6, 1), (5, 1))])
 def test_images_without_targets_train_without_nan(seen: tuple[int, ...], regions: tuple[int, ...]) -> None:
     prediction = output()
-    terms = criterion()([prediction], targets(seen, regions))
+    terms = criterion()(stack(prediction), targets(seen, regions))
     assert all(torch.isfinite(value) for value in terms.values())
     terms["loss"].backward()
     for tensor in vars(prediction).values():
@@ -61,7 +71,7 @@ def test_images_without_targets_train_without_nan(seen: tuple[int, ...], regions
 @pytest.mark.parametrize("group", ["seen", "candidate"])
 def test_gradients_of_a_group_come_from_its_own_loss(group: str) -> None:
     prediction = output()
-    terms = criterion()([prediction], targets())
+    terms = criterion()(stack(prediction), targets())
     sum(value for name, value in terms.items() if name.startswith(group)).backward()
     split = DECODER.seen_queries
     own, other = (slice(split), slice(split, None)) if group == "seen" else (slice(split, None), slice(split))
@@ -72,14 +82,14 @@ def test_gradients_of_a_group_come_from_its_own_loss(group: str) -> None:
 
 def test_unmatched_candidates_get_no_gradient_at_all() -> None:
     prediction = output(batch=1)
-    criterion()([prediction], targets((1,), (1,)))["loss"].backward()
+    criterion()(stack(prediction), targets((1,), (1,)))["loss"].backward()
     candidates = slice(DECODER.seen_queries, None)
     moved = prediction.embeddings.grad[0, candidates].abs().sum(1) + prediction.masks.grad[0, candidates].abs().sum(
         (1, 2)
     )
     assert (moved > 0).sum() == 1
     assert prediction.no_object.grad[0, candidates].abs().sum() == 0
-    criterion(loss_quality=1.0)([prediction], targets((1,), (1,)))["candidate_quality"].backward()
+    criterion(loss_quality=1.0)(stack(prediction), targets((1,), (1,)))["candidate_quality"].backward()
     assert (prediction.quality.grad[0] != 0).tolist() == [False] * 4 + (moved > 0).tolist()
 
 
@@ -163,14 +173,14 @@ def test_all_terms_equal_plain_loops(seen: tuple[int, ...], regions: tuple[int, 
         loss = criterion(no_object=0.1, nce_temperature=temperature)
         expected = plain_seen_terms(prediction, wanted, loss.text, 0.1)
         expected |= plain_candidate_terms(prediction, wanted, temperature or 0.08)  # that of CLIP
-        terms = {name: value.item() for name, value in loss([prediction], wanted).items() if name != "loss"}
+        terms = {name: value.item() for name, value in loss(stack(prediction), wanted).items() if name != "loss"}
         assert terms == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_loss_is_the_weighted_sum_of_the_terms() -> None:
     weights = {"loss_class": 2, "loss_mask": 3, "loss_dice": 5, "loss_cosine": 7, "loss_nce": 11, "loss_quality": 17}
     weights["candidate_weight"] = 13
-    terms = {name: value.item() for name, value in criterion(**weights)([output()], targets()).items()}
+    terms = {name: value.item() for name, value in criterion(**weights)(stack(output()), targets()).items()}
     seen = 2 * terms["seen_class"] + 3 * terms["seen_mask"] + 5 * terms["seen_dice"]
     candidate = 7 * terms["candidate_cosine"] + 11 * terms["candidate_nce"]
     candidate += 3 * terms["candidate_mask"] + 5 * terms["candidate_dice"] + 17 * terms["candidate_quality"]
@@ -179,7 +189,7 @@ def test_loss_is_the_weighted_sum_of_the_terms() -> None:
 
 def test_single_matching_uses_every_query_for_seen_classes() -> None:
     prediction = output()
-    terms = criterion(matching="single")([prediction], targets())
+    terms = criterion(matching="single")(stack(prediction), targets())
     assert terms["candidate_mask"].item() == 0 and terms["candidate_cosine"].item() == 0
     terms["loss"].backward()
     assert prediction.no_object.grad[:, DECODER.seen_queries :].abs().sum() > 0
@@ -187,8 +197,26 @@ def test_single_matching_uses_every_query_for_seen_classes() -> None:
 
 def test_deep_supervision_is_the_mean_over_layers() -> None:
     layers = [output(seed=s) for s in (0, 1, 2)]
-    together = criterion()(layers, targets())["loss"].item()
-    single = [criterion()([layer], targets())["loss"].item() for layer in layers]
+    together = criterion()(stack(*layers), targets())["loss"].item()
+    single = [criterion()(stack(layer), targets())["loss"].item() for layer in layers]
     assert together == pytest.approx(sum(single) / 3, rel=1e-5)
-    last_only = criterion(deep_supervision=False)(layers, targets())["loss"].item()
+    last_only = criterion(deep_supervision=False)(stack(*layers), targets())["loss"].item()
     assert last_only == pytest.approx(single[2], rel=1e-5)
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize(("seen", "regions"), [((2, 1), (2, 3)), ((0, 0), (0, 0)), ((1, 0), (0, 2)), ((6, 2), (5, 4))])
+def test_all_layers_at_once_equal_layer_by_layer(seen: tuple[int, ...], regions: tuple[int, ...], single: bool) -> None:
+    """Terms and gradients, also with padding, and with more targets than queries; to 1e-6 of their size."""
+    loss, wanted = criterion(matching="single" if single else "split"), targets(seen, regions)
+    wanted.valid[1, 9:] = 0
+    found, expected = ([output(seed=s) for s in (0, 1, 2)] for _ in range(2))
+    terms, plain = loss(stack(*found), wanted), terms_layer_by_layer(loss, expected, wanted)
+    assert terms.keys() == plain.keys()
+    for name, value in plain.items():
+        assert terms[name].item() == pytest.approx(value.item(), rel=1e-6, abs=1e-6), name
+    terms["loss"].backward()
+    plain["loss"].backward()
+    for one, other in zip(found, expected, strict=True):
+        for name in vars(one):
+            assert torch.allclose(getattr(one, name).grad, getattr(other, name).grad, rtol=1e-5, atol=1e-6), name

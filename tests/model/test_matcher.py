@@ -3,10 +3,11 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from split_matching.model.matcher import SplitMatcher, assign, flatten, mask_costs
+from split_matching.model.matcher import NotFiniteError, SplitMatcher, assign, flatten, mask_costs
 from tests.model.plain_costs import best_pairs, plain_costs
 
 
@@ -118,8 +119,8 @@ def test_batched_equals_single_and_padding_does_not_count() -> None:
             ([counts[0][i]], [counts[1][i]]),
         )
         for group in range(2):
-            assert torch.equal(together[group][i][0], alone[group][0][0])
-            assert torch.equal(together[group][i][1], alone[group][0][1])
+            assert np.array_equal(together[group][i][0], alone[group][0][0])
+            assert np.array_equal(together[group][i][1], alone[group][0][1])
 
 
 def test_groups_do_not_see_each_other() -> None:
@@ -128,14 +129,16 @@ def test_groups_do_not_see_each_other() -> None:
     valid = torch.ones(2, 16)
     results = [matcher(seen, random_group(2, 5, 4, 16, seed), valid, ([3, 3], [4, 4]))[0] for seed in (7, 8)]
     for first, second in zip(*results, strict=True):
-        assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+        assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
 
 
 def test_matches_in_one_row_name_their_image() -> None:
-    indices = [(torch.tensor(q), torch.tensor(t)) for q, t in (([3, 5], [1, 0]), ([], []), ([2], [4]))]
-    indices = [(q.long(), t.long()) for q, t in indices]
-    rows = [part.tolist() for part in flatten(indices, torch.device("cpu"))]
-    assert rows == [[0, 0, 2], [3, 5, 2], [1, 0, 4]]
+    pairs = (([3, 5], [1, 0]), ([], []), ([2], [4]))
+    assert flatten([(np.array(q, np.int64), np.array(t, np.int64)) for q, t in pairs]).tolist() == [
+        [0, 0, 2],
+        [3, 5, 2],
+        [1, 0, 4],
+    ]
 
 
 def test_costs_of_one_cell_and_of_none() -> None:
@@ -147,11 +150,11 @@ def test_costs_of_one_cell_and_of_none() -> None:
 
 def test_every_image_needs_its_count() -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
-        assign(torch.zeros(2, 1, 1), [1])
+        assign(np.zeros((2, 1, 1), np.float32), [1])
 
 
 def test_assign_ignores_padded_columns() -> None:
-    cost = torch.tensor([[[1.0, -100.0], [0.0, -100.0]]])
+    cost = np.array([[[1.0, -100.0], [0.0, -100.0]]], np.float32)
     rows, cols = assign(cost, [1])[0]
     assert rows.tolist() == [1] and cols.tolist() == [0]
 
@@ -165,3 +168,30 @@ def test_mask_costs_of_certain_predictions_are_finite_and_right() -> None:
         expected = torch.nn.functional.binary_cross_entropy_with_logits(logits.double().clamp(min=-80), target.double())
         assert bce.isfinite().all() and dice.isfinite().all()
         assert bce.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-4)
+
+
+def test_layers_side_by_side_are_matched_as_alone() -> None:
+    """Three layers of 4 and of 3 queries, against the same targets."""
+    groups = [
+        [random_group(2, queries, 3, 12, seed + layer) for layer in range(3)] for queries, seed in ((4, 0), (3, 9))
+    ]
+    valid, counts, matcher = torch.ones(2, 12), ([3, 1], [2, 3]), matcher_of((2, 5, 5))
+    together = [
+        (torch.cat([g[0] for g in group], 1), torch.stack([g[1] for g in group], 1), group[0][2]) for group in groups
+    ]
+    found = matcher(*together, valid, counts, 3)
+    for layer in range(3):
+        alone = matcher(*((g[layer][0], g[layer][1], g[0][2]) for g in groups), valid, counts)
+        for indices, single, queries in zip(found, alone, (4, 3), strict=True):
+            for (query, target), (wanted, which) in zip(indices, single, strict=True):
+                here = query // queries == layer
+                assert np.array_equal(query[here] - layer * queries, wanted) and np.array_equal(target[here], which)
+
+
+@pytest.mark.parametrize(("layer", "value"), [(0, math.nan), (2, math.inf)])
+def test_costs_that_are_not_finite_name_their_layer(layer: int, value: float) -> None:
+    affinity, masks, wanted = random_group(2, 6, 2, 4, 0)
+    affinity[1, 2 * layer + 1, 0] = value
+    nothing = torch.zeros(2, 0, 0), masks[:, :0], wanted[:, :0]
+    with pytest.raises(NotFiniteError, match=f"layer {layer}"):
+        matcher_of((2, 5, 5))((affinity, masks, wanted), nothing, torch.ones(2, 4), ([2, 2], [0, 0]), 3)

@@ -103,7 +103,7 @@ def test_options_are_where_they_mean_something() -> None:
 
 @pytest.mark.parametrize("option", ["--set", "--set-file", "--images", "--image", "--artifacts", "--dataset", "--out"])
 def test_an_option_means_one_thing(option: str) -> None:
-    """The same words in every help; but what --out writes differs, and --image is an id, or paths of your own images."""
+    """The same words in every help; but what --out writes differs; --image is an id, or paths of your own images."""
     helps = {
         str(action.help)
         for parser in parsers().values()

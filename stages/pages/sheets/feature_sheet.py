@@ -12,7 +12,7 @@ from split_matching.stages.data.images import read_image
 from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, StageContext
-from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.colours import class_colours
 from split_matching.stages.pages.overlays import overlay, resize_image
 from split_matching.stages.pages.sheets.regions import SeenNames
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow
@@ -24,18 +24,18 @@ def build_feature_sheet(ctx: StageContext, image_id: str, states: States) -> She
     split, features = _find_features(ctx, image_id)
     dense = features.read(image_id, "dense").astype(np.float32)
     image = resize_image(read_image(open_source(ctx.config.data, ctx.data_root).image_path(image_id)), PANEL_SIDE)
-    colours, share = principal_colours(dense)
+    components, share = principal_colours(dense)
     enlarged = resize_labels(np.arange(dense[..., 0].size).reshape(dense.shape[:2]), image.shape[:2])
-    panels = [("image", image), ("principal components", colours.reshape(-1, 3)[enlarged])]
+    panels = [("image", image), ("principal components", components.reshape(-1, 3)[enlarged])]
     rows: list[SheetRow] = []
     if "text" in ctx.inputs:
         names = SeenNames(ctx.inputs["text"])
         best = (dense @ names.embeddings.T).argmax(-1)
-        class_colours = palette(len(names.names))
-        panels.append(("nearest seen class of every token", overlay(image, best, class_colours)))
+        colours = class_colours(ctx.config.classes.all.names, names.names)
+        panels.append(("nearest seen class of every token", overlay(image, best, colours)))
         counts = np.bincount(best.ravel(), minlength=len(names.names))
         order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-        rows = [SheetRow((names.names[i], f"{counts[i] / best.size:.1%}"), class_colours[i]) for i in order]
+        rows = [SheetRow((names.names[i], f"{counts[i] / best.size:.1%}"), colours[i]) for i in order]
     height, width, dim = dense.shape
     notes = [
         f"{height} x {width} tokens of width {dim}; three components hold {share:.0%} of the variance",

@@ -22,7 +22,7 @@ from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.inference.predictors.decoder import load_decoder
-from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.colours import class_colours, region_colours
 from split_matching.stages.pages.overlays import NO_LABEL, overlay, resize_image
 from split_matching.stages.pages.sheets.regions import SeenNames
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow, write_names
@@ -83,7 +83,8 @@ def build_match_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet
     matches = match_image(ctx, image_id, SeenNames(ctx.inputs["text"]).names)
     targets = matches.targets
     image = resize_image(read_image(open_source(ctx.config.data, ctx.data_root).image_path(image_id)), PANEL_SIDE)
-    colours = palette(len(targets))
+    seen = [target.name for target in targets if target.group == "seen"]
+    colours = np.vstack([class_colours(ctx.config.classes.all.names, seen), region_colours(len(targets) - len(seen))])
     words = [target.name for target in targets]
     maps = (
         ("targets", _to_labels([target.mask for target in targets], matches.shape)),
@@ -93,9 +94,9 @@ def build_match_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet
         (caption, write_names(overlay(image, labels, colours, alpha=0.5), labels, words)) for caption, labels in maps
     ]
     rows = tuple(SheetRow(target.cells, colours[index]) for index, target in enumerate(targets))
-    seen, candidates = matches.queries
+    queries = matches.queries
     notes = (
-        f"{seen} seen queries, {candidates} candidate queries; a query takes one target at most",
+        f"{queries[0]} seen and {queries[1]} candidate queries; a query takes one target at most",
         "score: probability of the class, or cosine to the region's embedding; IoU: of the masks, in percent",
         *describe_sources(ctx.inputs, ("train", "features", "pseudo_masks", "regions", "text"), states),
     )
@@ -125,11 +126,11 @@ def match_image(ctx: StageContext, image_id: str, names: Sequence[str]) -> Match
     item = CachedImages(ctx, features).item(image_id)
     model = load_decoder(ctx, item.tokens[0].shape[-1], text.shape[1], device)
     tokens, valid, targets = collate([item], ctx.config.decoder.upsample, device)
-    output = model(tokens, valid)[-1]
+    outputs = model(tokens, valid).last()
     criterion = SplitCriterion(ctx.config.train, ctx.config.decoder, text, scale).to(device)
-    masks = output.masks[0].sigmoid().cpu().numpy()
+    masks = outputs[-1].masks[0].sigmoid().cpu().numpy()
     split = criterion.seen_queries
-    found = _list_targets(item, names, criterion.match(output, targets), masks, split)
+    found = _list_targets(item, names, criterion.match(outputs, targets), masks, split)
     return Matches(list(found), masks.shape[1:], (split, len(masks) - split))
 
 

@@ -7,13 +7,13 @@ from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.pages.class_scores import (
+    colours_of,
     draw_classes,
     mark_unlabelled,
     mark_unseen,
     read_class_scores,
     read_truth,
 )
-from split_matching.stages.pages.colours import palette
 from split_matching.stages.pages.overlays import NO_LABEL, resize_image
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow, format_area
 from split_matching.stages.pages.sheets.sources import States, describe_sources
@@ -31,7 +31,7 @@ def build_prediction_sheet(ctx: StageContext, image_id: str, states: States) -> 
     panels = [
         (name, draw_classes(image, labels, classes)) for name, labels in (("truth", truth), ("prediction", predicted))
     ]
-    colours, unseen = palette(len(classes)), mark_unseen(classes)
+    colours, unseen = colours_of(classes), mark_unseen(classes)
     labelled = truth != NO_LABEL
     rows = []
     for index, row in enumerate(classes):
@@ -47,5 +47,5 @@ def build_prediction_sheet(ctx: StageContext, image_id: str, states: States) -> 
         (("image", image), *panels),
         ("class", "group", "truth", "prediction", "IoU"),
         tuple(row for _, row in rows),
-        tuple(describe_sources(ctx.inputs, ("evaluate", "train", "features"), states)),
+        ("hatched: unseen classes", *describe_sources(ctx.inputs, ("evaluate", "train", "features"), states)),
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from split_matching.errors import DataError
+from split_matching.errors import DataError, format_count
 from split_matching.stages.candidates.clustering import field_to_cluster
 from split_matching.stages.candidates.computed_features import open_training_features
 from split_matching.stages.candidates.region_embedding import crop_regions
@@ -16,6 +16,7 @@ from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.region_map import masks_of
+from split_matching.stages.pages.colours import region_colours
 from split_matching.stages.pages.formats import UNDEFINED
 from split_matching.stages.pages.overlays import resize_image
 from split_matching.stages.pages.sheets.regions import (
@@ -24,7 +25,6 @@ from split_matching.stages.pages.sheets.regions import (
     draw_regions,
     measure_separation,
     open_embeddings,
-    region_colours,
 )
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow, format_area, write_names
 from split_matching.stages.pages.sheets.sources import States, describe_sources
@@ -55,7 +55,7 @@ def build_pseudo_mask_sheet(ctx: StageContext, image_id: str, states: States) ->
     else:
         notes.append("no names: there are no region embeddings of exactly these masks; run EmbedRegions")
     quality = f", quality {np.nanmean(apart):.3f}" if np.isfinite(apart).any() else ""
-    title = f"{image_id}: {len(rows)} pseudo mask{'s' * (len(rows) != 1)}{quality}"
+    title = f"{image_id}: {format_count(len(rows), 'pseudo mask')}{quality}"
     notes += describe_sources(ctx.inputs, ("pseudo_masks", "features", "regions", "text"), states)
     return _build_sheet(title, image, labels, head, rows, notes)
 
@@ -80,7 +80,7 @@ def build_region_sheet(ctx: StageContext, image_id: str, states: States) -> Shee
         most = f"{twin + 1} ({alike[region, twin]:.2f})" if len(embeddings) > 1 else UNDEFINED
         rows.append((str(region + 1), format_area(labels == region + 1), names.format(ranked, 5), most))
     crops = crop_regions(image, masks_of(labels), CROP_SIDE, ctx.config.regions.expand, _GREY)
-    title = f"{image_id}: {len(rows)} region embedding{'s' * (len(rows) != 1)}, method {ctx.config.regions.method}"
+    title = f"{image_id}: {format_count(len(rows), 'region embedding')}, method {ctx.config.regions.method}"
     notes = describe_sources(ctx.inputs, ("regions", "pseudo_masks", "text"), states)
     head = ("region", "area", "nearest seen classes", "most alike")
     return _build_sheet(title, image, labels, head, rows, notes, list(crops))

@@ -14,7 +14,7 @@ from split_matching.cache.shard_reader import ShardSet
 from split_matching.stages.candidates.clustering.steps import to_unit_length
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.ground.region_map import masks_of
-from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.colours import region_colours
 from split_matching.stages.pages.overlays import NO_LABEL, overlay
 
 NEAREST = 3
@@ -68,11 +68,6 @@ def draw_regions(image: NDArray[np.uint8], labels: NDArray[np.uint8], alpha: flo
 def count_from_zero(labels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Return a label map that counts regions from 0, NO_LABEL outside of them."""
     return labels.astype(np.int32) - 1
-
-
-def region_colours(count: int) -> NDArray[np.uint8]:
-    """Return a colour for each region; region numbers follow areas, so colours mean nothing."""
-    return palette(count)
 
 
 def measure_separation(dense: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from split_matching.pipeline.verbs.predict import read_names
 from split_matching.stages.data.photos import find_all_photos, find_photos, read_photo
 from split_matching.stages.inference.exported_decoder import METADATA
 from split_matching.stages.inference.segmenter import Prediction, Segmenter, check_names, to_pixels
+from split_matching.stages.pages.colours import class_colours
 from split_matching.stages.pages.label_photos import draw_overlay
 from tests.handmade import TINY
 
@@ -227,6 +228,9 @@ def test_predict_writes_three_files_an_image(artifacts: Path, tmp_path: Path, ca
     with Image.open(tmp_path / "out" / "a.jpg.index.png") as index:
         assert index.mode == "P" and index.size == (50, 30)
         counts = np.bincount(np.asarray(index).ravel(), minlength=len(NAMES))
+        colours = np.reshape(index.getpalette(), (-1, 3))
+    whole = list(load_shipped_classes("shapes").names)
+    assert colours[0].tolist() == class_colours(whole)[whole.index("red striped")].tolist()  # as on all other pages
     assert counts.tolist() == [entry["pixels"] for entry in areas["classes"]]
     assert sum(entry["share"] for entry in areas["classes"]) == pytest.approx(1)
 
@@ -388,6 +392,7 @@ def test_overlay_has_a_legend_of_what_is_there() -> None:
 
 def test_exported_decoder_predicts_the_same_elsewhere(segmenter: Segmenter, exported: Path) -> None:
     loaded = Segmenter.load(exported)
+    assert loaded.classes == segmenter.classes == load_shipped_classes("shapes").names
     assert loaded.identity == segmenter.identity and loaded.run == segmenter.run
     image = picture(50, 70)
     assert np.array_equal(loaded.predict(image, NAMES).labels, segmenter.predict(image, NAMES).labels)

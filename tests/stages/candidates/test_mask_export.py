@@ -18,7 +18,7 @@ from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.candidates.mask_export import MaskExporter, encode_runs
 from split_matching.stages.data.source import open_source
-from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.colours import region_colours
 
 MAPS = {
     "a": np.array([[1, 1, 2], [1, 0, 2]], np.uint8),
@@ -83,7 +83,7 @@ def test_pngs_are_a_data_set_of_the_layout_folder(exporter: MaskExporter, tmp_pa
     from split_matching.stages.data.images import read_image, read_mask
 
     out = tmp_path / "new/masks"
-    assert exporter.write_pngs(out, palette(254)) == (3, 5)
+    assert exporter.write_pngs(out, region_colours(254)) == (3, 5)
     data = DataConfig(
         layout="folder", root=out, classes="classes.txt", ignore=(0,), unseen=("region 3",), train_split="train.txt"
     )
@@ -101,5 +101,5 @@ def test_a_folder_that_holds_something_is_left_alone(exporter: MaskExporter, tmp
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks/mine.txt").touch()
     with pytest.raises(DataError, match="masks: holds files already; expected a new or an empty folder"):
-        exporter.write_pngs(tmp_path / "masks", palette(254))
+        exporter.write_pngs(tmp_path / "masks", region_colours(254))
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["mine.txt"]

@@ -15,6 +15,7 @@ from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
 from split_matching.pipeline.cli import main
 from split_matching.stages.data.audit import Audit, audit_data
+from split_matching.stages.data.image_audit import ImageAudit
 from split_matching.stages.data.layouts.voc import voc_palette
 from split_matching.stages.ground.context import no_progress
 from split_matching.stages.pages.contact_sheet import choose_images
@@ -74,14 +75,14 @@ def test_coloured_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     path = put_mask(root, "train/a.png", folder_data.stripes((0, 1)), "RGB")
     (found,) = problems(audit(root))
     assert (
-        found.startswith("1 masks are coloured, first: ")
+        found.startswith("1 mask is coloured, first: ")
         and "mode RGB" in found
         and str(path) in found
         and "palette or grey PNG" in found
     )
     command = ["check-data", "--dataset", "folder", "--artifacts", str(tmp_path / "cache"), "--set", *settings(root)]
     assert main(command) == 3
-    assert "PROBLEM: 1 masks are coloured" in capsys.readouterr().out
+    assert "PROBLEM: 1 mask is coloured" in capsys.readouterr().out
 
 
 def test_palette_masks_that_were_converted_to_grey(tmp_path: Path) -> None:
@@ -170,9 +171,9 @@ def test_absent_damaged_and_other_sizes(tmp_path: Path) -> None:
     (root / "images/train/b.jpg").write_bytes(b"\xff\xd8nonsense")
     put_mask(root, "val/d.png", folder_data.stripes((1,), (12, 16)))
     found = "\n".join(problems(audit(root)))
-    assert "1 masks are absent" in found and "masks/train/a.png" in found
-    assert "1 images cannot be decoded" in found and "b.jpg" in found
-    assert "1 masks have another size than their images" in found and "16x12" in found
+    assert "1 mask is absent" in found and "masks/train/a.png" in found
+    assert "1 image cannot be decoded" in found and "b.jpg" in found
+    assert "1 mask has another size than its image" in found and "16x12" in found
 
 
 def test_a_missing_list_is_named_and_the_other_split_audit(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_masks_without_images(tmp_path: Path) -> None:
     root = write(tmp_path)
     (root / "images/val/d.jpg").unlink()
     result = audit(root)
-    assert result.passed and "1 masks belong to no image" in notes(result) and "d.png" in notes(result)
+    assert result.passed and "1 mask belongs to no image" in notes(result) and "d.png" in notes(result)
 
 
 def test_images_in_both_splits(tmp_path: Path) -> None:
@@ -195,8 +196,8 @@ def test_images_in_both_splits(tmp_path: Path) -> None:
     (root / "images/train/c.jpg").write_bytes((root / "images/train/b.jpg").read_bytes())
     result = audit(root)
     (found,) = problems(result)
-    assert found.startswith("1 training images are validation images too: train.a = val.d")
-    assert "1 images are several times in one split: train.b = train.c" in notes(result)
+    assert found.startswith("1 image is in training and in validation: train.a = val.d")
+    assert "1 image is several times in one split: train.b = train.c" in notes(result)
     (root / "one.txt").write_text("train.a\ntrain.b\n")
     more = ("data.train_split=one.txt", "data.val_split=one.txt")
     assert "2 images are in both lists" in problems(audit(root, *more))[0]
@@ -205,7 +206,7 @@ def test_images_in_both_splits(tmp_path: Path) -> None:
 def test_classes_that_never_occur(tmp_path: Path) -> None:
     root = write(tmp_path, {"train": {"a": (0, 1)}, "val": {"b": (0, 1, 2)}})
     text = notes(audit(root))
-    assert "1 classes never occur in train and cannot be learnt: cat" in text
+    assert "1 class never occurs in train and cannot be learnt: cat" in text
     assert "2 classes never occur in val and have no score: dog, kite" in text
 
 
@@ -215,7 +216,7 @@ def test_orientation_and_subsets(tmp_path: Path) -> None:
     exif[274] = 6
     Image.open(root / "images/val/d.jpg").save(root / "images/val/d.jpg", exif=exif)
     text = notes(audit(root, "data.expected_train=100", "data.expected_val=2"))
-    assert "1 images have an EXIF orientation, which is not applied: val.d" in text
+    assert "1 image has an EXIF orientation, which is not applied: val.d" in text
     assert "train has 3 images, the published split 100" in text and "val has" not in text
 
 
@@ -230,6 +231,13 @@ def test_the_sheet_shows_as_many_classes_as_it_can(tmp_path: Path) -> None:
     splits = {"train": {**{f"t{n}": (0,) for n in range(9)}, "z": (1, 2, 3)}, "val": {"v": (4,)}}
     chosen = choose_images(audit(write(tmp_path, splits)).images, count=3)
     assert {image.image_id for image in chosen} >= {"train.z", "val.v"} and len(chosen) == 3
+
+
+def test_the_sheet_is_spread_over_the_data() -> None:
+    """Frames of a video show the same classes: after the first, those far from it say more than its neighbours."""
+    images = [ImageAudit("train", f"frame_{n:03d}", {0: 5, 1: 5}) for n in range(101)]
+    chosen = [image.image_id for image in choose_images(images, count=5)]
+    assert chosen == [f"frame_{n:03d}" for n in (0, 25, 50, 75, 100)]
 
 
 def test_rendered_scenes_are_looked_at_once_there_are_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

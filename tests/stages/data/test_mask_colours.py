@@ -88,7 +88,7 @@ def test_a_colour_without_an_id_is_a_problem(tmp_path: Path) -> None:
     root = write_coloured(tmp_path)
     (root / "colours.yaml").write_text(TABLE.replace("[0, 0, 0], ", ""))
     (found,) = problems(audit(root, "data.colours=colours.yaml"))
-    assert "colours without an id of the class list: (0, 0, 0) (6.25 %, 1 masks, e.g. that of train.a)" in found
+    assert "colours without an id of the class list: (0, 0, 0) (6.25 %, 1 mask, e.g. that of train.a)" in found
     data = load_config("folder", overrides=settings(root, "data.colours=colours.yaml")).data
     source = open_source(data, root)
     path = source.mask_path("train.a")

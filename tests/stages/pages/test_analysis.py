@@ -92,6 +92,20 @@ def test_worst_images_come_first_and_have_pictures(tmp_path: Path, monkeypatch: 
     assert [alt for alt in alts(page) if alt.startswith("prediction")] == ["prediction of img_0", "prediction of img_1"]
 
 
+def test_worst_images_are_spread_over_videos(tmp_path: Path) -> None:
+    """Three videos of ten frames each; the worst ten frames are all of the second, side by side."""
+    iou = {f"{video}_{frame:02d}": 50 + frame for video in "ac" for frame in range(10)}
+    iou |= {f"b_{frame:02d}": 10 + frame for frame in range(10)}
+    path = tmp_path / "per_image.csv"
+    path.write_text("id,mIoU\n" + "".join(f"{name},{value}\n" for name, value in iou.items()) + "void,nan\n")
+    worst = find_worst_images(path, 3)
+    assert worst[0] == ("b_00", 10.0)
+    places = [sorted(iou).index(name) for name, _ in worst]
+    assert min(abs(a - b) for a in places for b in places if a != b) == 5
+    assert [name for name, _ in find_worst_images(path, 30)] == sorted(iou, key=lambda name: (iou[name], name))
+    assert len(find_worst_images(path, 16)) == 16 and find_worst_images(path, 0) == []
+
+
 def test_size_and_work_are_shown_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = {
         "side": 512,

@@ -8,11 +8,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from split_matching.cache import code as code_module
 from split_matching.pipeline.cli import main
+from split_matching.stages.pages.class_scores import read_class_scores
+from split_matching.stages.pages.colours import hex_colours
 from split_matching.stages.pages.gallery import Card, render_gallery
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE
 from tests.conftest import VocTree, blocks
@@ -73,6 +76,20 @@ def test_no_unseen_name_is_shown_of_what_training_sees(
     inspect(kind, "--image", "t001", "--out", str(tmp_path / "x.png"))
     text = capsys.readouterr().out
     assert not any(name in text for name in UNSEEN)
+
+
+@pytest.mark.parametrize(("kind", "image_id"), [("features", "t001"), ("predictions", "v1")])
+def test_a_class_has_its_colour_of_the_report(
+    kind: str, image_id: str, inspect: Inspect, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = next(Path(arguments[3]).rglob("per_class.csv"))
+    colours = {row.name: row.colour for row in read_class_scores(table)}
+    assert inspect(kind, "--image", image_id, "--out", str(tmp_path / "x.png")) == 0
+    table_text = capsys.readouterr().out.split("\n\n")[1]
+    with Image.open(tmp_path / "x.png") as picture:
+        drawn = set(hex_colours(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)))
+    named = [name for name in colours if re.search(rf"^{name} ", table_text, re.MULTILINE)]
+    assert named and all(colours[name] in drawn for name in named)
 
 
 def test_regions_are_listed_with_areas_and_nearest_seen_classes(

@@ -78,6 +78,17 @@ def test_overlay_hatches_only_marked_classes() -> None:
     np.testing.assert_array_equal(changed, hatch((16, 16)) & (labels == 1))
 
 
+def test_hatching_can_be_seen_on_every_colour() -> None:
+    labels, image = np.zeros((16, 16), np.uint8), np.full((16, 16, 3), 100, np.uint8)
+    for colour, way in (((240, 240, 240), -1), ((235, 205, 40), -1), ((160, 20, 20), 1)):
+        colours = np.array([colour], np.uint8)
+        plain, hatched = (
+            overlay(image, labels, colours, outline=False, hatched=np.array([on])).astype(int) for on in (False, True)
+        )
+        step = (hatched - plain)[hatch((16, 16))] @ [0.3, 0.6, 0.1]
+        assert (way * step > 60).all()
+
+
 def test_overlay_weight_fades_pixels() -> None:
     labels, weight = np.zeros((4, 4), np.uint8), np.ones((4, 4))
     weight[0] = 0.0

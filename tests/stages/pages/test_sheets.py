@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from split_matching.stages.pages.colours import palette
+from split_matching.stages.pages.colours import region_colours
 from split_matching.stages.pages.sheets.feature_sheet import principal_colours
 from split_matching.stages.pages.sheets.regions import measure_separation
 from split_matching.stages.pages.sheets.sheet import Sheet, SheetRow, draw_sheet, write_names
@@ -45,7 +45,7 @@ def test_number_is_written_inside_its_region() -> None:
 
 def test_sheet_grows_with_its_table_and_wraps_long_notes() -> None:
     picture = np.zeros((10, 10, 3), np.uint8)
-    row = SheetRow(("1", "two"), palette(1)[0])
+    row = SheetRow(("1", "two"), region_colours(1)[0])
     short = draw_sheet(Sheet("title", (("image", picture),), ("a", "b"), (row,), ()))
     long = draw_sheet(Sheet("title", (("image", picture),), ("a", "b"), (row,) * 3, ("word " * 80,)))
     assert long.shape[0] > short.shape[0] + 48 and long.shape[1] == short.shape[1]

@@ -17,7 +17,7 @@ from split_matching.cache.entry import read_progress
 from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.errors import UserError
-from split_matching.model.query_decoder import QueryDecoder, QueryOutput
+from split_matching.model.query_decoder import LayerOutputs, QueryDecoder
 from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
 from split_matching.stages.training import checkpoint, train
@@ -244,17 +244,18 @@ def test_nan_stops_with_step_and_term(chain: Chain, monkeypatch: pytest.MonkeyPa
         chain.whole(train, "nan")
 
 
-@pytest.mark.parametrize(("layer", "part"), [(0, "masks"), (1, "embeddings"), (0, "no_object")])
+@pytest.mark.parametrize(("layer", "part"), [(0, "kernels"), (1, "embeddings"), (0, "no_object")])
 def test_nan_in_any_layer_stops_with_its_number(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, layer: int, part: str
 ) -> None:
     """Also in a layer before the last one: matching would end in a traceback."""
     original = QueryDecoder.forward
 
-    def broken(self: QueryDecoder, tokens: list[torch.Tensor], valid: torch.Tensor) -> list[QueryOutput]:
+    def broken(self: QueryDecoder, tokens: list[torch.Tensor], valid: torch.Tensor) -> LayerOutputs:
         outputs = original(self, tokens, valid)
-        outputs[layer] = replace(outputs[layer], **{part: getattr(outputs[layer], part) * torch.nan})
-        return outputs
+        values = getattr(outputs, part).clone()
+        values[:, layer] = torch.nan
+        return replace(outputs, **{part: values})
 
     monkeypatch.setattr(QueryDecoder, "forward", broken)
     with pytest.raises(UserError, match=f"not finite at step 0: the predictions of layer {layer} of 1: lower train.lr"):
@@ -286,10 +287,10 @@ def test_the_decoder_has_its_precision_and_clip_its_own(chain: Chain, monkeypatc
     model = train.build_decoder(DecoderConfig(dim=8, heads=2, ffn=8, layers=1), 4, 1, 6, 0, 0)
     product = model.mask_features.register_forward_hook(lambda module, inputs, output: formats.append(output.dtype))
     tokens, valid = [torch.ones(1, 2, 3, 4)], torch.ones(1, 2, 3, dtype=torch.bool)
-    outputs = train._predict(model, encoder, tokens, valid, torch.bfloat16, 0)
+    outputs = train._predict(model, encoder, tokens, valid, torch.bfloat16)
     product.remove()
     assert formats == [torch.float32, torch.bfloat16]
-    assert {value.dtype for output in outputs for value in vars(output).values()} == {torch.float32}
+    assert {value.dtype for value in vars(outputs).values()} == {torch.float32}
 
 
 def test_training_in_half_precision_is_close_to_that_in_float32(chain: Chain, tmp_path: Path) -> None:
