@@ -14,7 +14,7 @@ import ast
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -148,13 +148,17 @@ def _parse_first(path: Path) -> _ModuleSource:
     return _parse(path)
 
 
-def code_of(module: str) -> dict[str, str]:
+@cache
+def code_of(module: str) -> Mapping[str, str]:
     """Return the fingerprints of a module of ours and of all that it imports, as they were when first asked for."""
     return module_closure(module, parse=_parse_first)
 
 
 _imported: set[str] = set()
 """Names of modules whose file had the recorded fingerprint when they had been imported."""
+
+_noted: set[str] = set()
+"""Names of modules whose fingerprint was taken because they were imported already."""
 
 
 def import_code(module: str) -> ModuleType:
@@ -184,11 +188,14 @@ def _note_loaded() -> None:
     """Take the fingerprints of what is imported already: later files may have been edited."""
     results = tuple(f"{PACKAGE}.{room}" for room in RESULT_PACKAGES)
     for name, module in list(sys.modules.items()):
-        if name.startswith(results) and module.__file__:
+        if name.startswith(results) and name not in _noted and module.__file__:
             _parse_first(Path(module.__file__).resolve())
+            _noted.add(name)
 
 
 def forget_code() -> None:
     """Take all fingerprints anew: only where no module of ours is kept, as between two tests."""
     _parse_first.cache_clear()
+    code_of.cache_clear()
     _imported.clear()
+    _noted.clear()
