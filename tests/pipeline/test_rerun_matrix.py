@@ -14,11 +14,13 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 
+from split_matching.cache import code as code_module
 from split_matching.cache.build import open_build
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
@@ -395,8 +397,7 @@ def test_plan_says_the_same_as_a_run_does(cache: Cache, tmp_path: Path, capsys: 
     assert runs["EmbedRegions"]["reasons"] == ["config regions.expand 1.1 -> 1.3"]
     assert runs["EmbedRegions"]["shards"] == 1 and runs["EmbedRegions"]["seconds_before"] >= 0
     assert main(["Report", *arguments]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[0] for line in lines if " ran in " in line} == runs.keys()
+    assert ran(capsys.readouterr().out) == runs.keys()
     assert main(["plan", "Report", *arguments]) == 0
     assert capsys.readouterr().out.endswith("\nnothing would run\n")
     assert cache.reruns(capsys) == set()  # and the first config lost nothing
@@ -429,30 +430,32 @@ def test_moved_photographs_rerun_nothing(place: str, tmp_path: Path, capsys: pyt
 
 
 class Checkout:
-    """A copy of the code beside a copy of the cache; its commands run in processes of their own."""
+    """A copy of the code beside a copy of the cache. Commands run here, where code counts as it is in the copy."""
 
-    def __init__(self, folder: Path, cache: Cache) -> None:
+    def __init__(self, folder: Path, cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder / "checkout"
-        self.cache = cache
+        self.arguments = [*cache.arguments(), "--artifacts", str(folder / "cache")]
+        self.capsys = capsys
         for room in (*ROOMS, "split_matching"):
             shutil.copytree(
                 ROOT / room, self.folder / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
             )
         shutil.copy(ROOT / "run_pipeline.py", self.folder)
         shutil.copytree(cache.root, folder / "cache")
-        self.artifacts = folder / "cache"
 
     def call(self, *words: str) -> str:
-        arguments = [*words, *self.cache.arguments(), "--artifacts", str(self.artifacts)]
+        code_module.forget_code()
+        self.capsys.readouterr()
+        code = main([*words, *self.arguments])
+        said = self.capsys.readouterr()
+        assert code == 0, said.err
+        return said.out
+
+    def call_copy(self, *words: str) -> str:
+        """Run the code of the copy, in a process of its own."""
+        command = [sys.executable, "run_pipeline.py", *words, *self.arguments]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            [sys.executable, "run_pipeline.py", *arguments],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -464,7 +467,7 @@ class Checkout:
 
     def run(self, stage: str, *more: str) -> set[str]:
         """Run a stage; returns all that ran."""
-        return {line.split()[0] for line in self.call(stage, *more).splitlines() if " ran in " in line}
+        return ran(self.call(stage, *more))
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.folder / file
@@ -473,9 +476,19 @@ class Checkout:
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+def ran(said: str) -> set[str]:
+    """Return the stages that a run says that it ran."""
+    return {line.split()[0] for line in said.splitlines() if " ran in " in line}
+
+
 @pytest.fixture
-def checkout(cache: Cache, tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path, cache)
+def checkout(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Checkout]:
+    made = Checkout(tmp_path, cache, capsys)
+    monkeypatch.setattr(code_module, "module_closure", partial(code_module.module_closure, root=made.folder))
+    yield made
+    code_module.forget_code()
 
 
 def test_edits_that_change_no_meaning_rerun_nothing(checkout: Checkout) -> None:
@@ -507,7 +520,7 @@ def test_a_changed_constant_reruns_its_stage_and_what_then_differs(checkout: Che
     assert checkout.run("TrainDecoder") == {"EmbedText"}
     assert checkout.stale().keys() == {"Report"}
     checkout.edit("stages/training/text.py", "seen, ctx.config.text)", "seen, ctx.config.text).flip(0)")
-    assert checkout.run("TrainDecoder") == {"EmbedText", "TrainDecoder"}
+    assert ran(checkout.call_copy("TrainDecoder")) == {"EmbedText", "TrainDecoder"}
 
 
 def test_upstream_rebuilt_with_equal_bytes_reruns_nothing_below(checkout: Checkout) -> None:
