@@ -89,6 +89,7 @@ def pretend_edit(stage: str) -> None:
         return {**found, own: "edited"} if module.endswith(ending) else found
 
     code.module_closure = edited
+    code.forget_code()
 
 
 def collect_beside(rig: Rig, rng: random.Random, stage: str) -> str | None:

@@ -92,7 +92,7 @@ def damage_build(rig: Rig, rng: random.Random) -> str | None:
 def cases(short: bool) -> dict[str, Case]:
     """Damage that `verify` finds, that a reader finds, and that a resumed run finds."""
     return {
-        "damage, then verify": Case(damage_verified, 2 if short else 200),
-        "damage, then a run that reads it": Case(damage_read, 2 if short else 100),
-        "damage to an unfinished stage": Case(damage_build, 2 if short else 60),
+        "damage, then verify": Case(damage_verified, 1 if short else 200),
+        "damage, then a run that reads it": Case(damage_read, 1 if short else 100),
+        "damage to an unfinished stage": Case(damage_build, 1 if short else 60),
     }

@@ -16,7 +16,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from tests.faults.rig import SETTINGS, Case, Rig
 
 if TYPE_CHECKING:
     from split_matching.cache.shard_reader import ShardReader
+    from split_matching.configs.schema import Config
 
 BATCH = 50
 SECONDS = 30  # after which a reader counts as hung
@@ -170,15 +171,22 @@ def shard_values(reader: ShardReader) -> list[tuple[str, str, bytes]]:
 
 def read_manifest(path: Path, sound: bytes, root: Path) -> str:
     """A manifest: the artifact is fresh only if the manifest says the same as before."""
-    from split_matching.configs.load import load_config
     from split_matching.pipeline.stages import make_plan
 
-    plan = make_plan(load_config("shapes", [], [*SETTINGS, f"runtime.artifacts={json.dumps(str(root))}"]))
+    plan = make_plan(config_of(root))
     state = plan[path.parent.parent.name].own_state
     str(state)
     if state.fresh and json.loads(path.read_bytes()) != json.loads(sound):
         return "another manifest is called fresh"
     return ""
+
+
+@cache
+def config_of(root: Path) -> Config:
+    """Return the config of a cache."""
+    from split_matching.configs.load import load_config
+
+    return load_config("shapes", [], [*SETTINGS, f"runtime.artifacts={json.dumps(str(root))}"])
 
 
 def check_line(error: Exception) -> None:

@@ -14,7 +14,7 @@ from tests.faults.rig import Case, Rig, made
 
 def clock(rig: Rig, rng: random.Random) -> str:
     """Let the clock jump back and forth in a run, kill it, and go on years before; then all is fresh."""
-    root = rig.cache("features", "pseudo_masks", "regions", "train")
+    root = rig.cache("regions", "train")
     process = rig.start("TrainDecoder", root, before=partial(_bend_clock, rng.random(), 1e5))
     time.sleep(rng.uniform(0.2, 2))
     process.kill()
