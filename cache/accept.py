@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from split_matching.cache.artifact import MANIFEST, Artifact, self_digest
+from split_matching.cache.artifact import MANIFEST, Artifact
 from split_matching.cache.disk_errors import explain_disk_errors
+from split_matching.cache.files import self_digest
 from split_matching.cache.keys import changed_names
 from split_matching.errors import CorruptError
 

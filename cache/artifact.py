@@ -6,8 +6,6 @@ from, and a digest of itself. What is not in the manifest is no part of the resu
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from split_matching.cache.disk_errors import explain_read_error
-from split_matching.cache.files import file_size, parse_json
+from split_matching.cache.files import file_size, parse_json, self_digest
 from split_matching.cache.keys import digest, file_sha256, known_sha256
 from split_matching.errors import CorruptError
 
@@ -182,12 +180,6 @@ def load_artifact(folder: Path) -> Artifact:
         if isinstance(error, OSError) and (explained := explain_read_error(error, path)):
             raise explained from error
         raise CorruptError(f"{path} is altered: run the stage again") from error
-
-
-def self_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the digest that a manifest carries of itself."""
-    body = {name: value for name, value in manifest.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(maxsize=256)

@@ -24,12 +24,11 @@ from split_matching.cache.artifact import (
     SCHEMA,
     Artifact,
     load_artifact,
-    self_digest,
     shard_name,
     split_of,
 )
 from split_matching.cache.disk_errors import explain_disk_errors
-from split_matching.cache.entry import BUILD, DONE, Entry, Recipe, Shards, read_order
+from split_matching.cache.entry import BUILD, DONE, Entry, Recipe, Shards, read_done, read_order
 from split_matching.cache.files import (
     file_size,
     move_folder,
@@ -83,7 +82,13 @@ def open_build(
     """
     order = entry.order(recipe, shards or {}, force)
     build = Build(entry, recipe, order["plan"], force)
-    waited = False
+    said: list[str] = []
+
+    def say_waiting() -> None:
+        if not said:
+            said.append(WAITS.format(build.path))
+            say(said[0])
+
     with explain_disk_errors(build.path):
         while True:
             build.path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,15 +99,13 @@ def open_build(
                 if _join(build, order):
                     return build
                 continue
-            if isinstance(found, dict) and {**found, "plan": order["plan"]} == order:
+            if found and {**found, "plan": order["plan"]} == order:
                 raise OtherShardsError(
                     f"{build.path} is cut into other shards: remove it, or give its runtime.shard_size"
                 )
-            if not _throw_away(build, order, say):
+            if not _throw_away(build, order, say, say_waiting):
                 _check_waiting(build, found)
-                if not waited:
-                    say(WAITS.format(build.path))
-                waited = True
+                say_waiting()
                 time.sleep(WAIT_SECONDS)
 
 
@@ -128,18 +131,21 @@ def _check_waiting(build: Build, found: Any) -> None:
         raise UserError(f"{users[0]} makes {build.path} from other code or inputs: run this again when that has ended")
 
 
-def _throw_away(build: Build, order: Mapping[str, Any], say: Callable[[str], None]) -> bool:
+def _throw_away(
+    build: Build, order: Mapping[str, Any], say: Callable[[str], None], waiting: Callable[[], None]
+) -> bool:
     """Remove a build of anything else unless a process works on it; say so if that costs finished shards.
 
     Args:
         build: with the wanted recipe.
         order: what its build.json would be.
-        say: is told what is waited for, and what is removed.
+        say: is told what is removed.
+        waiting: called if another process holds the build.
 
     Returns:
         False if a process works on it.
     """
-    with build.lock(lambda: say(WAITS.format(build.path))) as held:
+    with build.lock(waiting) as held:
         found = read_order(build.path)
         if not held or found == order:
             return True
@@ -204,8 +210,8 @@ class Build:
 
     def shard_seconds(self) -> float:
         """Return how long finished shards took, over all sessions; a time in which several were made counts once."""
-        ends = {path: path.stat().st_mtime for path in self.path.glob(f"*{DONE}")}
-        spans = sorted((end - float(read_json(path)["seconds"]), end) for path, end in ends.items())
+        sidecars = [(path.stat().st_mtime, read_json(path)) for path in self.path.glob(f"*{DONE}")]
+        spans = sorted((end - done["seconds"], end) for end, done in sidecars if done)
         total, until = 0.0, 0.0
         for start, end in spans:
             total += max(0.0, end - max(start, until))
@@ -276,7 +282,7 @@ class Build:
                 **circumstances(),
             }
             manifest = json.loads(json.dumps(manifest))  # as it will be read back: NaN stays NaN, tuples become lists
-            write_json(self.path / MANIFEST, {**manifest, "digest": self_digest(manifest)})
+            write_json(self.path / MANIFEST, manifest)
             _swap_in(self.path, self.entry.folder)
         return load_artifact(self.entry.folder)
 
@@ -298,7 +304,7 @@ class Build:
             if _is_left_over(path.name):
                 path.unlink()
                 continue
-            done = read_json(_sidecar(path))  # of a shard: synced and summed already
+            done = read_done(path)  # of a shard: synced and summed already
             files[name] = done or {"bytes": path.stat().st_size, "sha256": synced_sha256(path)}
         if not files:
             raise ValueError(f"stage {self.recipe.stage} wrote no file")

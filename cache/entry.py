@@ -176,7 +176,7 @@ class Entry:
         """Return how what the next run continues from is cut: a build in progress, a damaged artifact; [] for none."""
         found: list[Shards] = []
         order = read_order(self.partial)
-        if isinstance(order, dict) and order == self.order(recipe, order.get("plan", {}), force):
+        if order and order == self.order(recipe, order["plan"], force):
             found.append(order["plan"])
         with contextlib.suppress(CorruptError):
             artifact = self.artifact()
@@ -191,33 +191,31 @@ class Entry:
     def is_done(self, split: str, index: int) -> bool:
         """Whether a shard of the build in progress is finished."""
         path = self.partial / shard_name(split, index)
-        sidecar = read_json(path.with_name(f"{path.name}{DONE}"))
-        return isinstance(sidecar, dict) and file_size(path) == sidecar.get("bytes")
+        done = read_done(path)
+        return done is not None and file_size(path) == done["bytes"]
 
     def damaged_shards(self) -> list[Path]:
         """Read every finished shard of the build in progress, if there is one, and return those that are altered."""
         altered = []
         for sidecar in sorted(self.partial.glob(f"*.h5{DONE}")):
-            path, value = sidecar.with_name(sidecar.name.removesuffix(DONE)), read_json(sidecar)
-            if path.is_file() and isinstance(value, dict) and file_sha256(path) != value.get("sha256"):
+            path = sidecar.with_name(sidecar.name.removesuffix(DONE))
+            if path.is_file() and (done := read_done(path)) and file_sha256(path) != done["sha256"]:
                 altered.append(path)
         return altered
 
     def _unused(self, recipe: Recipe) -> tuple[str, ...]:
         """Say which finished shards the next run would remove."""
         order, count = read_order(self.partial), sum(1 for _ in self.partial.glob(f"*.h5{DONE}"))
-        if not count or not isinstance(order, dict):
+        if not count:
             return ()
-        code = "code" if order.get("code") != recipe.code else "inputs"
-        return (f"would remove {count} finished shard{'s' * (count > 1)} of other {code}",)
+        of = f"other {'code' if order['code'] != recipe.code else 'inputs'}" if order else "a damaged build"
+        return (f"would remove {count} finished shard{'s' * (count > 1)} of {of}",)
 
     def _progress(self, recipe: Recipe) -> tuple[int | None, int]:
         """Return finished and all shards of the build in progress; None if there is none that would be resumed."""
         order = read_order(self.partial)
-        if not isinstance(order, dict):
-            return None, 0
         present = {"key": self.key, "code": recipe.code, "inputs": recipe.inputs}
-        if any(order.get(name) != value for name, value in present.items()):
+        if not order or any(order[name] != value for name, value in present.items()):
             return None, 0
         total = sum(len(digests) for digests in order["plan"].values())
         return sum(1 for _ in self.partial.glob(f"*{DONE}")), total
@@ -226,12 +224,14 @@ class Entry:
 def read_progress(partial: Path) -> tuple[int, int, float]:
     """Return the step that a stage was saved at, all its steps, and the seconds it took; zeros if that is not known."""
     value = read_json(partial / PROGRESS)
-    try:
-        return int(value["step"]), int(value["steps"]), float(value["seconds"])
-    except (TypeError, KeyError, ValueError, OverflowError):
-        return 0, 0, 0.0
+    return (value["step"], value["steps"], value["seconds"]) if value else (0, 0, 0.0)
 
 
-def read_order(partial: Path) -> Any:
-    """Return what a build in progress was started from, or None if that cannot be read."""
+def read_order(partial: Path) -> dict[str, Any] | None:
+    """Return what a build in progress was started from, as of `Entry.order`; None if that cannot be read."""
     return read_json(partial / BUILD)
+
+
+def read_done(shard: Path) -> dict[str, Any] | None:
+    """Return what is known of a finished shard, see `cache.build.Build.finish`; None if it is not finished."""
+    return read_json(shard.with_name(f"{shard.name}{DONE}"))

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,17 @@ def remove_temporary_files(folder: Path) -> None:
         path.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file in one step."""
+def self_digest(value: Mapping[str, Any]) -> str:
+    """Return the digest that a JSON object carries of itself."""
+    body = {name: item for name, item in value.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a file with a JSON object in one step; it carries a digest of itself."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
+        content = {**value, "digest": self_digest(value)}
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -103,12 +110,13 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("the JSON is nested too deeply") from None
 
 
-def read_json(path: Path) -> Any:
-    """Return the value of a JSON file, or None if it is absent or no JSON."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return what `write_json` wrote; None if the file is absent or altered."""
     try:
-        return parse_json(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
+    return value if isinstance(value, dict) and value.pop("digest", None) == self_digest(value) else None
 
 
 def file_size(path: Path) -> int | None:

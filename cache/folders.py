@@ -112,7 +112,7 @@ def idle_seconds(path: Path) -> float:
 def read_inputs(partial: Path) -> dict[str, str]:
     """Return the content digests that a build in progress reads, by input; empty if it is damaged."""
     order = read_order(partial)
-    return dict(order.get("inputs", {})) if isinstance(order, dict) else {}
+    return dict(order["inputs"]) if order else {}
 
 
 def is_in_use(partial: Path) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.disk_errors import explain_disk_errors
-from split_matching.cache.entry import DONE, State
-from split_matching.cache.files import read_json, rename_damaged
+from split_matching.cache.entry import State, read_done
+from split_matching.cache.files import rename_damaged
 from split_matching.cache.folders import walk_folders
 from split_matching.cache.locks import lock_file
 from split_matching.errors import CorruptError, format_count
@@ -113,8 +113,8 @@ def _written(stage: Stage, name: str) -> str:
 
 def _finished(stage: Stage, name: str) -> str:
     """The sha256 of a finished shard of the build in progress; "" without any."""
-    sidecar = read_json(stage.entry.partial / f"{name}{DONE}")
-    return str(sidecar.get("sha256", "")) if isinstance(sidecar, dict) else ""
+    done = read_done(stage.entry.partial / name)
+    return str(done["sha256"]) if done else ""
 
 
 def _rename_in(name: str, artifact: Artifact) -> list[str]:

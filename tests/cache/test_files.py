@@ -74,9 +74,9 @@ def test_a_link_at_a_name_that_can_be_guessed_is_not_followed(tmp_path, name):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / name).symlink_to(victim)
-    write_json(folder / "a.json", 1)
+    write_json(folder / "a.json", {"a": 1})
     assert victim.read_text() == "untouched"
-    assert read_json(folder / "a.json") == 1
+    assert read_json(folder / "a.json") == {"a": 1}
 
 
 def test_a_link_at_the_temporary_name_is_not_followed(tmp_path, monkeypatch):
@@ -208,7 +208,11 @@ def test_json(tmp_path):
     assert read_json(path) is None
     write_json(path, {"b": [1.5, float("inf")], "a": None})
     assert read_json(path) == {"a": None, "b": [1.5, float("inf")]}
-    assert path.read_text().startswith('{\n "a": null')
+    text = path.read_text()
+    assert text.startswith('{\n "a": null')
+    for other in (text.replace("1.5", "2.5"), text.replace("digest", "digist"), "[]", '{"a": null}', text[:-1]):
+        path.write_text(other)
+        assert read_json(path) is None, other
 
 
 def test_size_and_digest(tmp_path):
