@@ -1,6 +1,7 @@
 # make demo   the whole pipeline on the embedded data set; prints the path of the report last
 # make test   lint, types and tests: 4 to 6 minutes on 2 cores
 # make long   the tests that take tens of seconds each: kills, full disks, torchrun, the same bytes: 3 minutes
+# make slurm  the real stages on a real Slurm of one node, with kills: 2 minutes; left out without slurm-wlm and munge
 # make quick  lint, types and the tests of what was changed since main, without the slow ones: under a minute
 # make lint   lint and types only
 # make faults the faults of `make long` over and over, and more of them: hours; prints a table (FAULTS="--only kill --times 5")
@@ -24,7 +25,7 @@ RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: help demo test long quick lint faults bench clean
+.PHONY: help demo test long slurm quick lint faults bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -40,6 +41,9 @@ test: lint
 
 long: $(DEV_STAMP)
 	@$(BIN)/python -m pytest $(PARALLEL) -m long
+
+slurm: $(DEV_STAMP)
+	@$(BIN)/python -m pytest -q tests/slurm/check_slurm.py
 
 quick: lint
 	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not long" $$($(BIN)/python -m tests.changed)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from split_matching.configs.data_settings import DataConfig, PretrainConfig, ShapesConfig
+from split_matching.configs.runtime_settings import RuntimeConfig
 from split_matching.configs.section import Section
 from split_matching.configs.settings import (
     ClipConfig,
@@ -20,7 +21,6 @@ from split_matching.configs.settings import (
     PseudoMasksConfig,
     RegionsConfig,
     ReportConfig,
-    RuntimeConfig,
     TextConfig,
     TrainConfig,
 )

@@ -9,11 +9,9 @@ Sources: "paper" is arXiv 2505.05023; "choice" is ours, because the paper's text
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from split_matching.configs.clusterings import find_clustering
 from split_matching.configs.section import DECODER_IDENTITY, IDENTITY, RUNTIME, Section, added
@@ -357,42 +355,3 @@ class ReportConfig(Section):
     quality_images: NonNegative = Field(
         300, description="Training images, evenly spread, on which pseudo masks are compared with the truth; 0: none."
     )
-
-
-class RuntimeConfig(Section):
-    """Where and how fast: no field here may change a result."""
-
-    artifacts: Path = Field(
-        Path("artifacts"),
-        description="Folder of the cache. Default: artifacts/ in the checkout; of an installed package, in the working "
-        "folder.",
-        json_schema_extra=RUNTIME,
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: cuda when there.", json_schema_extra=RUNTIME
-    )
-    workers: Positive = Field(1, description="Processes for sharded stages.", json_schema_extra=RUNTIME)
-    scheduler: str | None = Field(
-        None,
-        description="HOST:PORT of a luigid that several machines share; null: this process schedules for itself.",
-        json_schema_extra=RUNTIME,
-    )
-    threads: NonNegative = Field(
-        0,
-        description="CPU threads a process; 0: cores / workers, all cores for training (its last bits depend on them).",
-        json_schema_extra=RUNTIME,
-    )
-    shard_size: Positive = Field(128, description="Images a shard.", json_schema_extra=RUNTIME)
-    batch: Positive = Field(16, description="Images a forward pass outside training.", json_schema_extra=RUNTIME)
-    cache_mb: NonNegative = Field(
-        2048,
-        description="Memory for decoded training items, in MB; beyond it they are read again.",
-        json_schema_extra=RUNTIME,
-    )
-
-    @field_validator("scheduler")
-    @classmethod
-    def _is_address(cls, address: str | None) -> str | None:
-        if address is not None and not re.fullmatch(r"[^\s/:]+:\d{1,5}", address):
-            raise ValueError(f"{address!r} is no address: expected HOST:PORT, e.g. node1:8082")
-        return address

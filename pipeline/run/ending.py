@@ -11,7 +11,13 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+INTERRUPTED = 130
+"""Exit code of a run that was ended so."""
+
 END_SECONDS = 25.0  # for a worker to write its checkpoint; Slurm kills 30 s after its SIGTERM
+
+received = 0
+"""The signal that ended the last run of this process."""
 
 
 @contextlib.contextmanager
@@ -23,6 +29,8 @@ def interruptible() -> Iterator[None]:
     parent = os.getpid()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
+        global received
+        received = signum
         if os.getpid() == parent:
             raise KeyboardInterrupt
         if signum == signal.SIGTERM:

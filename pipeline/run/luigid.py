@@ -22,7 +22,7 @@ import luigi.rpc
 import luigi.scheduler
 import luigi.worker
 
-from split_matching.configs.settings import RuntimeConfig
+from split_matching.configs.runtime_settings import RuntimeConfig
 from split_matching.errors import ConfigError, UserError
 
 IDLE_SECONDS = 5  # how long a worker without work asks for some before its round ends

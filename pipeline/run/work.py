@@ -19,7 +19,7 @@ from split_matching.cache.build import Build, OtherShardsError, open_build, reco
 from split_matching.cache.entry import read_progress
 from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
-from split_matching.configs.settings import RuntimeConfig
+from split_matching.configs.runtime_settings import RuntimeConfig
 from split_matching.errors import UserError, format_count
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session, torchrun

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from split_matching.cache.artifact import Artifact
-from split_matching.configs.settings import RuntimeConfig
+from split_matching.configs.runtime_settings import RuntimeConfig
 
 if TYPE_CHECKING:  # `status` and `plan` do without NumPy
     import numpy as np

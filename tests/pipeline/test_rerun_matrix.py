@@ -172,7 +172,10 @@ READS: dict[str, set[str]] = {
     **{f"report.{name}": {"Report"} for name in ("examples", "worst", "quality_images")},
     **{
         f"runtime.{name}": NOTHING
-        for name in ("artifacts", "device", "workers", "threads", "shard_size", "batch", "cache_mb", "scheduler")
+        for name in (
+            *("artifacts", "device", "workers", "threads", "shard_size", "batch", "cache_mb", "scheduler"),
+            *("engine", "slurm", "remote"),
+        )
     },
 }
 
@@ -181,6 +184,9 @@ VALUES: dict[str, Sequence[str] | None] = {
     "dataset": None,  # chosen with --dataset; it names the folder
     "runtime.artifacts": None,  # another cache is another cache: see test_a_moved_cache_is_fresh
     "runtime.scheduler": ("runtime.scheduler=localhost:8082",),
+    "runtime.engine": ("runtime.engine=slurm", "runtime.slurm=--time=10"),
+    "runtime.slurm": ("runtime.slurm=--time=10",),
+    "runtime.remote": ("runtime.remote=s3://bucket/cache",),
     "data.layout": ("data.layout=voc", "data.root={tree}"),
     "data.root": ("data.root=/elsewhere",),
     "data.classes": ("data.classes=voc",),

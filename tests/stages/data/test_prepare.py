@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from split_matching.configs.load import load_config
-from split_matching.configs.settings import RuntimeConfig
+from split_matching.configs.runtime_settings import RuntimeConfig
 from split_matching.configs.slices import build_slice
 from split_matching.errors import DataError
 from split_matching.stages.data import prepare

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from split_matching.configs.settings import RuntimeConfig
+from split_matching.configs.runtime_settings import RuntimeConfig
 from split_matching.errors import ConfigError, DataError, UserError
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.training import processes

@@ -12,7 +12,7 @@ from PIL import Image
 
 from split_matching.configs.class_list import load_classes, load_shipped_classes
 from split_matching.configs.load import load_config
-from split_matching.configs.settings import RuntimeConfig
+from split_matching.configs.runtime_settings import RuntimeConfig
 from split_matching.configs.slices import build_slice
 from split_matching.errors import DataError
 from split_matching.pipeline.stages import make_plan
