@@ -166,7 +166,7 @@ def recover(entry: Entry, recipe: Recipe) -> None:
     lock = lock_file(entry.partial / LOCK)
     with explain_disk_errors(entry.partial), lock as held, contextlib.suppress(CorruptError):
         if held and not entry.differences(load_artifact(entry.partial).manifest, recipe):
-            _swap_in(entry.partial, entry.folder)
+            swap_in(entry.partial, entry.folder)
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class Build:
             }
             manifest = json.loads(json.dumps(manifest))  # as it will be read back: NaN stays NaN, tuples become lists
             write_json(self.path / MANIFEST, manifest)
-            _swap_in(self.path, self.entry.folder)
+            swap_in(self.path, self.entry.folder)
         return load_artifact(self.entry.folder)
 
     def _collect(self) -> dict[str, dict[str, Any]]:
@@ -363,8 +363,8 @@ def _take_over(build: Build, new: Path) -> None:
             write_json(_sidecar(new / name), entry)
 
 
-def _swap_in(partial: Path, folder: Path) -> None:
-    """Rename a partial folder with a manifest to its final name; an older artifact is removed."""
+def swap_in(partial: Path, folder: Path) -> None:
+    """Rename a complete folder with a manifest to its final name beside it; an older artifact is removed."""
     for path in [*partial.glob(f"*{DONE}"), *partial.glob("*.h5.lock"), partial / BUILD]:
         path.unlink(missing_ok=True)
     old = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")

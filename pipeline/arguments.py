@@ -17,7 +17,7 @@ from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.run_log import LOG_LEVELS
 
 OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")  # the user's: a run sets it for libraries
-RUNTIME_OPTIONS = ("workers", "scheduler", "artifacts", "device")
+RUNTIME_OPTIONS = ("workers", "engine", "scheduler", "artifacts", "remote", "device")
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,13 +73,21 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add_device_option(parser)
     add = parser.add_argument
     add("--workers", type=int, metavar="N", help="processes that work at the same time (runtime.workers)")
+    add("--engine", choices=("processes", "slurm"), help="who does the work (runtime.engine)")
     add("--scheduler", metavar="HOST:PORT", help="a luigid that several machines share (runtime.scheduler)")
+    add_remote_option(parser)
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Add `--device`, for a verb that computes with CLIP or a decoder."""
     choices = ("auto", "cpu", "cuda")
     parser.add_argument("--device", choices=choices, help="where CLIP and the decoder run (runtime.device)")
+
+
+def add_remote_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--remote`, for a verb that shares artifacts."""
+    what = "s3://, gs://, ssh:// or file:// of shared artifacts (runtime.remote)"
+    parser.add_argument("--remote", metavar="ADDRESS", help=what)
 
 
 def add_variants_option(parser: argparse.ArgumentParser, use: str) -> None:

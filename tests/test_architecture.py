@@ -32,6 +32,8 @@ FLOORS = ("ground", "data", "candidates", "training", "inference", "pages")
 ONLY_IN = {
     "luigi": ("pipeline/run/",),
     "h5py": ("cache/shard_",),
+    "fsspec": ("cache/remote.py",),
+    "submitit": ("pipeline/run/slurm",),
     "open_clip": ("model/clip_weights.py",),
     "faiss": ("stages/candidates/clustering/faiss_kmeans.py",),
     "torch": ("model/", "stages/"),

@@ -16,23 +16,23 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from split_matching.cache.accept import accept_input
 from split_matching.cache.entry import State
 from split_matching.cache.running import claim
 from split_matching.errors import CorruptError, DataError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
-from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
+from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.repair import rename_if_damaged
-from split_matching.pipeline.run.ending import interruptible
+from split_matching.pipeline.run.ending import INTERRUPTED, interruptible
 from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay
+from split_matching.pipeline.run.raw_files import compare_raw_files
 from split_matching.pipeline.run.result_table import show_result
 from split_matching.pipeline.run.run_log import LUIGI, NOTE, RunLog, keep_log
 from split_matching.pipeline.text import NO_VALIDATION
 
-INTERRUPTED = 130
 REPAIRS = 3  # how often one damaged file is renamed in a run: on a failing disk it must end
 SETTINGS = {
     "core": {"no_configure_logging": "true"},
@@ -85,7 +85,7 @@ def launch(stage: Stage, options: Options) -> int:
         UserError: the raw files or weights that decide about keys are not there; nothing was run.
     """
     with keep_log(stage.plan, stage.command, options.log_level) as log:
-        _compare_raw_files(stage, options)
+        _prepare(stage, options)
         if options.force:  # names the manifest that is there now, which a comparison may have written anew
             stage = stage.plan.superseding(stage.name)[stage.name]
         before = stage.plan.states([stage.name])
@@ -111,42 +111,21 @@ def ensure(stage: Stage, options: Options, complain: Callable[[str], None] = _co
         UserError: as `launch`.
     """
     with keep_log(stage.plan, stage.command, options.log_level) as log:
-        _compare_raw_files(stage, options)
+        _prepare(stage, options)
         before = stage.plan.states([stage.name])
         return 0 if before[stage.name].fresh else _run(stage, before, options, log, complain)
 
 
-def _compare_raw_files(stage: Stage, options: Options) -> None:
-    """Read raw files that were copied or touched, and remember if they are the ones that PrepareDataset read.
+def _prepare(stage: Stage, options: Options) -> None:
+    """Fetch what others have made, and look at raw files that were copied or touched."""
+    if stage.plan.config.runtime.remote is not None:
+        from split_matching.pipeline.sharing import pull_missing
 
-    A trial on some images does without: it is made again as quickly.
-    """
-    plan = stage.plan
-    member = next((s for s in plan.closure(stage.name) if s.name == "dataset"), None)
-    if member is None or plan.config.data.images or not (times := _touched_times(plan)):
-        return
-    from split_matching.stages.data.prepare import RAW, digest_raw_files
-
-    artifact = member.artifact()
-    display = ProgressDisplay([member.command], [member.unit], quiet=options.quiet)
-    display.say(f"{member.command}: raw files have other times than before; comparing their contents")
-    display.start(member.command)
-    with contextlib.suppress(UserError):  # a missing or damaged file is for PrepareDataset to name
-        before = artifact.json(RAW)["sha256"]
-        content = digest_raw_files(plan.outside.source, display.counter(member.command), plan.config.runtime.threads)
-        if content == before:
-            accept_input(artifact, RAW_TIMES, times)
-    display.clear()
-
-
-def _touched_times(plan: Plan) -> str:
-    """Return the present times of the raw files if PrepareDataset is stale for these alone, else "".
-
-    A copy of a data set has other times, and so has a file that was replaced by one of the same size.
-    """
-    state = plan["dataset"].own_state
-    alone = state.name == "stale" and state.reasons == (f"input {RAW_TIMES} changed",)
-    return plan.outside.raw_fingerprint.times if alone else ""
+        members = stage.plan.closure(stage.name)
+        display = ProgressDisplay([m.command for m in members], ["files"] * len(members), quiet=options.quiet)
+        pull_missing(stage, display, options.force)
+        display.clear()
+    compare_raw_files(stage, options.quiet)
 
 
 def _run(
@@ -252,6 +231,10 @@ def _check_clip(plan: Plan, waiting: Sequence[Stage]) -> None:
 
 def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Options) -> None:
     """Hand the wanted stage's task to luigi. Imports luigi only here: a fresh result needs none of it."""
+    if stage.config.runtime.engine == "slurm":
+        from split_matching.pipeline.run import slurm
+
+        return slurm.build(stage, display, failures, partial(ensure, options=options), options.quiet)
     _set_up_luigi(options)
     import luigi
 

@@ -99,7 +99,7 @@ def test_crash_before_the_rename_is_finished_by_the_next_run(entry: Entry, monke
 
     newer = replace(RECIPE, inputs={"numbers/train": "1"})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(build_module, "_swap_in", crash)
+        patch.setattr(build_module, "swap_in", crash)
         make_plain(entry, "new", newer)
     assert entry.state(RECIPE).fresh  # the old artifact is untouched
     recover(entry, newer)
@@ -151,7 +151,7 @@ def test_recover_leaves_a_finished_build_of_something_else(entry: Entry, monkeyp
     make_plain(entry, "old")
     newer = replace(RECIPE, inputs={"numbers/train": "1"})
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "_swap_in", lambda partial, folder: None)
+        patch.setattr(build_module, "swap_in", lambda partial, folder: None)
         make_plain(entry, "new", newer)
     assert (entry.partial / "manifest.json").is_file()
     before = listing(entry.root)
@@ -161,7 +161,7 @@ def test_recover_leaves_a_finished_build_of_something_else(entry: Entry, monkeyp
 
 def test_recover_leaves_a_build_that_another_process_swaps_in(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "_swap_in", lambda partial, folder: None)
+        patch.setattr(build_module, "swap_in", lambda partial, folder: None)
         with pytest.raises(CorruptError):  # there is no artifact yet
             make_plain(entry)
     monkeypatch.setattr(build_module, "lock_file", lambda path: contextlib.nullcontext(False))

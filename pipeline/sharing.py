@@ -1,0 +1,179 @@
+"""What is shared at `runtime.remote`: which artifacts to fetch before a run, to push and to pull."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from split_matching.cache.artifact import Artifact
+from split_matching.cache.folders import find_artifact
+from split_matching.cache.remote import Remote, place_of
+from split_matching.errors import ConfigError, DataError, did_you_mean, format_count
+from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
+from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.text import describe_state, format_size
+
+_KEY = re.compile(r"(\w+/)?[0-9a-f]{1,64}")
+
+
+def open_remote(plan: Plan) -> Remote:
+    """Return what the config names.
+
+    Raises:
+        ConfigError: it names nothing.
+        UserError: it cannot be opened.
+    """
+    if plan.config.runtime.remote is None:
+        raise ConfigError("no address is given: --remote s3://BUCKET/PATH, or another one of fsspec (runtime.remote)")
+    return Remote(plan.config.runtime.remote)
+
+
+def pull_missing(stage: Stage, display: ProgressDisplay, forced: bool = False) -> None:
+    """Fetch what a run of a stage would make, as far as somebody has pushed it as it would be made here.
+
+    Args:
+        stage: the wanted stage.
+        display: where is shown what is fetched.
+        forced: the stage itself is to be made again.
+
+    Raises:
+        UserError: the remote cannot be read, or has something else than was pushed.
+    """
+    remote = open_remote(stage.plan)
+    for member in stage.plan.closure(stage.name):
+        if member.own_state.fresh or (forced and member is stage):
+            continue
+        manifest = remote.manifest(_place(member))
+        if manifest is not None and not _differences(member, manifest):
+            display.say(_pull(remote, member.plan, _place(member), member.command, manifest, display))
+
+
+def push(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str]:
+    """Push artifacts, and return a line for each.
+
+    Args:
+        plan: of the config.
+        names: stages or keys; none for all stages that are fresh.
+        display: where progress is shown.
+
+    Raises:
+        DataError: there is no such artifact, or the stage is not fresh.
+        UserError: the remote cannot be written.
+    """
+    remote, lines = open_remote(plan), []
+    for name, artifact in _local(plan, names):
+        place = place_of(artifact)
+        there = remote.manifest(place)
+        if there is not None and _made_alike(there, artifact.manifest):
+            lines.append(f"{name}: is there already, {place}")
+            continue
+        sent = remote.push(artifact, _counter(display, name))
+        lines.append(f"{name}: pushed {_describe(artifact.manifest, sent)}, {place}")
+    return lines or ["nothing is fresh: nothing was pushed"]
+
+
+def pull(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str]:
+    """Pull artifacts, and return a line for each.
+
+    Args:
+        plan: of the config.
+        names: stages or keys; none for all stages of the config.
+        display: where progress is shown.
+
+    Raises:
+        DataError: a stage or key that was named is not there.
+        UserError: the remote cannot be read, or has something else than was pushed.
+    """
+    remote, lines = open_remote(plan), []
+    for name in names or [stage.command for stage in plan.stages.values()]:
+        place = _place(plan.stage(name)) if _is_stage(plan, name) else _find(remote, name)
+        manifest = remote.manifest(place)
+        if manifest is None and names:
+            raise DataError(f"{name}: {place} is not at {remote.address}: push it there first")
+        if manifest is None:
+            lines.append(f"{name}: is not there")
+        elif _is_stage(plan, name) and plan.stage(name).own_state.fresh:
+            lines.append(f"{name}: is here already, {place}")
+        else:
+            line = _pull(remote, plan, place, name, manifest, display)
+            state = plan.stage(name).state if _is_stage(plan, name) else None
+            lines.append(line if state is None or state.fresh else f"{line}; here it is {describe_state(state)}")
+    return lines
+
+
+def _local(plan: Plan, names: Sequence[str]) -> list[tuple[str, Artifact]]:
+    states = plan.states()
+    fresh = {plan[name].command: state.artifact for name, state in states.items() if state.fresh and state.artifact}
+    if not names:
+        return list(fresh.items())
+    found = []
+    for name in names:
+        if _is_stage(plan, name) and name not in fresh:
+            state = describe_state(states[plan.stage(name).name])
+            raise DataError(
+                f"{name} is {state}: run it first; an artifact of other code or inputs is pushed by its key"
+            )
+        found.append((name, fresh[name] if name in fresh else find_artifact(plan.root, name)))
+    return found
+
+
+def _is_stage(plan: Plan, name: str) -> bool:
+    """Whether a name is a stage, not a key.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    stages = [kind.__name__ for kind in plan.table]
+    if name not in stages and not _KEY.fullmatch(name):
+        expected = f"expected a stage, or the first digits of a key ({', '.join(stages)})"
+        raise ConfigError(f"{name!r} is no stage and no key: {did_you_mean(name, stages) or expected}")
+    return name in stages
+
+
+def _place(stage: Stage) -> str:
+    return "/".join(stage.entry.folder.parts[-3:])
+
+
+def _find(remote: Remote, name: str) -> str:
+    """Return the place of the only artifact whose key begins so."""
+    found = remote.find(name)
+    if not found:
+        raise DataError(f"{name}: no artifact at {remote.address} has a key that begins so")
+    if len(found) > 1:
+        raise ConfigError(
+            f"{len(found)} keys at {remote.address} begin with {name} ({', '.join(found[:4])}): give more"
+        )
+    return found[0]
+
+
+def _differences(stage: Stage, manifest: Mapping[str, Any]) -> list[str]:
+    """Return why an artifact would not be fresh here; a copy of raw files has other times, and is compared later."""
+    reasons = stage.entry.differences(manifest, stage.recipe)
+    return [reason for reason in reasons if reason != f"input {RAW_TIMES} changed"]
+
+
+def _made_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in ("key", "code", "inputs"))
+
+
+def _pull(
+    remote: Remote, plan: Plan, place: str, name: str, manifest: Mapping[str, Any], display: ProgressDisplay
+) -> str:
+    artifact = remote.pull(plan.root, place, manifest, _counter(display, name))
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    return f"{name}: pulled {_describe(manifest, size)}, {artifact.path}"
+
+
+def _describe(manifest: Mapping[str, Any], size: int) -> str:
+    return f"{format_count(len(manifest['files']), 'file')}, {format_size(size)}"
+
+
+def _counter(display: ProgressDisplay, name: str) -> Callable[[int, int], None]:
+    counter = display.counter(name)
+
+    def count(done: int, total: int) -> None:
+        display.start(name, total)
+        counter(done, total)
+
+    return count

@@ -1,0 +1,98 @@
+"""The verbs `push` and `pull`, and runs that read through an address: what a colleague made is not made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.toy_project import Toy
+
+
+@pytest.fixture
+def far(project: Toy) -> tuple[str, str]:
+    return "--remote", f"file://{project.folder}/far"
+
+
+def forget(project: Toy) -> None:
+    """Be somebody else, with an empty cache."""
+    shutil.rmtree(project.folder / "artifacts")
+    project.log()
+
+
+def test_what_a_colleague_made_is_not_made_again(project: Toy, far: tuple[str, str]) -> None:
+    assert project.run("Page") == 0
+    page = next((project.folder / "artifacts/shapes/page").glob("*/page.html")).read_bytes()
+    assert project.run("push", *far) == 0
+    assert [line.split(":")[0] for line in project.out] == ["Numbers", "Listing", "Squares", "Total", "Page"]
+    assert "pushed 4 files" in project.out[2]
+    assert project.run("push", *far) == 0
+    assert all("is there already" in line for line in project.out)
+    forget(project)
+    assert project.run("Page", *far) == 0
+    assert project.log() == [] and not project.ran()
+    assert next((project.folder / "artifacts/shapes/page").glob("*/page.html")).read_bytes() == page
+
+
+def test_a_run_makes_only_what_is_not_there(project: Toy, far: tuple[str, str]) -> None:
+    project.run("Page")
+    assert project.run("push Numbers Listing Squares", *far) == 0
+    forget(project)
+    assert project.run("Page", *far) == 0
+    assert project.log() == ["total from 0", "page"]
+    assert project.run("Page", "--force", *far) == 0
+    assert project.log() == ["page"]  # as without an address
+    forget(project)
+    assert project.run("Page", *far, "--set", "pseudo_masks.k=9") == 0
+    assert "square train 0003" in project.log()  # another key
+
+
+def test_what_other_code_made_is_not_fetched(project: Toy, far: tuple[str, str]) -> None:
+    project.run("Page")
+    project.run("push", *far)
+    forget(project)
+    project.edit("scale", "1", "2")
+    assert project.run("Page", *far) == 0
+    assert project.log() == ["total from 0", "page"]
+    assert project.run("push", *far) == 0
+    assert ["pushed" in line for line in project.out] == [False, False, False, True, True]  # in place of the older
+
+
+def test_pull_of_a_stage_and_of_a_key(project: Toy, far: tuple[str, str]) -> None:
+    project.run("Page")
+    project.run("push", *far)
+    key = json.loads((project.newest("total") / "manifest.json").read_text())["key"]
+    forget(project)
+    assert project.run(f"pull Squares total/{key[:6]}", *far) == 0
+    assert "Squares: pulled 4 files" in project.out[0] and "here it is stale" in project.out[0]
+    assert "pulled 1 file" in project.out[1]
+    assert project.total() == str(int(project.total()))
+    assert project.run("pull", *far) == 0
+    assert [line.split(",")[0].partition(": ")[2] for line in project.out] == [
+        *("pulled 1 file", "pulled 1 file", "is here already", "is here already", "pulled 1 file")
+    ]
+    assert project.run("Page") == 0 and project.log() == []
+
+
+def test_what_cannot_be_done_is_one_line(project: Toy, far: tuple[str, str]) -> None:
+    assert project.run("push") == 2 and "--remote" in project.err[-1]
+    assert project.run("Page", "--remote", "") == 2 and "runtime.remote" in project.err[-1]
+    assert project.run("push Page", *far) == 3 and "run it first" in project.err[-1]
+    assert project.run("push", *far) == 0 and project.out == ["nothing is fresh: nothing was pushed"]
+    assert project.run("pull Page", *far) == 3 and "push it there first" in project.err[-1]
+    assert project.run("pull beef", *far) == 3 and "no artifact" in project.err[-1]
+    assert project.run("pull Pagge", *far) == 2 and "did you mean Page?" in project.err[-1]
+    assert project.run("Page", "--remote", "nosuch://x") == 1 and "Protocol not known" in project.err[-1]
+
+
+def test_a_damaged_remote_is_one_line(project: Toy, far: tuple[str, str]) -> None:
+    project.run("Page")
+    project.run("push", *far)
+    forget(project)
+    for path in (project.folder / "far" / "files").glob("*/*"):
+        path.write_bytes(b"?" * path.stat().st_size)
+    assert project.run("Page", *far) == 4
+    assert "is not as it was written" in project.err[-1] and len(project.err[-1].splitlines()) == 1
+    assert not list(Path(project.folder / "artifacts").glob("shapes/*/????????????????"))
