@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from tests.browser import Browser, find_browser, open_browser
 
 Mask = NDArray[np.integer]
 
@@ -135,3 +137,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     options = ["--artifacts", str(tmp_path_factory.mktemp("cache")), "--set", *settings]
     assert cli.main(["Evaluate", *options, "--quiet"]) == 0
     return options
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A running Chromium; skips where there is none."""
+    path = find_browser()
+    if path is None:
+        pytest.skip("no Chromium on this machine: the pages were not opened in a browser (apt-get install chromium)")
+    with open_browser(path) as browser:
+        yield browser

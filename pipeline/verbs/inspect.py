@@ -37,8 +37,8 @@ Draws what the cache holds about one image, prints the same as text, and the pat
   quality       numbers, no picture, no --image: how well clusters cover annotated seen classes, and how often CLIP
                 names them right; pseudo_masks and regions can be tuned by it without a look at unseen classes
 
-Without --image, pseudo_masks makes one HTML page of all images, to filter by class, area and number of regions and to
-sort by quality. Artifacts are shown as they are, stale or not; the text says which.
+Without --image, pseudo_masks makes one HTML page of all images: a slider for pseudo_masks.merge, filters, and a map of
+the regions' embeddings. Artifacts are shown as they are, stale or not; the text says which.
 """
 EXIT_CODES = "0 drawn, 2 wrong usage or config, 3 no such image, or nothing in the cache to show, 4 a damaged file"
 EXAMPLES = (
@@ -126,7 +126,11 @@ def inspect(plan: Plan, kind: str, image_id: str | None, out: Path | None, limit
     if image_id is None:
         from split_matching.stages.pages.gallery import write_gallery
 
-        return [*write_gallery(ctx, states, path, limit), str(path)]
+        display = ProgressDisplay(["gallery"], ["images"])
+        display.start("gallery")
+        lines = write_gallery(replace(ctx, progress=display.counter("gallery")), states, path, limit)
+        display.end("gallery")
+        return [*lines, str(path)]
     from split_matching.stages.pages.sheets.image_sheets import inspect_image
 
     return [*inspect_image(ctx, kind, image_id, states, path), "", str(path)]
@@ -152,7 +156,8 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
     needs = NEEDS[kind]
     if not plan.config.features.persist and kind != "features":
         needs = tuple(name for name in needs if name != "features")  # computed when they are looked at
-    if plan.config.clip.weights == "pretrain" and (kind == "quality" or not plan.config.features.persist):
+    runs_clip = kind in ("quality", "pseudo_masks") or not plan.config.features.persist
+    if plan.config.clip.weights == "pretrain" and runs_clip:
         needs = (*needs, "pretrain")
     for name in (*needs, *MORE.get(kind, ())):
         if name not in plan.stages:

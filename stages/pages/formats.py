@@ -22,9 +22,9 @@ def read_template(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def read_script(name: str) -> tuple[str, str]:
-    """Return a script of `templates/`, and its digest as a content security policy names it."""
-    script = read_template(name)
+def read_script(*names: str) -> tuple[str, str]:
+    """Return scripts of `templates/` as one, and its digest as a content security policy names it."""
+    script = "".join(read_template(name) for name in names)
     return script, base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 

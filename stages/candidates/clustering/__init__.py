@@ -57,6 +57,29 @@ def cluster(dense: NDArray[Any], config: PseudoMasksConfig) -> NDArray[np.uint8]
     return load_clustering(config).cluster([dense], [np.ones(dense.shape[:2], bool)], config, "cpu")[0]
 
 
+def cluster_at(
+    dense: NDArray[Any], free: NDArray[np.bool_], config: PseudoMasksConfig, merges: Sequence[float]
+) -> list[NDArray[np.uint8]]:
+    """Partition one image at several settings of `merge`, on the CPU, as `cluster` would at each.
+
+    A module may have a function `sweep` of these arguments, which clusters once and merges often.
+
+    Args:
+        dense: features. Shape: (h, w, D).
+        free: which cells are to be clustered, at least one. Shape: (h, w).
+        config: everything but `merge`.
+        merges: the settings.
+
+    Returns:
+        A label map for each, which may be one object for several. Shapes: (scale * h, scale * w), uint8.
+    """
+    module = load_clustering(config)
+    if sweep := getattr(module, "sweep", None):
+        return cast(list[NDArray[np.uint8]], sweep(dense, free, config, merges))
+    settings = [config.model_copy(update={"merge": merge}) for merge in merges]
+    return [module.cluster([dense], [free], setting, "cpu")[0] for setting in settings]
+
+
 def field_to_cluster(features: Collection[str], config: PseudoMasksConfig) -> str:
     """Name of the features to cluster: `stitched` where there is one, else `dense` or a token map."""
     if "stitched" in features:  # made of the same block: see stages.candidates.features

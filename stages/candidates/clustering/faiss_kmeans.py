@@ -5,7 +5,7 @@ Source: paper (cluster CLIP's dense features); linkage and upsampling are choice
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import faiss
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from split_matching.configs.settings import PseudoMasksConfig
-from split_matching.stages.candidates.clustering.steps import closeness, merge_centroids, prepare
+from split_matching.stages.candidates.clustering.steps import closeness, label_merges, link_centroids, prepare
 from split_matching.stages.data.resize import resize_grid
 from split_matching.stages.ground.region_map import number_by_area
 
@@ -44,7 +44,13 @@ def kmeans(points: NDArray[np.float32], seeds: NDArray[np.float32], iterations: 
     return np.asarray(clustering.centroids)
 
 
-def partition(dense: NDArray[Any], free: NDArray[np.bool_], config: PseudoMasksConfig, seed: Seed) -> NDArray[np.uint8]:
+def partition(
+    dense: NDArray[Any],
+    free: NDArray[np.bool_],
+    config: PseudoMasksConfig,
+    seed: Seed,
+    merges: Sequence[float],
+) -> list[NDArray[np.uint8]]:
     """Partition one image: k-means, merging, and the closest centroid of every upsampled cell.
 
     Args:
@@ -52,9 +58,10 @@ def partition(dense: NDArray[Any], free: NDArray[np.bool_], config: PseudoMasksC
         free: which cells are to be clustered. Shape: (h, w).
         config: see PseudoMasksConfig.
         seed: makes the initial centroids.
+        merges: settings of `merge`, in place of the config's.
 
     Returns:
-        Regions numbered from 1 by area. Shape: (scale * h, scale * w).
+        For each setting regions numbered from 1 by area. Shapes: (scale * h, scale * w).
     """
     height, width = free.shape
     cells = prepare(torch.from_numpy(dense)[None], torch.from_numpy(free)[None], config.smooth)
@@ -62,7 +69,10 @@ def partition(dense: NDArray[Any], free: NDArray[np.bool_], config: PseudoMasksC
     chosen = points[inside]
     centroids = kmeans(chosen, seed(points, inside, (height, width)), config.iterations)
     sizes = np.bincount(closeness(chosen, centroids).argmax(1), minlength=len(centroids))
-    merged = merge_centroids(centroids, sizes, config)
-    # closeness is upsampled, not labels: borders between cells then follow the features
-    close = closeness(points, merged).reshape(height, width, -1)
-    return number_by_area(resize_grid(close, height * config.scale, width * config.scale).argmax(-1) + 1)
+
+    def label(merged: NDArray[np.float32]) -> NDArray[np.uint8]:
+        # closeness is upsampled, not labels: borders between cells then follow the features
+        close = closeness(points, merged).reshape(height, width, -1)
+        return number_by_area(resize_grid(close, height * config.scale, width * config.scale).argmax(-1) + 1)
+
+    return label_merges(link_centroids(centroids, sizes, config), merges, label)

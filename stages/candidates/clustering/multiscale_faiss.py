@@ -22,7 +22,15 @@ def cluster(
     images: Sequence[NDArray[Any]], free: Sequence[NDArray[np.bool_]], config: PseudoMasksConfig, device: str
 ) -> list[NDArray[np.uint8]]:
     """Partition each image; see `ClusteringModule`."""
-    return [
-        partition(dense, cells, config, lambda points, inside, grid: window_seeds(points, inside, grid, config.windows))
-        for dense, cells in zip(images, free, strict=True)
-    ]
+    return [sweep(dense, cells, config, [config.merge])[0] for dense, cells in zip(images, free, strict=True)]
+
+
+def sweep(
+    dense: NDArray[Any], free: NDArray[np.bool_], config: PseudoMasksConfig, merges: Sequence[float]
+) -> list[NDArray[np.uint8]]:
+    """Partition an image at several settings of `merge`; see `cluster_at`."""
+
+    def seed(points: NDArray[np.float32], inside: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float32]:
+        return window_seeds(points, inside, grid, config.windows)
+
+    return partition(dense, free, config, seed, merges)

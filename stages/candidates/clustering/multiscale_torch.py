@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from split_matching.configs.settings import PseudoMasksConfig
-from split_matching.stages.candidates.clustering.steps import closeness, merge_centroids, prepare, window_matrix
+from split_matching.stages.candidates.clustering.steps import (
+    Linkage,
+    closeness,
+    label_merges,
+    link_centroids,
+    prepare,
+    window_matrix,
+)
 from split_matching.stages.ground.region_map import number_by_area
 
 BATCHED = True
@@ -32,14 +39,33 @@ def cluster(
     images: Sequence[NDArray[Any]], free: Sequence[NDArray[np.bool_]], config: PseudoMasksConfig, device: str
 ) -> list[NDArray[np.uint8]]:
     """Partition images of one grid together; see `ClusteringModule`."""
+    points, linked = link_each(images, free, config, device)
+    merged = [rows.means(rows.groups(config.merge)) for rows in linked]
+    return label_cells(points, merged, free[0].shape, config.scale)
+
+
+@torch.inference_mode()
+def sweep(
+    dense: NDArray[Any], free: NDArray[np.bool_], config: PseudoMasksConfig, merges: Sequence[float]
+) -> list[NDArray[np.uint8]]:
+    """Partition an image at several settings of `merge`; see `cluster_at`."""
+    points, [linked] = link_each([dense], [free], config, "cpu")
+    return label_merges(linked, merges, lambda rows: label_cells(points, [rows], free.shape, config.scale)[0])
+
+
+def link_each(
+    images: Sequence[NDArray[Any]], free: Sequence[NDArray[np.bool_]], config: PseudoMasksConfig, device: str
+) -> tuple[Tensor, list[Linkage]]:
+    """Return the cells that are compared (B, h * w, D), and the linkage of each image's clusters."""
     dense, inside = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in (images, free))
     grid = (inside.shape[1], inside.shape[2])
     points = prepare(dense, inside, config.smooth).flatten(1, 2)  # (B, n, D)
     inside = inside.flatten(1)  # (B, n)
     seeds, used = seed_windows(points, inside, grid, config.windows)
     centroids = kmeans(points, inside, seeds, used, config.iterations)
-    merged = merge_each(points, inside, centroids, used, config)
-    return label_cells(points, merged, grid, config.scale)
+    sizes = _owners(points, inside, centroids, used).sum(-1).to(torch.int64)  # (B, k); 0 for those that are not used
+    rows = zip(centroids.cpu().numpy(), sizes.cpu().numpy(), strict=True)
+    return points, [link_centroids(centres, counts, config) for centres, counts in rows]
 
 
 def seed_windows(
@@ -101,19 +127,6 @@ def _owners(points: Tensor, free: Tensor, centroids: Tensor, used: Tensor) -> Te
     close = closeness(points, centroids).masked_fill(~used[:, None], -torch.inf)  # (B, n, k)
     owners = F.one_hot(close.argmax(-1), centroids.shape[1]).to(points.dtype)  # (B, n, k)
     return (owners * free[..., None]).mT
-
-
-def merge_each(
-    points: Tensor, free: Tensor, centroids: Tensor, used: Tensor, config: PseudoMasksConfig
-) -> list[NDArray[np.float32]]:
-    """Merge the centroids of each image, see `merge_centroids`; the other arguments are those of `kmeans`.
-
-    Returns:
-        Shapes: (m, D).
-    """
-    sizes = _owners(points, free, centroids, used).sum(-1).to(torch.int64)  # (B, k); 0 for those that are not used
-    images = zip(centroids.cpu().numpy(), sizes.cpu().numpy(), strict=True)
-    return [merge_centroids(rows, counts, config) for rows, counts in images]
 
 
 def label_cells(

@@ -8,6 +8,8 @@ threshold on them would mean something else for each CLIP.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -127,37 +129,80 @@ def closeness(points: Any, centroids: Any) -> Any:
     return points @ centroids.swapaxes(-1, -2) - (centroids**2).sum(-1)[..., None, :] / 2
 
 
-def merge_centroids(
-    centroids: NDArray[np.float32], sizes: NDArray[np.integer[Any]], config: PseudoMasksConfig
-) -> NDArray[np.float32]:
-    """Merge centroids that are close for this image: average linkage on their squared distances.
+@dataclass(frozen=True)
+class Linkage:
+    """How the clusters of one image become one: average linkage on their squared distances.
 
-    Groups are merged while that is at most `1 - merge` of the largest one between two clusters of the image. Average
-    and not single linkage, which chains an object to its ground through mixed border clusters.
+    Average and not single linkage, which chains an object to its ground through mixed border clusters.
+
+    Args:
+        centroids: of clusters that are not empty. Shape: (k, D).
+        sizes: cells in each. Shape: (k,).
+        tree: of `scipy.cluster.hierarchy.linkage`; without rows for a single cluster. Shape: (k - 1, 4).
+        largest: the largest squared distance between two clusters, which the others are measured against.
+
+    Source: paper (merging by similarity); the measure relative to the image is a choice, see docs/results.md.
+    """
+
+    centroids: NDArray[np.float32]
+    sizes: NDArray[np.integer[Any]]
+    tree: NDArray[np.float64]
+    largest: float
+
+    def groups(self, merge: float) -> NDArray[np.intp]:
+        """Return the group of each cluster, counted from 0 in order of their first members. Shape: (k,).
+
+        Clusters are one while their squared distance is at most `1 - merge` of the largest one.
+        """
+        if len(self.centroids) < 2:
+            return np.zeros(len(self.centroids), np.intp)
+        found = fcluster(self.tree, (1 - merge) * self.largest, "distance")
+        _, first, groups = np.unique(found, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[groups]
+
+    def means(self, groups: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return the size-weighted mean of each group. (k,) -> (m, D)."""
+        if len(self.centroids) < 2:
+            return self.centroids
+        member = np.zeros((groups.max() + 1, len(groups)))
+        member[groups, np.arange(len(groups))] = self.sizes
+        return (member @ self.centroids / member.sum(1, keepdims=True)).astype(np.float32)
+
+
+def link_centroids(
+    centroids: NDArray[np.float32], sizes: NDArray[np.integer[Any]], config: PseudoMasksConfig
+) -> Linkage:
+    """Link the clusters of one image.
 
     Args:
         centroids: Shape: (k, D).
         sizes: cells in each cluster; empty clusters are left out. Shape: (k,).
-        config: reads `merge`, and `min_area`: a smaller cluster does not count as the most distant one, as single odd
-            tokens lie far from everything.
-
-    Returns:
-        Size-weighted means of the merged, in order of their first member. Shape: (m, D).
-
-    Source: paper (merging by similarity); the measure relative to the image is a choice, see docs/results.md.
+        config: reads `min_area`: a smaller cluster does not count as the most distant one, as single odd tokens lie far
+            from everything.
     """
     kept, sizes = centroids[sizes > 0], sizes[sizes > 0]
     if len(kept) < 2:
-        return kept
+        return Linkage(kept, sizes, np.zeros((0, 4)), 0.0)
     rows, columns = np.triu_indices(len(kept), 1)
     precise = kept.astype(np.float64)
     lengths = (precise**2).sum(1)
     squared = (lengths[:, None] + lengths - 2 * precise @ precise.T)[rows, columns].clip(min=0)
     large = sizes >= config.min_area * sizes.sum()
     among = squared[large[rows] & large[columns]]
-    limit = (1 - config.merge) * (among if len(among) else squared).max()
-    groups = fcluster(linkage(squared, "average"), limit, "distance")
-    first_seen = {group: rank for rank, group in enumerate(dict.fromkeys(groups))}
-    member = np.zeros((len(first_seen), len(kept)))
-    member[[first_seen[group] for group in groups], np.arange(len(kept))] = sizes
-    return (member @ kept / member.sum(1, keepdims=True)).astype(np.float32)
+    return Linkage(kept, sizes, linkage(squared, "average"), float((among if len(among) else squared).max()))
+
+
+def label_merges(
+    linked: Linkage, merges: Sequence[float], label: Callable[[NDArray[np.float32]], NDArray[np.uint8]]
+) -> list[NDArray[np.uint8]]:
+    """Label one image at several settings of `merge`; settings that give the same groups share one array.
+
+    Args:
+        linked: its clusters.
+        merges: the settings.
+        label: makes a label map from the means of groups (m, D).
+    """
+    ways = [linked.groups(merge) for merge in merges]
+    made = {way.tobytes(): way for way in ways}
+    maps = {key: label(linked.means(way)) for key, way in made.items()}
+    return [maps[way.tobytes()] for way in ways]

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from split_matching.configs.schema import Config
 from split_matching.pipeline import cli
-from split_matching.stages.pages.gallery import Card, render_gallery
 from split_matching.stages.pages.report import run
-from tests.browser import Browser, find_browser, open_browser
+from tests.browser import Browser
 from tests.stages.pages.handmade_run import make_context
 
 pytestmark = pytest.mark.slow
 
 WIDTHS = (390, 1280)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = find_browser()
-    if path is None:
-        pytest.skip("no Chromium on this machine: the pages were not opened in a browser (apt-get install chromium)")
-    with open_browser(path) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -77,78 +65,6 @@ def test_report_with_everything_and_long_names_is_sound(
     ctx = make_context(tmp_path, monkeypatch, config=config, names=names, extra=extra)
     run(ctx)
     check(chromium, "long", ctx.out / "report.html", width)
-
-
-def test_gallery_filters_and_sorts(chromium: Browser, pages: dict[str, Path]) -> None:
-    script = """(() => {
-      const form = document.getElementById("controls");
-      const cards = () => [...document.querySelectorAll("#grid article:not([hidden])")];
-      const visible = () => cards().map((card) => card.dataset.id);
-      const choose = (name, value) => {
-        form.elements[name].value = value;
-        form.elements[name].dispatchEvent(new Event("input", { bubbles: true }));
-      };
-      const all = visible();
-      choose("order", "id up");
-      const sorted = visible();
-      choose("few", "99");
-      return { all, sorted, none: visible(), shown: document.getElementById("shown").textContent };
-    })()"""
-    seen, value = chromium.view(pages["gallery"], 1280, script=script)
-    assert value["sorted"] == sorted(value["all"]) and len(value["all"]) == 4
-    assert value["none"] == [] and value["shown"] == "0" and seen.complaints == []
-
-
-def test_gallery_of_1000_images_filters_at_once(chromium: Browser, tmp_path: Path) -> None:
-    """By class, area and number of regions, alone and together; the times are those of a busy machine."""
-    dot = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
-    cards = []
-    for i in range(1000):
-        areas = tuple(float((i + 10 * k) % 50) for k in range(i % 7))
-        near = tuple((i + k) % 5 for k in range(i % 7))
-        cards.append(
-            Card(f"t{i:04d}", dot, 272, 136, i / 1000, (i % 3,), near, areas, tuple(f"{area} %" for area in areas))
-        )
-    page = {"dataset": "many", "total": 1000, "classes": list("abcde"), "stale": [], "provenance": []}
-    (tmp_path / "many.html").write_text(render_gallery(cards, page), encoding="utf-8")
-    filters: list[tuple[dict[str, int], Callable[[Card], bool]]] = [
-        ({"seen": 1}, lambda card: 1 in card.seen),
-        ({"near": 2}, lambda card: 2 in card.near),
-        ({"few": 2, "many": 3}, lambda card: 2 <= len(card.areas) <= 3),
-        ({"small": 10, "large": 12}, lambda card: any(10 <= area <= 12 for area in card.areas)),
-        (
-            {"seen": 0, "few": 5, "small": 40},
-            lambda card: 0 in card.seen and len(card.areas) > 4 and max(card.areas) >= 40,
-        ),
-    ]
-    choices = json.dumps([values for values, _ in filters])
-    _, found = chromium.view(
-        tmp_path / "many.html",
-        1280,
-        script=f"""(() => {{
-      const form = document.getElementById("controls");
-      const choose = (name, value) => {{
-        form.elements[name].value = value;
-        form.elements[name].dispatchEvent(new Event("input", {{ bubbles: true }}));
-      }};
-      const names = ["seen", "near", "few", "many", "small", "large"];
-      const timed = {choices}.map((values) => {{
-        for (const name of names) choose(name, "");
-        const start = performance.now();
-        for (const name in values) choose(name, values[name]);
-        document.body.offsetHeight;
-        return [document.querySelectorAll("#grid article:not([hidden])").length, performance.now() - start];
-      }});
-      const start = performance.now();
-      choose("order", "quality down");
-      document.body.offsetHeight;
-      return {{ timed, sorting: performance.now() - start, first: document.querySelector("#grid article").dataset.id }};
-    }})()""",
-    )
-    wanted = [sum(fits(card) for card in cards) for _, fits in filters]
-    assert [count for count, _ in found["timed"]] == wanted and all(0 < count < 1000 for count in wanted)
-    assert found["first"] == "t0999"
-    assert max(found["sorting"], *(milliseconds for _, milliseconds in found["timed"])) < 2000
 
 
 def test_a_bad_page_is_found_out(chromium: Browser, tmp_path: Path) -> None:

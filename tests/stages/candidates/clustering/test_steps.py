@@ -7,7 +7,13 @@ from numpy.typing import NDArray
 
 from split_matching.configs.settings import PseudoMasksConfig
 from split_matching.errors import DataError
-from split_matching.stages.candidates.clustering.steps import closeness, merge_centroids, prepare, window_seeds
+from split_matching.stages.candidates.clustering.steps import (
+    closeness,
+    label_merges,
+    link_centroids,
+    prepare,
+    window_seeds,
+)
 
 CONFIG = PseudoMasksConfig(min_area=0.0, merge=0.9)
 
@@ -89,7 +95,9 @@ def test_closeness_orders_centroids_as_distances_do() -> None:
 def merged(places: list[float], sizes: list[int], **settings: float) -> list[float]:
     """Merge centroids on a line; the places of the results."""
     rows = np.array(places, np.float32)[:, None]
-    return merge_centroids(rows, np.array(sizes), CONFIG.model_copy(update=settings))[:, 0].tolist()
+    config = CONFIG.model_copy(update=settings)
+    linked = link_centroids(rows, np.array(sizes), config)
+    return linked.means(linked.groups(config.merge))[:, 0].tolist()
 
 
 def test_clusters_closer_than_a_share_of_the_largest_squared_distance_become_one() -> None:
@@ -121,3 +129,16 @@ def test_a_speck_far_away_is_not_the_measure() -> None:
     assert merged([0, 3.2, 10, 100], [50, 50, 50, 1], min_area=0.01) == pytest.approx([0, 3.2, 10, 100])
     assert merged([0, 3.2, 10, 100], [50, 50, 50, 1], min_area=0.0) == pytest.approx([4.4, 100])
     assert len(merged([0, 1, 10], [1, 1, 1], min_area=0.5)) == 2, "where all are specks, all are the measure"
+
+
+def test_settings_that_merge_alike_are_labelled_once() -> None:
+    linked = link_centroids(np.array([[0], [3.1], [10]], np.float32), np.array([1, 1, 1]), CONFIG)
+    asked: list[list[float]] = []
+
+    def label(rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+        asked.append(rows[:, 0].tolist())
+        return np.array([len(rows)], np.uint8)
+
+    maps = label_merges(linked, [1.0, 0.95, 0.9, 0.5, 0.0], label)
+    assert [int(found[0]) for found in maps] == [3, 3, 2, 2, 1] and len(asked) == 3
+    assert maps[0] is maps[1] and maps[2] is maps[3]
