@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,14 +80,14 @@ class GalleryMaker:
             for image_id, dense, sweep, seen in ordered_map(self._sweep, features, threads_of(self.ctx)):
                 yield self._finish(image_id, dense, sweep, seen)
 
-    def _sweep(self, job: tuple[str, NDArray[np.float16]]) -> tuple[str, NDArray[np.float16], Sweep, tuple[int, ...]]:
+    def _sweep(self, job: tuple[str, NDArray[Any]]) -> tuple[str, NDArray[Any], Sweep, tuple[int, ...]]:
         image_id, dense = job
         config = self.ctx.config
         labels, annotated = read_seen_labels(self.source, image_id, config.classes.seen_ids)
         sweep = sweep_image(dense, labels, annotated, config.pseudo_masks, self.merges)
         return image_id, dense, sweep, tuple(int(value) for value in np.unique(labels[annotated]))
 
-    def _finish(self, image_id: str, dense: NDArray[np.float16], sweep: Sweep, seen: tuple[int, ...]) -> Made:
+    def _finish(self, image_id: str, dense: NDArray[Any], sweep: Sweep, seen: tuple[int, ...]) -> Made:
         own = self.masks.read(image_id, "labels")
         maps = [own if place == self.own else map_ for place, map_ in enumerate(sweep.maps)]
         table = RegionTable(maps)

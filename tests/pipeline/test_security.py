@@ -29,7 +29,7 @@ from split_matching.stages.ground.csv_cells import read_cell
 from split_matching.stages.pages.formats import page_template
 from split_matching.stages.training import checkpoint
 from tests.conftest import VocTree, blocks
-from tests.pipeline.test_bad_input import Evil
+from tests.pipeline.bad_input.weights import Evil
 from tests.pipeline.test_command_line import TINY
 from tests.test_architecture import modules, place, tree
 
