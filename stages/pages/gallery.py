@@ -83,8 +83,9 @@ def render_gallery(images: Sequence[GalleryImage], points: Sequence[int], page: 
     Args:
         images: in the order that they are shown in.
         points: of every region at the config's setting, image by image: x and y on the map, 0..1000; empty for no map.
-        page: `dataset`, `total` (images that there are), `classes` (names), `class_colours`, lists of lines `stale` and `provenance`,
-            `own` (place of the config's setting), `method` (of the embeddings), `curves` (see RegionCurves).
+        page: `dataset`, `total` (images that there are), `classes` (names), `class_colours`, lists of lines `stale` and
+            `provenance`, `own` (place of the config's setting), `method` (of the embeddings), `curves` (see
+            RegionCurves).
     """
     script, script_hash = read_script(*SCRIPTS)
     data = {

@@ -170,17 +170,25 @@ const CURVES = [
 const last = Math.max(1, merges.length - 1);
 const readouts = CURVES.map(([name, unit, label]) => {
   const values = data.curves[name], most = Math.max(...values), least = Math.min(...values);
-  const up = (value) => 29 - (28 * (value - least)) / (most - least || 1);
-  const across = (line, at) => ["x1", "x2"].forEach((end) => line.setAttribute(end, (100 * at) / last));
-  const figure = byId("curve").content.cloneNode(true).firstChild, value = figure.querySelector("b");
-  const line = values.map((height, i) => `${i ? "L" : "M"}${(100 * i) / last} ${up(height)}`).join("");
-  figure.querySelector("path").setAttribute("d", line);
-  figure.querySelector("figcaption").append(label);
-  across(figure.querySelector(".own"), data.own);
+  const figure = make("figure"), caption = make("figcaption"), value = make("b"), canvas = make("canvas");
+  [canvas.width, canvas.height] = [440, 72];
+  caption.append(value, label);
+  figure.append(canvas, caption);
   byId("curves").append(figure);
+  const context = canvas.getContext("2d");
+  const across = (at) => 2 + (436 * at) / last, up = (height) => 69 - (66 * (height - least)) / (most - least || 1);
+  const line = (colour, width, points) => {
+    context.beginPath();
+    for (const point of points) context.lineTo(...point);
+    [context.strokeStyle, context.lineWidth] = [colour, width];
+    context.stroke();
+  };
   return () => {
     value.textContent = `${values[place].toFixed(1)}${unit}`;
-    across(figure.querySelector(".here"), place);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    line("#b9c1ca", 2, [[across(data.own), 0], [across(data.own), 72]]);
+    line("#2f6fb3", 3, values.map((height, at) => [across(at), up(height)]));
+    line("#d9731a", 4, [[across(place), 0], [across(place), 72]]);
   };
 });
 
