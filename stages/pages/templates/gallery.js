@@ -136,6 +136,7 @@ function fill(card) {
   details.addEventListener("toggle", () => { card.open = details.open; });
   details.open = Boolean(card.open);
   card.filled = { canvas, details, summary };
+  card.element.style.minHeight = "";
   card.element.replaceChildren(around, make("h2", card.id), make("p", facts(card)), details);
   refresh(card);
 }
@@ -153,6 +154,7 @@ const watcher = new IntersectionObserver((entries) => {
     if (isIntersecting && !card.filled) fill(card);
     if (!isIntersecting && card.filled) {
       card.filled = card.cells = null;
+      target.style.minHeight = `${target.offsetHeight}px`; // what is below it must not move
       target.replaceChildren();
     }
   }
