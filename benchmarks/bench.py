@@ -30,6 +30,7 @@ NAMES = (
     "regions",
     "matcher",
     "training",
+    "step_parts",
     "reads",
     "confusion",
     "scheduler",

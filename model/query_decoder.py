@@ -93,12 +93,10 @@ def sine_positions(valid: Tensor, dim: int) -> Tensor:
         dim: width.
 
     Returns:
-        Shape: (B, h * w, dim); (1, h * w, dim) when nothing is padded.
+        Shape: (B, h * w, dim).
 
     Source: DETR.
     """
-    if valid.all():
-        valid = valid[:1]
     _, height, width = valid.shape
     frequency = 8 * 10000.0 ** (-torch.arange(dim // 4, device=valid.device) / (dim // 4))
     rows, cols = valid.any(2).sum(1), valid.any(1).sum(1)  # (B,)
@@ -117,7 +115,7 @@ def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
 
     Args:
         layer: the two of them.
-        tokens: Shape: (..., width).
+        tokens: Shape: (..., width), any float type.
 
     Returns:
         Shape: (..., d).
@@ -125,7 +123,7 @@ def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
     assert isinstance(layer, nn.Sequential)
     norm, linear = layer
     assert isinstance(norm, nn.LayerNorm) and isinstance(linear, nn.Linear)
-    plain = F.layer_norm(tokens, tuple(norm.normalized_shape), eps=norm.eps)
+    plain = F.layer_norm(tokens.float(), tuple(norm.normalized_shape), eps=norm.eps)
     return F.linear(plain, linear.weight * norm.weight, linear.bias + linear.weight @ norm.bias)
 
 
@@ -255,7 +253,7 @@ class QueryDecoder(nn.Module):
         """Predict masks and class embeddings after every layer.
 
         Args:
-            tokens: token maps. Shapes: (B, h, w, width).
+            tokens: token maps, any float type. Shapes: (B, h, w, width).
             valid: False on padding. Shape: (B, h, w), bool.
 
         Returns:

@@ -52,20 +52,28 @@ class TokenEncoder:
         self.clip = clip
         self.blocks = tuple(blocks)
 
-    def __call__(self, patches: Tensor, valid: Tensor, prompts: Tensor | None = None) -> list[Tensor]:
+    def __call__(
+        self,
+        patches: Tensor,
+        valid: Tensor,
+        prompts: Tensor | None = None,
+        grids: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Tensor]:
         """Return the token maps of a padded batch.
 
         Args:
             patches: RGB values in 0..255, not normalised. Shape: (B, h, w, patch * patch * 3), float.
             valid: False on padding; the valid part of an image is its top left. Shape: (B, h, w), bool.
             prompts: for every block the tokens that enter it. Shape: (blocks, n, width).
+            grids: h and w of each image; if not given they are read from `valid`, for which a GPU must be waited for.
 
         Returns:
             One map a block, float32; padding holds numbers without meaning. Shapes: (B, h, w, width).
         """
         height, width = valid.shape[1:]
-        sides = torch.stack([valid[:, :, 0].sum(1), valid[:, 0].sum(1)], 1).tolist()
-        grids = [(int(rows), int(cols)) for rows, cols in sides]
+        if grids is None:
+            sides = torch.stack([valid[:, :, 0].sum(1), valid[:, 0].sum(1)], 1).tolist()
+            grids = [(int(rows), int(cols)) for rows, cols in sides]
         first = self.clip.tower.prefix
         mean, std = (patches.new_tensor(values)[:, None, None] for values in (self.clip.mean, self.clip.std))
         images = (join_patches(patches, self.clip.patch) / 255 - mean) / std

@@ -10,6 +10,7 @@ padded here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from split_matching.stages.data.label_shares import label_counts
 from split_matching.stages.data.resize import LabelMap, nearest_cells
 
 CROP_TRIES = 10  # mmsegmentation's RandomCrop gives up after as many, and takes the last
@@ -80,9 +82,8 @@ def draw_view(
         view = View(*scaled, top, left, rows, cols, mirrored)
         if (rows, cols) == tuple(scaled):
             break  # there is no other crop to draw
-        seen = take_labels(labels, view)
-        counts = np.unique(seen[seen != np.iinfo(labels.dtype).max], return_counts=True)[1]
-        if len(counts) > 1 and counts.max() < cat_max_ratio * counts.sum():
+        counts = label_counts(take_labels(labels, view))
+        if np.count_nonzero(counts) > 1 and counts.max() < cat_max_ratio * counts.sum():
             break
     return view
 
@@ -116,7 +117,7 @@ def take_labels(labels: LabelMap, view: View) -> LabelMap:
     """
     rows = nearest_cells(labels.shape[0], view.height, view.top, view.top + view.rows)
     cols = nearest_cells(labels.shape[1], view.width, view.left, view.left + view.cols)
-    taken = labels[rows[:, None], cols]
+    taken = labels.take(rows, 0).take(cols, 1)  # a fifth of the time of indexing both at once
     return np.ascontiguousarray(taken[:, ::-1] if view.mirrored else taken)  # type: ignore[return-value]
 
 
@@ -133,26 +134,28 @@ def distort(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     brightness, contrast, saturation, hue = rng.random(4) < 0.5
     contrast_first = rng.random() < 0.5
     shift, gain, colour, turn = rng.uniform(-32, 32), *rng.uniform(0.5, 1.5, 2), rng.uniform(-0.1, 0.1)
-    pixels = image.astype(np.float32)
-    if brightness:
-        pixels = pixels + np.float32(shift)
-    if contrast and contrast_first:
-        pixels = _to_bytes(pixels) * np.float32(gain)
+    steps = [
+        (brightness, lambda levels: levels + np.float32(shift)),
+        (contrast and contrast_first, lambda levels: levels * np.float32(gain)),
+    ]
+    picture = _map_levels(Image.fromarray(image), [_compose(steps)] * 3)
     if saturation or hue:
-        pixels = _recolour(_to_bytes(pixels), colour if saturation else 1.0, turn if hue else 0.0)
-    if contrast and not contrast_first:
-        pixels = _to_bytes(pixels) * np.float32(gain)
-    return _to_bytes(pixels)
+        turned = np.arange(256, dtype=np.uint8) + np.uint8(round(turn * 256) % 256 if hue else 0)  # wraps round
+        gained = _compose([(saturation, lambda levels: levels * np.float32(colour))])
+        picture = _map_levels(picture.convert("HSV"), [turned, gained, _compose([])]).convert("RGB")
+    last = [(contrast and not contrast_first, lambda levels: levels * np.float32(gain))]
+    return np.array(_map_levels(picture, [_compose(last)] * 3))
 
 
-def _recolour(image: NDArray[np.uint8], gain: float, turn: float) -> NDArray[np.float32]:
-    """Multiply the saturation and turn the hue by a share of the circle. (H, W, 3) -> (H, W, 3)."""
-    hue, saturation, value = Image.fromarray(image).convert("HSV").split()
-    turned = np.asarray(hue) + np.uint8(round(turn * 256) % 256)  # wraps round, as hue does
-    gained = _to_bytes(np.asarray(saturation) * np.float32(gain))
-    merged = Image.merge("HSV", (Image.fromarray(turned), Image.fromarray(gained), value))
-    return np.asarray(merged.convert("RGB"), np.float32)
+def _compose(steps: Sequence[tuple[bool, Callable[[NDArray[np.float32]], NDArray[np.float32]]]]) -> NDArray[np.uint8]:
+    """What becomes of each of the 256 levels of a channel by the steps that are taken; bytes after each. (256,)."""
+    levels = np.arange(256, dtype=np.uint8)
+    for taken, step in steps:
+        if taken:
+            levels = step(levels.astype(np.float32)).clip(0, 255).astype(np.uint8)
+    return levels
 
 
-def _to_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return pixels.clip(0, 255).astype(np.uint8)
+def _map_levels(image: Image.Image, tables: Sequence[NDArray[np.uint8]]) -> Image.Image:
+    """Replace the levels of each channel by those of its table."""
+    return image.point(np.concatenate(tables).tolist())

@@ -6,22 +6,24 @@ only cuts them. What a step sees is a function of (seed, step, index in the batc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from os import sched_getaffinity
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from split_matching.configs.settings import TrainConfig
 from split_matching.model.token_encoder import split_patches
 from split_matching.stages.data.augment import View, distort, draw_view, take_image, take_labels
 from split_matching.stages.data.images import read_image, read_seen_labels
+from split_matching.stages.data.label_shares import label_shares, present_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.ordered_map import worker_threads
-from split_matching.stages.training.batches import Item, coverage, hold_out
+from split_matching.stages.training.batches import Item, hold_out
 
 STREAM = 3  # of the seed; 1 and 2 are the order of images and the flips of cached features
 
@@ -47,13 +49,12 @@ class AugmentedImages:
         self.ids, self.held_out = hold_out(self.masks.ids, self.config)
         self.clip = frozen_clip(ctx)
         self.crop = self.clip.patch * max(1, round(self.size / self.clip.patch))
-        self.pool = worker_threads(ctx.runtime.threads or len(sched_getaffinity(0)))
+        self.pool = worker_threads(torch.get_num_threads())
+        self._lock = threading.Lock()
 
     def load(self, ids: Sequence[str], step: int, positions: Sequence[int]) -> list[Item]:
         """See TrainingImages; every image is augmented."""
-        cached = [(self.masks.read(i, "labels"), self.regions.read(i, "embeddings")) for i in ids]
-        # the pool is for the images only: HDF5 files are read by one thread
-        return list(self.pool.map(self._augment, ids, [step] * len(ids), positions, *zip(*cached, strict=True)))
+        return list(self.pool.map(self._augment, ids, [step] * len(ids), positions))
 
     def load_whole(self, ids: Sequence[str]) -> list[Item]:
         """See TrainingImages; without regions, as only seen classes are looked at."""
@@ -69,10 +70,10 @@ class AugmentedImages:
         nothing = np.zeros((0, 1), np.float32), np.zeros((0, *size), np.float32)
         return Item([patches], *cut_seen(labels, view, size), *nothing)
 
-    def _augment(
-        self, image_id: str, step: int, index: int, masks: NDArray[np.uint8], embeddings: NDArray[np.float16]
-    ) -> Item:
+    def _augment(self, image_id: str, step: int, index: int) -> Item:
         config = self.config
+        with self._lock:  # readers of shards are for one thread at a time
+            masks, embeddings = self.masks.read(image_id, "labels"), self.regions.read(image_id, "embeddings")
         rng = np.random.default_rng([config.seed, STREAM, step, index])
         image = read_image(self.source.image_path(image_id))
         labels, _ = read_seen_labels(self.source, image_id, self.seen_ids)
@@ -91,8 +92,8 @@ class AugmentedImages:
 def cut_seen(labels: NDArray[Any], view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Seen classes that a view shows. Labels (H, W) -> (T,) and their coverage of the mask grid (T, *size) in 0..1."""
     cut = take_labels(labels, view)
-    seen = np.unique(cut[cut != np.iinfo(cut.dtype).max])
-    return seen.astype(np.int64), coverage(cut, seen, size)
+    seen = present_labels(cut)
+    return seen, label_shares(cut, seen, *size)
 
 
 def cut_regions(
@@ -110,5 +111,6 @@ def cut_regions(
         Embeddings (R', D) float32 and coverage (R', *size) float32 in 0..1 of the regions left.
     """
     cut = take_labels(masks, view)
-    left = np.unique(cut[cut > 0])
-    return embeddings[left.astype(np.int64) - 1].astype(np.float32), coverage(cut, left, size)
+    left = present_labels(cut)
+    left = left[left > 0]
+    return embeddings[left - 1].astype(np.float32), label_shares(cut, left, *size)

@@ -5,9 +5,11 @@ The order of images is a function of (seed, step) alone, so a resumed run is exa
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -22,12 +24,12 @@ from split_matching.model.criterion import Targets
 from split_matching.model.process_group import ProcessGroup
 from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.images import read_seen_labels
-from split_matching.stages.data.resize import resize_share
+from split_matching.stages.data.label_shares import label_shares, present_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, StageContext
-from split_matching.stages.ground.region_map import masks_of
+from split_matching.stages.ground.ordered_map import worker_threads
 
-AHEAD = 2  # batches that are read while a step computes
+AHEAD = 2  # batches that are read and stacked, side by side, while a step computes
 
 
 @dataclass(frozen=True)
@@ -105,41 +107,43 @@ class CachedImages:
         self.blocks = ctx.config.features.decoder_blocks
         self.upsample = ctx.config.decoder.upsample
         self.ids, self.held_out = hold_out(self.masks.ids, self.config)
+        self._pool = worker_threads(torch.get_num_threads())
+        self._lock = threading.Lock()
         self._kept: dict[str, Item] = {}
         self._room = ctx.runtime.cache_mb * 1_000_000
 
     def load(self, ids: Sequence[str], step: int, positions: Sequence[int]) -> list[Item]:
         """See TrainingImages; about half of the items are mirrored."""
         flips = np.random.default_rng([self.config.seed, 2, step]).random(self.config.batch) < 0.5  # of all processes
-        items = [(self.item(image_id), flips[position]) for image_id, position in zip(ids, positions, strict=True)]
-        return [item.flipped() if flip and self.config.flip else item for item, flip in items]
+        mirrored = [bool(flips[position]) and self.config.flip for position in positions]
+        return list(self._pool.map(lambda image_id, flip: self.item(image_id, flip), ids, mirrored))
 
     def load_whole(self, ids: Sequence[str]) -> list[Item]:
         """See TrainingImages."""
         return [self.item(image_id) for image_id in ids]
 
-    def item(self, image_id: str) -> Item:
+    def item(self, image_id: str, mirrored: bool = False) -> Item:
         """Read one image, or return it from memory; what fits into `runtime.cache_mb` is read once."""
         item = self._kept.get(image_id)
         if item is None:
             item = self._read(image_id)
-            if item.bytes <= self._room:
-                self._kept[image_id] = item
-                self._room -= item.bytes
-        return item
+            with self._lock:
+                if item.bytes <= self._room and image_id not in self._kept:
+                    self._kept[image_id] = item
+                    self._room -= item.bytes
+        return item.flipped() if mirrored else item
 
     def _read(self, image_id: str) -> Item:
-        tokens = [self.features.read(image_id, f"tokens_{block}") for block in self.blocks]  # (h, w, width) each
+        with self._lock:  # readers of shards are for one thread at a time
+            tokens = [self.features.read(image_id, f"tokens_{block}") for block in self.blocks]  # (h, w, width) each
+            regions = self.masks.read(image_id, "labels")  # (H', W')
+            embeddings = self.regions.read(image_id, "embeddings")
         size = (tokens[0].shape[0] * self.upsample, tokens[0].shape[1] * self.upsample)  # H', W'
-        labels, annotated = read_seen_labels(self.source, image_id, self.seen_ids)
-        present = np.unique(labels[annotated])
-        return Item(
-            tokens,
-            present.astype(np.int64),
-            coverage(labels, present, size),
-            self.regions.read(image_id, "embeddings").astype(np.float32),
-            resize_share(masks_of(self.masks.read(image_id, "labels")).astype(np.float32), *size),
-        )
+        labels, _ = read_seen_labels(self.source, image_id, self.seen_ids)
+        present = present_labels(labels)
+        numbers = np.arange(1, int(regions.max(initial=0)) + 1)
+        shares = label_shares(labels, present, *size), label_shares(regions, numbers, *size)
+        return Item(tokens, present, shares[0], embeddings.astype(np.float32), shares[1])
 
 
 def hold_out(ids: Sequence[str], config: TrainConfig) -> tuple[list[str], list[str]]:
@@ -157,11 +161,6 @@ def hold_out(ids: Sequence[str], config: TrainConfig) -> tuple[list[str], list[s
             "set train.validate_every to 0"
         )
     return [image_id for image_id in ids if image_id not in set(held)], held
-
-
-def coverage(labels: NDArray[Any], values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of every mask cell that each of some labels covers. (H, W), (K,) -> (K, *size), in 0..1."""
-    return resize_share((labels[None] == values[:, None, None]).astype(np.float32), *size)
 
 
 # --- which images a step gets -----------------------------------------------------------------------------------------
@@ -188,64 +187,98 @@ def load_batch(images: TrainingImages, config: TrainConfig, step: int, group: Pr
 
 
 def prefetch(
-    images: TrainingImages, config: TrainConfig, start: int, group: ProcessGroup, pool: Executor
-) -> Iterator[list[Item]]:
-    """Yield this process's items of each step from `start` on, read some steps ahead in the pool's one thread."""
-    first = range(start, min(start + AHEAD, config.steps))
-    ahead = [pool.submit(load_batch, images, config, step, group) for step in first]
+    images: TrainingImages,
+    config: TrainConfig,
+    start: int,
+    group: ProcessGroup,
+    upsample: int,
+    device: str,
+    pool: Executor,
+) -> Iterator[Batch]:
+    """Yield this process's part of each step from `start` on, read and stacked some steps ahead in the pool."""
+
+    def load(step: int) -> Batch:
+        return collate(load_batch(images, config, step, group), upsample, device)
+
+    ahead = deque(pool.submit(load, step) for step in range(start, min(start + AHEAD, config.steps)))
     for step in range(start, config.steps):
-        items = ahead.pop(0).result()
+        batch = ahead.popleft().result()
         if step + AHEAD < config.steps:
-            ahead.append(pool.submit(load_batch, images, config, step + AHEAD, group))
-        yield items
+            ahead.append(pool.submit(load, step + AHEAD))
+        yield batch
 
 
 # --- how they are stacked ---------------------------------------------------------------------------------------------
 
 
-def collate(items: list[Item], upsample: int, device: str) -> tuple[list[Tensor], Tensor, Targets]:
-    """Pad a batch to its largest grid and its largest numbers of targets.
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch of B images.
+
+    Args:
+        tokens: token maps, or patches of the images alone. Shapes: (B, h, w, channels), as in `Item`.
+        valid: False on padding, which is right of and below an image. Shape: (B, h, w), bool.
+        grids: h and w of each image.
+        targets: what predictions are matched to.
+    """
+
+    tokens: list[Tensor]
+    valid: Tensor
+    grids: list[tuple[int, int]]
+    targets: Targets
+
+    def to(self, device: str) -> Batch:
+        """Copy it to a device; on a GPU nobody waits for that."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        moved: dict[str, Any] = {k: move(v) for k, v in vars(self.targets).items() if isinstance(v, Tensor)}
+        targets = replace(self.targets, **moved)
+        return Batch([move(tokens) for tokens in self.tokens], move(self.valid), self.grids, targets)
+
+
+def collate(items: list[Item], upsample: int, device: str = "cpu") -> Batch:
+    """Pad items to the largest grid and the largest numbers of targets.
 
     Args:
         items: B of them.
         upsample: cells of a mask along a side of a token, H' = upsample * h.
-        device: where to.
-
-    Returns:
-        Token maps (B, h, w, width) float32, their validity (B, h, w) bool, and the targets.
+        device: where the batch is going: on the way to a GPU it is put into page-locked memory.
     """
-    height = max(item.tokens[0].shape[0] for item in items)
-    width = max(item.tokens[0].shape[1] for item in items)
+    pinned = device == "cuda"
+    grids = [item.tokens[0].shape[:2] for item in items]
+    height, width = (max(sides) for sides in zip(*grids, strict=True))
     valid = torch.zeros(len(items), height, width, dtype=torch.bool)
-    for row, item in enumerate(items):
-        valid[row, : item.tokens[0].shape[0], : item.tokens[0].shape[1]] = True
-    tokens = [_stack([item.tokens[b] for item in items], (height, width)) for b in range(len(items[0].tokens))]
+    for row, grid in enumerate(grids):
+        valid[row, : grid[0], : grid[1]] = True
+    tokens = [_stack([item.tokens[b] for item in items], (height, width), pinned) for b in range(len(items[0].tokens))]
     fine = (height * upsample, width * upsample)
     fine_valid = valid.repeat_interleave(upsample, 1).repeat_interleave(upsample, 2).flatten(1).float()  # (B, P)
+    seen = [len(item.seen_labels) for item in items]
+    regions = [len(item.region_embeddings) for item in items]
     targets = Targets(
-        _stack([item.seen_labels for item in items], ()).to(device),
-        _stack_masks([item.seen_masks for item in items], fine).to(device),
-        tuple(len(item.seen_labels) for item in items),
-        _stack([item.region_embeddings for item in items], ()).to(device),
-        _stack_masks([item.region_masks for item in items], fine).to(device),
-        tuple(len(item.region_embeddings) for item in items),
-        fine_valid.to(device),
+        _stack([item.seen_labels for item in items], (max(seen),), pinned),
+        _stack([item.seen_masks for item in items], (max(seen), *fine), pinned).flatten(2),
+        tuple(seen),
+        _stack([item.region_embeddings for item in items], (max(regions),), pinned),
+        _stack([item.region_masks for item in items], (max(regions), *fine), pinned).flatten(2),
+        tuple(regions),
+        _pin(fine_valid, pinned),
     )
-    return [t.to(device).float() for t in tokens], valid.to(device), targets
+    return Batch(tokens, _pin(valid, pinned), grids, targets)
 
 
-def _stack(arrays: list[NDArray[Any]], size: tuple[int, ...]) -> Tensor:
-    """Stack arrays, zero-padding their leading axes to `size`, or to the longest first axis."""
-    size = size or (max(len(a) for a in arrays),)
-    out = np.zeros((len(arrays), *size, *arrays[0].shape[len(size) :]), arrays[0].dtype)
-    for row, array in enumerate(arrays):
-        out[row][tuple(slice(n) for n in array.shape[: len(size)])] = array
-    return torch.from_numpy(out)
+def _stack(arrays: list[NDArray[Any]], size: tuple[int, ...], pinned: bool) -> Tensor:
+    """Stack arrays, zero-padding their leading axes to `size`."""
+    first = torch.from_numpy(arrays[0])
+    out = torch.empty((len(arrays), *size, *first.shape[len(size) :]), dtype=first.dtype, pin_memory=pinned)
+    for room, array in zip(out, arrays, strict=True):
+        for axis, (have, want) in enumerate(zip(array.shape, size, strict=False)):
+            room.narrow(axis, have, want - have).zero_()
+        room[tuple(slice(n) for n in array.shape[: len(size)])] = torch.from_numpy(array)
+    return out
 
 
-def _stack_masks(masks: list[NDArray[np.float32]], size: tuple[int, int]) -> Tensor:
-    """Stack masks (T_i, H', W') into (B, T, P), zero-padded; P = H' * W' of the largest."""
-    out = np.zeros((len(masks), max(len(m) for m in masks), *size), np.float32)
-    for row, mask in enumerate(masks):
-        out[row, : len(mask), : mask.shape[1], : mask.shape[2]] = mask
-    return torch.from_numpy(out).flatten(2)
+def _pin(tensor: Tensor, pinned: bool) -> Tensor:
+    return tensor.pin_memory() if pinned else tensor

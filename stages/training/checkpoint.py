@@ -13,7 +13,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -22,6 +22,7 @@ import torch
 
 from split_matching.cache.entry import PROGRESS, read_progress
 from split_matching.cache.files import atomic_write, write_json
+from split_matching.errors import CorruptError
 from split_matching.model.process_group import ProcessGroup
 from split_matching.stages.training.signals import DelayedSignals
 
@@ -52,10 +53,19 @@ class Checkpoints:
         every: steps from one checkpoint to the next.
         steps: of the whole training.
         device: where the processes talk to each other.
+        check: called before one is written; raises if the state is not worth it.
     """
 
-    def __init__(self, out: Path, parts: Mapping[str, Stateful], every: int, steps: int, device: str = "cpu") -> None:
-        self._what = out, parts
+    def __init__(
+        self,
+        out: Path,
+        parts: Mapping[str, Stateful],
+        every: int,
+        steps: int,
+        device: str = "cpu",
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._what, self._check = (out, parts), check
         self._every, self._steps, self._device = every, steps, device
         self._group = ProcessGroup()
         self._signals = DelayedSignals()
@@ -84,6 +94,7 @@ class Checkpoints:
         now = time.monotonic()
         due = done < self._steps and (done % self._every == 0 or now - self._saved >= MOST_SECONDS)
         if self._group.rank == 0 and (due or ends):
+            self._check()
             save_checkpoint(*self._what, done)
             seconds = round(self._before + now - self._started, 3)
             write_json(self._what[0] / PROGRESS, {"step": done, "steps": self._steps, "seconds": seconds})
@@ -129,6 +140,7 @@ def restore_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str) ->
         initial = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
         try:
             state = _load(path, device)
+            _check_logs(out, state)
             for name, part in parts.items():
                 part.load_state_dict(state["parts"][name])
             for name, (size, _) in state["logs"].items():
@@ -143,15 +155,34 @@ def restore_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str) ->
     return 0
 
 
+def load_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str) -> None:
+    """Load the checkpoint that another process has restored from; changes no file.
+
+    Raises:
+        CorruptError: it is not there, or altered.
+    """
+    try:
+        state = _load(out / CHECKPOINT, device)
+    except (OSError, ValueError) as error:
+        raise CorruptError(
+            f"{out / CHECKPOINT}: this process cannot read it ({error}); all processes need the same folder"
+        ) from None
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+
+
 def _load(path: Path, device: str) -> dict[str, Any]:
     data = path.read_bytes()
     if hashlib.sha256(data[DIGEST_BYTES:]).digest() != data[:DIGEST_BYTES]:
         raise ValueError(f"{path} is altered")
     state: dict[str, Any] = torch.load(io.BytesIO(data[DIGEST_BYTES:]), map_location=device, weights_only=True)
-    for name, (size, digest) in state["logs"].items():
-        if hashlib.sha256((path.parent / name).read_bytes()[:size]).hexdigest() != digest:
-            raise ValueError(f"{path.parent / name} is altered")
     return state
+
+
+def _check_logs(out: Path, state: Mapping[str, Any]) -> None:
+    for name, (size, digest) in state["logs"].items():
+        if hashlib.sha256((out / name).read_bytes()[:size]).hexdigest() != digest:
+            raise ValueError(f"{out / name} is altered")
 
 
 def _log_digests(out: Path) -> dict[str, tuple[int, str]]:

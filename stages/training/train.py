@@ -8,7 +8,8 @@ become batches is in `batches`; training on augmented images instead of cached f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,15 +28,15 @@ from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.ordered_map import worker_threads
 from split_matching.stages.ground.tensor_files import write_tensors
-from split_matching.stages.training.batches import CachedImages, TrainingImages, collate, prefetch
-from split_matching.stages.training.checkpoint import Checkpoints, Stateful, restore_checkpoint
+from split_matching.stages.training.batches import AHEAD, Batch, CachedImages, TrainingImages, prefetch
+from split_matching.stages.training.checkpoint import Checkpoints, Stateful, load_checkpoint, restore_checkpoint
 from split_matching.stages.training.metric_log import MetricLog
 from split_matching.stages.training.validation import Validation
 
 WEIGHTS = "weights.safetensors"
 
-Encoder = Callable[[Tensor, Tensor, Tensor | None], list[Tensor]]
-"""Token maps of a batch from its patches, validity and prompts, see TokenEncoder; cached features need no CLIP."""
+Encoder = Callable[[Tensor, Tensor, Tensor | None, Sequence[tuple[int, int]]], list[Tensor]]
+"""Token maps of a batch from its patches, validity, prompts and grids, see TokenEncoder; cached features need none."""
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
@@ -82,27 +83,32 @@ def train_decoder(
     parts |= {"best": validation.best} if config.validate_every else {}
     start = _resume(ctx, parts, device, group)
     writes = group.rank == 0
-    checkpoints = Checkpoints(ctx.out, parts, config.checkpoint_every, config.steps, device)
+    check = _TermCheck()
+    checkpoints = Checkpoints(ctx.out, parts, config.checkpoint_every, config.steps, device, check.look)
 
-    def predict(maps: list[Tensor], inside: Tensor) -> QueryOutput:
-        return _predict(model, encoder, maps, inside, dtype)[-1]
+    def predict(batch: Batch) -> QueryOutput:
+        return _predict(model, encoder, batch, dtype)[-1]
 
-    with worker_threads(1) as pool, MetricLog(ctx, start) if writes else contextlib.nullcontext() as log, checkpoints:
-        for step, items in enumerate(prefetch(images, config, start, group, pool), start):
-            tokens, valid, targets = collate(items, ctx.config.decoder.upsample, device)
-            outputs = _predict(model, encoder, tokens, valid, dtype)
-            terms = _find_terms(criterion, outputs, targets, step)
-            metrics = _sum_terms(terms, group, step)
+    pool = worker_threads(AHEAD)
+    with pool, MetricLog(ctx, start) if writes else contextlib.nullcontext() as log, checkpoints:
+        batches = prefetch(images, config, start, group, ctx.config.decoder.upsample, device, pool)
+        for step, batch in enumerate((batch.to(device) for batch in batches), start):
+            outputs = _predict(model, encoder, batch, dtype)
+            terms = _find_terms(criterion, outputs, batch.targets, step, check)
+            metrics = dict(zip(terms, group.sum(torch.stack(list(terms.values()))), strict=True))
+            check.add(step, metrics)
             rate = learning_rate(config, step)
             norm = _update(model, optimizer, scaler, terms["loss"], rate, config, group)
             if log and (step % config.log_every == 0 or step == config.steps - 1):
+                check.look()
                 numbers = _round(metrics | {"grad_norm": norm}) | {"lr": rate}
-                log.add(step, numbers, _describe_matching(criterion, outputs.last(), targets))
+                log.add(step, numbers, _describe_matching(criterion, outputs.last(), batch.targets))
             miou = validation.step_done(step + 1, model, predict, pool)
             if log and miou is not None:
                 log.add_validation(step + 1, miou)
             checkpoints.step_done(step + 1)
             ctx.progress(step + 1, config.steps)
+    check.look()
     if writes:
         write_tensors(ctx.out / WEIGHTS, model.state_dict())
         validation.write_best(ctx.out)
@@ -135,61 +141,85 @@ def _parameter_groups(model: QueryDecoder, config: TrainConfig) -> list[dict[str
 
 
 def _resume(ctx: StageContext, parts: Mapping[str, Stateful], device: str, group: ProcessGroup) -> int:
-    """Return the step to continue from; the first process reads the checkpoint and hands it to the others."""
+    """Return the step to continue from; the first process says which, and each one loads the checkpoint itself."""
     start = restore_checkpoint(ctx.out, parts, device) if group.rank == 0 else 0
     start = int(group.broadcast(start))
-    if start and group.size > 1:
-        own = {name: part.state_dict() for name, part in parts.items()} if group.rank == 0 else None
-        states = group.broadcast(own)
-        for name, part in parts.items():
-            part.load_state_dict(states[name])
+    if start and group.rank:
+        load_checkpoint(ctx.out, parts, device)
     return start
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
-def _predict(
-    model: QueryDecoder, encoder: Encoder | None, tokens: list[Tensor], valid: Tensor, dtype: torch.dtype
-) -> LayerOutputs:
+def _predict(model: QueryDecoder, encoder: Encoder | None, batch: Batch, dtype: torch.dtype) -> LayerOutputs:
     """Predictions of every layer in float32, whatever the precision of the decoder's products.
 
     Args:
         model: the decoder.
         encoder: see `train_decoder`; it has CLIP's own precision.
-        tokens: token maps, or patches of the images alone. Shapes: (B, h, w, channels).
-        valid: False on padding. Shape: (B, h, w), bool.
+        batch: token maps, or patches of the images alone.
         dtype: of the decoder's products.
     """
-    maps = encoder(tokens[0], valid, model.prompts) if encoder else tokens
-    with in_dtype(dtype, valid.device.type):
-        return model(maps, valid).float32()
+    maps = encoder(batch.tokens[0].float(), batch.valid, model.prompts, batch.grids) if encoder else batch.tokens
+    with in_dtype(dtype, batch.valid.device.type):
+        outputs: LayerOutputs = model(maps, batch.valid)
+        return outputs.float32()
 
 
-def _find_terms(criterion: SplitCriterion, outputs: LayerOutputs, targets: Targets, step: int) -> dict[str, Tensor]:
+def _find_terms(
+    criterion: SplitCriterion, outputs: LayerOutputs, targets: Targets, step: int, before: _TermCheck
+) -> dict[str, Tensor]:
     """Loss terms, see SplitCriterion.
 
+    Args:
+        criterion: the criterion.
+        outputs: predictions of all layers.
+        targets: what they are matched to.
+        step: for the error.
+        before: has the terms of the step before.
+
     Raises:
-        UserError: a prediction is not finite.
+        UserError: a term of the step before, or a prediction, is not finite.
     """
     try:
-        return criterion(outputs, targets)
+        terms: dict[str, Tensor] = criterion(outputs, targets)
+        before.look()
+        return terms
     except NotFiniteError as error:
+        before.look()
         layer = error.layer if criterion.config.deep_supervision else len(outputs) - 1
         raise _diverged(step, f"the predictions of layer {layer} of {len(outputs) - 1}") from None
 
 
-def _sum_terms(terms: dict[str, Tensor], group: ProcessGroup, step: int) -> dict[str, Tensor]:
-    """Loss terms of the whole batch, from the parts of all processes.
+class _TermCheck:
+    """Stops a training whose loss terms are not finite, without waiting for a GPU to compute them.
 
-    Raises:
-        UserError: a term is not finite.
+    They are looked at when the next step was matched: by then they are there. A checkpoint and the log look at once.
     """
-    whole = dict(zip(terms, group.sum(torch.stack(list(terms.values()))), strict=True))
-    if not torch.isfinite(whole["loss"]):
-        bad = [name for name, value in whole.items() if name != "loss" and not torch.isfinite(value)]
-        raise _diverged(step, ", ".join(bad) or "the sum of the terms")
-    return whole
+
+    def __init__(self) -> None:
+        self._step, self._names, self._there = 0, [""], None
+        self._values = torch.zeros(1)
+
+    def add(self, step: int, terms: dict[str, Tensor]) -> None:
+        """Note the terms of a step, scalars of the whole batch."""
+        self._step, self._names = step, list(terms)
+        values = torch.stack(list(terms.values())).detach()
+        self._values = values.to("cpu", non_blocking=True)
+        self._there = torch.cuda.current_stream().record_event() if values.is_cuda else None
+
+    def look(self) -> None:
+        """Look at what was noted last.
+
+        Raises:
+            UserError: a term is not finite.
+        """
+        if self._there is not None:
+            self._there.synchronize()
+        found = dict(zip(self._names, self._values.tolist(), strict=True))
+        if bad := [name for name, value in found.items() if not math.isfinite(value)]:
+            raise _diverged(self._step, ", ".join(name for name in bad if name != "loss") or "the sum of the terms")
 
 
 def _update(
@@ -229,4 +259,5 @@ def _diverged(step: int, where: str) -> UserError:
 
 def _round(values: dict[str, Tensor]) -> dict[str, float]:
     """Finite scalars for the log: the digits after the sixth say nothing and vary between machines."""
-    return {name: round(value.item(), 6) for name, value in values.items() if torch.isfinite(value)}
+    numbers = torch.stack(list(values.values())).tolist()
+    return {name: round(value, 6) for name, value in zip(values, numbers, strict=True) if math.isfinite(value)}

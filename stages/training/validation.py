@@ -19,13 +19,13 @@ from split_matching.model.criterion import Targets
 from split_matching.model.process_group import ProcessGroup
 from split_matching.model.query_decoder import QueryOutput
 from split_matching.stages.ground.tensor_files import write_tensors
-from split_matching.stages.training.batches import TrainingImages, collate
+from split_matching.stages.training.batches import Batch, TrainingImages, collate
 
 BEST = "best.safetensors"
 COVERED = 0.5  # share of a mask cell that its class covers; other cells are not counted
 
-Predict = Callable[[list[Tensor], Tensor], QueryOutput]
-"""From token maps and their validity, as of `collate`, to the prediction of the last layer."""
+Predict = Callable[[Batch], QueryOutput]
+"""From a batch to the prediction of the last layer."""
 
 
 class Validation:
@@ -57,7 +57,7 @@ class Validation:
             done: number of steps that are done; after the last one it is always due.
             model: whose weights are kept.
             predict: of this model.
-            pool: the thread that reads images.
+            pool: the threads that read images.
 
         Returns:
             The mIoU, 0 to 1; None if it is not due.
@@ -94,8 +94,9 @@ class Validation:
         counts = torch.zeros(classes, classes, dtype=torch.int64, device=self.text.device)  # rows are truth
         for first in range(0, len(self.ids), self.batch):
             items = pool.submit(self.images.load_whole, self.ids[first : first + self.batch]).result()
-            tokens, valid, targets = collate(items, self.upsample, self.text.device.type)
-            truth, labels = true_labels(targets, classes), self._labels(predict(tokens, valid))
+            device = self.text.device.type
+            batch = collate(items, self.upsample, device).to(device)
+            truth, labels = true_labels(batch.targets, classes), self._labels(predict(batch))
             known = truth < classes
             counts += torch.bincount(truth[known] * classes + labels[known], minlength=classes**2).view_as(counts)
         counts = self.group.sum(counts)

@@ -74,7 +74,6 @@ def test_positions_are_sines_of_the_shares_of_each_own_grid(dim: int) -> None:
     found = sine_positions(valid, dim).unflatten(1, (5, 4))
     assert torch.allclose(found[0].flatten(0, 1), plain_positions(5, 4, dim), atol=1e-5)
     assert torch.allclose(found[1, :3, :2].flatten(0, 1), plain_positions(3, 2, dim), atol=1e-5)
-    assert sine_positions(valid[:1].expand(3, -1, -1), dim).shape == (1, 20, dim)
 
 
 def test_number_of_parameters() -> None:

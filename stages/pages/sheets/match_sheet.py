@@ -125,12 +125,12 @@ def match_image(ctx: StageContext, image_id: str, names: Sequence[str]) -> Match
     features = open_training_features(ctx)
     item = CachedImages(ctx, features).item(image_id)
     model = load_decoder(ctx, item.tokens[0].shape[-1], text.shape[1], device)
-    tokens, valid, targets = collate([item], ctx.config.decoder.upsample, device)
-    outputs = model(tokens, valid).last()
+    batch = collate([item], ctx.config.decoder.upsample, device).to(device)
+    outputs = model(batch.tokens, batch.valid).last()
     criterion = SplitCriterion(ctx.config.train, ctx.config.decoder, text, scale).to(device)
     masks = outputs[-1].masks[0].sigmoid().cpu().numpy()
     split = criterion.seen_queries
-    found = _list_targets(item, names, criterion.match(outputs, targets), masks, split)
+    found = _list_targets(item, names, criterion.match(outputs, batch.targets), masks, split)
     return Matches(list(found), masks.shape[1:], (split, len(masks) - split))
 
 

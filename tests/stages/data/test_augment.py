@@ -79,3 +79,43 @@ def test_distortion_keeps_size_and_grey_and_sometimes_everything() -> None:
     for i in range(20):
         out = distort(grey, np.random.default_rng(i)).astype(int)
         assert np.ptp(out, axis=2).max() <= 1  # hue and saturation leave grey alone
+
+
+def test_levels_by_tables_are_those_of_arithmetic_on_pixels() -> None:
+    """Brightness and contrast as on float32 pixels, cut to bytes after each; over all orders, to the byte."""
+    image = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype(np.uint8)
+    compared = 0
+    for seed in range(60):
+        draws = np.random.default_rng(seed)
+        brightness, contrast, saturation, hue = draws.random(4) < 0.5
+        if saturation or hue:
+            continue  # the order does not matter without
+        draws.random()
+        shift, gain = draws.uniform(-32, 32), draws.uniform(0.5, 1.5)
+        expected = image.astype(np.float32) + np.float32(shift if brightness else 0)
+        expected = expected.clip(0, 255).astype(np.uint8).astype(np.float32) * np.float32(gain if contrast else 1)
+        found = distort(image, np.random.default_rng(seed))
+        assert np.array_equal(found, expected.clip(0, 255).astype(np.uint8))
+        compared += 1
+    assert compared > 5
+
+
+def test_hue_and_saturation_change_as_in_pillow_channel_by_channel() -> None:
+    image, compared = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype(np.uint8), 0
+    for seed in range(80):
+        draws = np.random.default_rng(seed)
+        brightness, contrast, saturation, hue = draws.random(4) < 0.5
+        if brightness or contrast or not (saturation or hue):
+            continue
+        draws.random()
+        draws.uniform(-32, 32), draws.uniform(0.5, 1.5)
+        gain, turn = draws.uniform(0.5, 1.5), draws.uniform(-0.1, 0.1)
+        h, s, v = Image.fromarray(image).convert("HSV").split()
+        if hue:
+            h = Image.fromarray(((np.asarray(h).astype(int) + round(turn * 256)) % 256).astype(np.uint8))
+        if saturation:
+            s = Image.fromarray((np.asarray(s) * np.float32(gain)).clip(0, 255).astype(np.uint8))
+        expected = np.asarray(Image.merge("HSV", (h, s, v)).convert("RGB"))
+        assert np.array_equal(distort(image, np.random.default_rng(seed)), expected)
+        compared += 1
+    assert compared > 5

@@ -87,8 +87,9 @@ def test_unaugmented_and_unprompted_equals_the_cache(base: Chain, tmp_path: Path
     data = AugmentedImages(ctx)
     cached = CachedImages(base.context("x"))
     items = load_batch(data, chain.config.train, 1, ProcessGroup())
-    patches, valid, targets = collate(items, 2, "cpu")
-    maps = TokenEncoder(frozen_clip(ctx), chain.config.features.decoder_blocks)(patches[0], valid)
+    batch = collate(items, 2)
+    encoder = TokenEncoder(frozen_clip(ctx), chain.config.features.decoder_blocks)
+    maps = encoder(batch.tokens[0].float(), batch.valid, None, batch.grids)
     for row, image_id in enumerate(batch_ids(data.ids, chain.config.train, 1)):
         item = cached.item(image_id)
         for got, want in zip(maps, item.tokens, strict=True):
@@ -98,7 +99,7 @@ def test_unaugmented_and_unprompted_equals_the_cache(base: Chain, tmp_path: Path
         assert np.array_equal(items[row].region_embeddings, item.region_embeddings)
         assert np.allclose(items[row].seen_masks, item.seen_masks)
         assert np.allclose(items[row].region_masks, item.region_masks)
-    assert targets.valid.all()
+    assert batch.targets.valid.all()
 
 
 def test_first_losses_are_those_of_cached_training(base: Chain, tmp_path: Path) -> None:
@@ -136,7 +137,9 @@ def test_padding_is_invalid_and_never_a_target(base: Chain, tmp_path: Path) -> N
     items = load_batch(data, chain.config.train, 0, ProcessGroup())
     sizes = [item.tokens[0].shape[:2] for item in items]
     assert len(set(sizes)) > 1  # otherwise this test would prove nothing
-    _, valid, targets = collate(items, 2, "cpu")
+    batch = collate(items, 2)
+    valid, targets = batch.valid, batch.targets
+    assert batch.grids == sizes
     fine = targets.valid.unflatten(1, (2 * valid.shape[1], 2 * valid.shape[2]))
     for row, (h, w) in enumerate(sizes):
         assert valid[row].sum() == h * w and valid[row, :h, :w].all()

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from split_matching.model.query_decoder import LayerOutputs, QueryDecoder
 from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
 from split_matching.stages.training import checkpoint, train
-from split_matching.stages.training.batches import CachedImages, batch_ids, collate
+from split_matching.stages.training.batches import Batch, CachedImages, batch_ids, collate
 from split_matching.stages.training.signals import ENDING, DelayedSignals
 from split_matching.stages.training.train import learning_rate
 from tests.handmade import Chain
@@ -280,14 +281,15 @@ def test_the_decoder_has_its_precision_and_clip_its_own(chain: Chain, monkeypatc
     """The tower runs outside the decoder's context, and predictions come out in float32."""
     formats: list[torch.dtype] = []
 
-    def encoder(patches: torch.Tensor, valid: torch.Tensor, prompts: torch.Tensor | None) -> list[torch.Tensor]:
+    def encoder(patches: torch.Tensor, *rest: object) -> list[torch.Tensor]:
         formats.append(torch.nn.functional.linear(patches, patches[0, 0, :1]).dtype)
         return [patches]
 
     model = train.build_decoder(DecoderConfig(dim=8, heads=2, ffn=8, layers=1), 4, 1, 6, 0, 0)
     product = model.mask_features.register_forward_hook(lambda module, inputs, output: formats.append(output.dtype))
     tokens, valid = [torch.ones(1, 2, 3, 4)], torch.ones(1, 2, 3, dtype=torch.bool)
-    outputs = train._predict(model, encoder, tokens, valid, torch.bfloat16)
+    batch = Batch(tokens, valid, [(2, 3)], SimpleNamespace())  # it has no use for targets
+    outputs = train._predict(model, encoder, batch, torch.bfloat16)
     product.remove()
     assert formats == [torch.float32, torch.bfloat16]
     assert {value.dtype for value in vars(outputs).values()} == {torch.float32}
@@ -319,8 +321,11 @@ def test_collate_pads_and_marks_padding(chain: Chain) -> None:
         narrow.region_embeddings,
         narrow.region_masks[..., :10],
     )
-    tokens, valid, targets = collate([wide, narrow], 2, "cpu")
-    assert tokens[0].shape == (2, 8, 8, 128) and valid.shape == (2, 8, 8)
+    batch = collate([wide, narrow], 2)
+    tokens, valid, targets = batch.tokens, batch.valid, batch.targets
+    assert tokens[0].shape == (2, 8, 8, 128) and valid.shape == (2, 8, 8) and batch.grids == [(8, 8), (8, 5)]
+    assert tokens[0].dtype == torch.float16 and torch.equal(tokens[0][1, :, :5], torch.from_numpy(narrow.tokens[0]))
+    assert not tokens[0][1, :, 5:].any()
     assert valid[0].all() and valid[1, :, :5].all() and not valid[1, :, 5:].any()
     fine = targets.valid.unflatten(1, (16, 16))
     assert fine[1, :, :10].all() and not fine[1, :, 10:].any()
