@@ -1,13 +1,12 @@
-"""From queries to a label map.
+"""From queries to class scores.
 
 Source: `semseg[c] = sum_q p_q(c) sigmoid(mask_q)` after MaskFormer; fusion with CLIP after ZegFormer; which classes a
-group votes for, weights of the groups and `gamma` are choices.
+group votes for, and weights of the groups, are choices.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from split_matching.model.query_decoder import QueryOutput
@@ -100,44 +99,3 @@ def fuse(share: Tensor, named: Tensor, weight: float) -> Tensor:
 def normalise_scores(scores: Tensor) -> Tensor:
     """Scores as shares of each cell's total, so that `gamma` means the same everywhere. (B, C, H, W)."""
     return scores / scores.sum(1, keepdim=True).clamp(min=1e-6)
-
-
-def label_map(scores: Tensor, seen: Tensor, gamma: float, height: int, width: int) -> Tensor:
-    """Resample scores to the image and take the best class.
-
-    Args:
-        scores: class scores of one image. Shape: (C, H', W').
-        seen: which classes are seen. Shape: (C,), bool.
-        gamma: subtracted from seen classes' scores (calibrated stacking, Chao et al. 2016).
-        height: of the image, pixels.
-        width: of the image, pixels.
-
-    Returns:
-        Index of the class at each pixel. Shape: (height, width), int64.
-    """
-    full = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)[0]
-    return (full - gamma * seen[:, None, None].to(full.dtype)).argmax(0)
-
-
-def label_map_of_any_size(scores: Tensor, seen: Tensor, gamma: float, height: int, width: int) -> Tensor:
-    """As `label_map`, but class by class: memory for three maps of the image, however many classes there are.
-
-    Args:
-        scores: class scores of one image. Shape: (C, H', W').
-        seen: which classes are seen. Shape: (C,), bool.
-        gamma: subtracted from seen classes' scores.
-        height: of the image, pixels.
-        width: of the image, pixels.
-
-    Returns:
-        Index of the class at each pixel. Shape: (height, width), uint8; at most 255 classes.
-    """
-    best = scores.new_full((height, width), -torch.inf)
-    labels = torch.zeros((height, width), dtype=torch.uint8, device=scores.device)
-    for index in range(len(scores)):
-        full = F.interpolate(scores[None, index : index + 1], (height, width), mode="bilinear", align_corners=False)
-        full = full[0, 0] - gamma if seen[index] else full[0, 0]
-        better = full > best
-        labels[better] = index
-        best = torch.where(better, full, best)
-    return labels

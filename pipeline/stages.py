@@ -252,18 +252,12 @@ class Evaluate(Stage):
     def reads(self) -> tuple[str, ...]:
         """What the chosen way to predict reads; the windows count only where they slide."""
         config = self.config
-        inert = () if config.evaluate.mode == "slide" else ("window", "stride", "short_side")
-        found = [
-            *(
-                *CLIP,
-                "text",
-                "decoder",
-                *fields(config, "evaluate", without=inert),
-                "train.matching",
-                "train.precision",
-            ),
-            *("features.size", "features.decoder_blocks", *masks(config), "data.fold", "data.folds", "classes.all"),
-        ]
+        found = [*CLIP, "text", *masks(config), "data.fold", "data.folds", "classes.all"]
+        found += [f"evaluate.{name}" for name in ("predictor", "gamma", "gamma_sweep", "trained_on")]
+        if self.decodes:
+            inert = () if config.evaluate.mode == "slide" else ("window", "stride", "short_side")
+            found += ["decoder", *fields(config, "evaluate", without=inert), "train.matching", "train.precision"]
+            found += ["features.size", "features.decoder_blocks"]
         if self.embeds_regions:
             found += [*images(config), "regions", "features.variant"]
         if self.clusters:
@@ -320,8 +314,9 @@ class Report(Stage):
     def builds_on(self) -> Mapping[str, Files]:
         """Everything whose numbers, pictures or origin it shows."""
         images = () if self.finds_features else ("images.json",)
-        found: dict[str, Files] = {"dataset": ("train.json", "val.json", *images), "text": ("text.safetensors",)}
-        found |= {"features": ("val",), "pseudo_masks": (), "regions": ()}
+        found: dict[str, Files] = {"dataset": ("train.json", "val.json", *images), "features": ("val",)}
+        if not self.config.evaluate.trained_on:  # otherwise nothing was trained, or made for it, on this data set
+            found |= {"text": ("text.safetensors",), "pseudo_masks": (), "regions": ()}
         trained = {"train": ()} if self.plan["evaluate"].trained else {}  # type: ignore[attr-defined]
         return {**found, **trained, "evaluate": ()}
 

@@ -110,36 +110,44 @@ def crop_regions(
     """
     height, width = image.shape[:2]
     # not `resize_labels`, which has half-pixel centres: it would change the embeddings of all photographs
-    rows = (np.arange(height) * masks.shape[1] // height)[:, None]
+    rows = np.arange(height) * masks.shape[1] // height
     cols = np.arange(width) * masks.shape[2] // width
     crops = np.empty((len(masks), side, side, 3), np.uint8)
     for region, mask in enumerate(masks):
-        crop = _crop_region(image, mask[rows, cols], expand, fill)
+        crop = _crop_region(image, mask, rows, cols, expand, fill)
         crops[region] = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
     return crops
 
 
 def _crop_region(
-    image: NDArray[np.uint8], inside: NDArray[np.bool_], expand: float, fill: NDArray[np.uint8]
+    image: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+    cols: NDArray[np.int64],
+    expand: float,
+    fill: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
     """Square around a region, which may reach beyond the image; an empty region takes the whole image's square.
 
     Args:
         image: RGB. Shape: (H, W, 3), uint8.
-        inside: the region. Shape: (H, W), bool.
+        mask: the region. Shape: (H', W'), bool.
+        rows: row of the mask of each row of the image. Shape: (H,).
+        cols: column of the mask of each column of the image. Shape: (W,).
         expand: side over the longer side of the region's box.
         fill: colour outside the region. Shape: (3,), uint8.
 
     Returns:
         Shape: (S, S, 3), uint8.
     """
-    y, x = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    y0, x0, y1, x1 = (y[0], x[0], y[-1] + 1, x[-1] + 1) if len(y) else (0, 0, *inside.shape)
+    # the mask is made as large as the image in the region's box only
+    y, x = np.flatnonzero(mask[:, cols].any(1).take(rows)), np.flatnonzero(mask[rows].any(0).take(cols))
+    y0, x0, y1, x1 = (y[0], x[0], y[-1] + 1, x[-1] + 1) if len(y) else (0, 0, *image.shape[:2])
     side = max(1, round(max(y1 - y0, x1 - x0) * expand))
     top, left = (y0 + y1 - side) // 2, (x0 + x1 - side) // 2
     crop = np.broadcast_to(fill, (side, side, 3)).copy()
-    box = (slice(y0, y1), slice(x0, x1))
-    crop[y0 - top : y1 - top, x0 - left : x1 - left][inside[box]] = image[box][inside[box]]
+    inside = mask[rows[y0:y1, None], cols[None, x0:x1]]
+    np.copyto(crop[y0 - top : y1 - top, x0 - left : x1 - left], image[y0:y1, x0:x1], where=inside[:, :, None])
     return crop
 
 

@@ -54,6 +54,12 @@ class BoundaryCounts:
         self.truth += self._count(truth[near_true])
         self.predicted += self._count(prediction[near_predicted])
 
+    def merge(self, other: BoundaryCounts) -> None:
+        """Add the counts of other images over the same classes."""
+        self.common += other.common
+        self.truth += other.truth
+        self.predicted += other.predicted
+
     @property
     def iou(self) -> NDArray[np.float64]:
         """Boundary IoU of each class as a fraction, NaN for one that occurs nowhere. Shape: (C,)."""

@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from split_matching.model.precision import decoder_dtype, in_dtype
 from split_matching.model.query_decoder import QueryDecoder
+from split_matching.model.resampling import Resampling, Size
 from split_matching.model.votes import candidate_confidence, group_votes, normalise_scores, query_probabilities
 from split_matching.stages.inference.fusion import Fusion, Pixels
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
     from split_matching.model.clip import FrozenClip
+
+
+STRIP = {"cpu": 2**21, "cuda": 2**28}
+"""Mask values and class scores that are computed at once."""
 
 
 class DecoderScorer:
@@ -67,7 +71,20 @@ class DecoderScorer:
             shares = self.fusion.fuse(shares, output.masks, pixels, grid)
         votes = shares * self.votes  # (B, Q, C)
         votes[:, self.group :] *= candidate_confidence(output, self.confidence)[:, self.group :, None]
+        return _count_votes(votes, output.masks, (grid[0] * self.patch, grid[1] * self.patch))
+
+
+def _count_votes(votes: Tensor, masks: Tensor, size: Size) -> Tensor:
+    """Class scores from the votes of queries and the logits of their masks. (B, Q, C), (B, Q, H', W') -> (B, C, *size).
+
+    Strip by strip, so that masks of that size are never whole in memory.
+    """
+    images, queries, classes = votes.shape
+    scores = votes.new_empty(images, classes, *size)
+    strip = STRIP[votes.device.type] // (images * (queries + classes))
+    resampling = Resampling((masks.shape[2], masks.shape[3]), size, masks.device)
+    for part, take in resampling.strips(strip):
         # logits are upsampled, not probabilities: the border stays as sharp as the decoder drew it
-        size = (grid[0] * self.patch, grid[1] * self.patch)
-        masks = F.interpolate(output.masks, size, mode="bilinear", align_corners=False).sigmoid_()
-        return normalise_scores(torch.einsum("bqc,bqhw->bchw", votes, masks))
+        inside = take(masks.flatten(0, 1)).sigmoid().view(images, queries, -1)
+        scores[:, :, part] = normalise_scores((votes.mT @ inside).view(images, classes, -1, size[1]))
+    return scores

@@ -8,6 +8,9 @@ their pixels are ignored.
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,14 @@ from torch import Tensor
 from split_matching.cache.shard_format import Field
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.class_list import ClassEntry
-from split_matching.model.votes import label_map
+from split_matching.model.label_choices import LabelChoices, choose_labels
 from split_matching.stages.data.images import IGNORE, Labels, read_all_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.class_text import embed_classes
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.frozen_clip import frozen_clip
+from split_matching.stages.ground.ordered_map import ordered_map
 from split_matching.stages.inference.boundary import BoundaryCounts
 from split_matching.stages.inference.cross_dataset import seen_elsewhere
 from split_matching.stages.inference.exported_decoder import read_export
@@ -34,6 +38,9 @@ from split_matching.stages.inference.metrics import ConfusionMatrix, compute_sco
 from split_matching.stages.inference.predictors import load_predictor
 
 KIND = "predictions"
+
+READERS = 4
+"""Threads beside a GPU."""
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
@@ -52,11 +59,17 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     predictor = load_predictor(ctx, text, torch.from_numpy(seen).to(device))
     source = open_source(config.data, ctx.data_root)
     ids = sorted(str(image["id"]) for image in ctx.inputs["dataset"].json("val.json")["images"])
-    counts = Counts(len(entries), torch.from_numpy(seen).to(device), config.evaluate)
+    counts = Counts(seen, config.evaluate)
+
+    def evaluate(image_id: str) -> Counted:
+        truth = read_all_labels(source, image_id, [entry.id for entry in entries])
+        return counts.count(truth, predictor.score(image_id))
+
     with ShardWriter(ctx.out / "val-00000.h5", KIND, {"labels": Field("uint8", lead=2, compress=True)}) as writer:
-        for done, image_id in enumerate(ids, 1):
-            truth = read_all_labels(source, image_id, [entry.id for entry in entries])
-            writer.add(image_id, labels=counts.add(image_id, truth, predictor.score(image_id)))
+        images = zip(ids, ordered_map(evaluate, ids, _threads(device)), strict=True)
+        for done, (image_id, counted) in enumerate(images, 1):
+            writer.add(image_id, labels=counted.labels)
+            counts.add(image_id, counted)
             ctx.progress(done, len(ids))
     write_per_image(ctx.out / "per_image.csv", counts.images)
     write_confused(ctx.out / "confused.csv", counts.most, counts.where, ids)
@@ -87,12 +100,56 @@ def competing_classes(config: Any) -> tuple[list[ClassEntry], NDArray[np.bool_]]
     return entries, np.array([entry.id in trained for entry in entries])
 
 
-class Counts:
-    """Labels images with each gamma to report, and counts right and wrong pixels.
+def _threads(device: str) -> int:
+    """How many images are worked on side by side.
+
+    On the CPU one a thread, so that no byte depends on the number of threads (see `images_at_once`). Beside a GPU some
+    threads read and count, while it computes the scores of another image.
+    """
+    return torch.get_num_threads() if device == "cpu" else min(READERS, len(os.sched_getaffinity(0)))
+
+
+def count_labels(
+    truth: Labels, scores: Tensor, seen: NDArray[np.bool_], gammas: Sequence[float]
+) -> tuple[LabelChoices, tuple[ConfusionMatrix, ...]]:
+    """Label an image with each gamma, and compare.
 
     Args:
-        classes: how many compete, C.
-        seen: which of them are seen. Shape: (C,), bool.
+        truth: its labels, IGNORE for none. Shape: (H, W).
+        scores: class scores. Shape: (C, H', W').
+        seen: which classes are seen. Shape: (C,), bool.
+        gammas: in rising order.
+
+    Returns:
+        The labels, and the confusion matrix for each gamma.
+    """
+    choices = choose_labels(scores, torch.from_numpy(seen).to(scores.device), gammas, *truth.shape)
+    by_gamma = tuple(ConfusionMatrix(len(seen)) for _ in gammas)
+    for place, confusion in enumerate(by_gamma):
+        confusion.update(truth, choices.labels(place), IGNORE)
+    return choices, by_gamma
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is kept of an image.
+
+    Args:
+        labels: with `evaluate.gamma`. Shape: (H, W).
+        by_gamma: its own confusion matrix for each gamma.
+        boundary: its own, with `evaluate.gamma`.
+    """
+
+    labels: NDArray[np.uint8]
+    by_gamma: tuple[ConfusionMatrix, ...]
+    boundary: BoundaryCounts
+
+
+class Counts:
+    """Right and wrong pixels of all images.
+
+    Args:
+        seen: which of the classes that compete are seen. Shape: (C,), bool.
         config: EvaluateConfig; reads `gamma` and `gamma_sweep`.
 
     Attributes:
@@ -103,34 +160,28 @@ class Counts:
         images: id, pixel accuracy and mIoU of each image with `evaluate.gamma`.
     """
 
-    def __init__(self, classes: int, seen: Tensor, config: Any) -> None:
-        self.classes, self.seen, self.gamma = classes, seen, config.gamma
-        gammas = sorted({config.gamma, *config.gamma_sweep})
-        self.by_gamma = {gamma: ConfusionMatrix(classes) for gamma in gammas}
-        self.most, self.where = np.zeros((2, classes, classes), np.int64)
-        self.boundary = BoundaryCounts(classes)
+    def __init__(self, seen: NDArray[np.bool_], config: Any) -> None:
+        self.seen = seen
+        self.gammas = sorted({config.gamma, *config.gamma_sweep})
+        self.chosen = self.gammas.index(config.gamma)
+        self.by_gamma = {gamma: ConfusionMatrix(len(seen)) for gamma in self.gammas}
+        self.most, self.where = np.zeros((2, len(seen), len(seen)), np.int64)
+        self.boundary = BoundaryCounts(len(seen))
         self.images: list[tuple[str, float, float]] = []
 
-    def add(self, image_id: str, truth: Labels, scores: Tensor) -> NDArray[np.uint8]:
-        """Count one image.
+    def count(self, truth: Labels, scores: Tensor) -> Counted:
+        """Label one image and compare; other threads may do the same. See `count_labels`."""
+        choices, by_gamma = count_labels(truth, scores, self.seen, self.gammas)
+        labels, boundary = choices.labels(self.chosen), BoundaryCounts(len(self.seen))
+        boundary.update(truth, labels, IGNORE)
+        return Counted(labels, by_gamma, boundary)
 
-        Args:
-            image_id: which image.
-            truth: its labels, IGNORE for none. Shape: (H, W).
-            scores: class scores. Shape: (C, H', W').
-
-        Returns:
-            The labels with `evaluate.gamma`. Shape: (H, W).
-        """
-        for gamma, confusion in self.by_gamma.items():
-            labels = label_map(scores, self.seen, gamma, *truth.shape).to(torch.uint8).cpu().numpy()
-            own = ConfusionMatrix(self.classes)
-            own.update(truth, labels, IGNORE)
+    def add(self, image_id: str, counted: Counted) -> None:
+        """Add what was counted of an image."""
+        for confusion, own in zip(self.by_gamma.values(), counted.by_gamma, strict=True):
             confusion.merge(own)
-            if gamma == self.gamma:
-                chosen = labels
-                self.boundary.update(truth, labels, IGNORE)
-                more = own.counts > self.most
-                self.most[more], self.where[more] = own.counts[more], len(self.images)
-                self.images.append((image_id, *score_image(own.counts)))
-        return chosen
+        self.boundary.merge(counted.boundary)
+        counts = counted.by_gamma[self.chosen].counts
+        more = counts > self.most
+        self.most[more], self.where[more] = counts[more], len(self.images)
+        self.images.append((image_id, *score_image(counts)))

@@ -23,6 +23,9 @@ from split_matching.errors import DataError
 BYTE = 256
 """Values that a uint8 label can take."""
 
+AT_ONCE = 2**20
+"""Pixels that are counted at once: NumPy's histogram makes 8 bytes of each."""
+
 
 class ConfusionMatrix:
     """Pixel counts of every (truth, prediction) pair, added up image by image.
@@ -92,9 +95,12 @@ class ConfusionMatrix:
     def _count_bytes(self, truth: NDArray[Any], prediction: NDArray[Any], ignore: int) -> NDArray[np.int64]:
         # One histogram over all 65,536 byte pairs needs no mask and no copy of the kept pixels; the range check then
         # looks at 65,536 counts instead of at every pixel.
-        pairs = np.left_shift(truth, 8, dtype=np.uint16)
-        pairs |= prediction
-        table = np.bincount(pairs.ravel(), minlength=BYTE * BYTE).reshape(BYTE, BYTE)
+        table = np.zeros((BYTE, BYTE), np.int64)
+        rows, columns = truth.ravel(), prediction.ravel()
+        for first in range(0, rows.size, AT_ONCE):
+            pairs = np.left_shift(rows[first : first + AT_ONCE], 8, dtype=np.uint16)
+            pairs |= columns[first : first + AT_ONCE]
+            table += np.bincount(pairs, minlength=BYTE * BYTE).reshape(BYTE, BYTE)
         if 0 <= ignore < BYTE:
             table[ignore] = 0
         wrong_truth = table[self.classes :].any(axis=1)
@@ -103,7 +109,7 @@ class ConfusionMatrix:
         wrong_prediction = table[:, self.classes :].any(axis=0)
         if wrong_prediction.any():
             raise self._out_of_range("prediction", self.classes + int(wrong_prediction.argmax()))
-        return table[: self.classes, : self.classes].astype(np.int64, copy=False)
+        return table[: self.classes, : self.classes]
 
     def _count_any(self, truth: NDArray[Any], prediction: NDArray[Any], ignore: int) -> NDArray[np.int64]:
         labelled = truth != ignore

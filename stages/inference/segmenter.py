@@ -31,9 +31,9 @@ from split_matching.configs.schema import Config
 from split_matching.configs.settings import ClipConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.clip import FrozenClip
+from split_matching.model.label_choices import choose_labels
 from split_matching.model.query_decoder import QueryDecoder
 from split_matching.model.token_encoder import TokenEncoder
-from split_matching.model.votes import label_map_of_any_size
 from split_matching.model.weights_identity import is_file_spec
 from split_matching.stages.data.images import to_rgb
 from split_matching.stages.data.photos import decode_photo, read_photo, upright
@@ -222,8 +222,8 @@ class Segmenter:
         batch = 1 if self.clip.device.type == "cpu" else self.config.runtime.batch
         encoder = TokenEncoder(self.clip, self.config.features.decoder_blocks)
         scores = PixelScorer(self.config, encoder, decoder.score, self.decoder.prompts, batch).score(pixels)
-        labels = label_map_of_any_size(scores, marks, self.config.evaluate.gamma, *pixels.shape[:2])
-        return Prediction(labels.cpu().numpy(), names, seen)
+        choices = choose_labels(scores, marks, [self.config.evaluate.gamma], *pixels.shape[:2])
+        return Prediction(choices.labels(0), names, seen)
 
     def _text(self, names: tuple[str, ...]) -> Tensor:
         """Text embeddings of the names; those of the last call are kept. (C, D)."""

@@ -53,7 +53,9 @@ def slide_scores(
             if total is None:
                 total, covered = scores.new_zeros(len(scores), *size), scores.new_zeros(size)
             part = (slice(top, top + window[0]), slice(left, left + window[1]))
-            total[:, *part] += F.interpolate(scores[None], window, mode="bilinear", align_corners=False)[0]
+            if scores.shape[1:] != window:
+                scores = F.interpolate(scores[None], window, mode="bilinear", align_corners=False)[0]
+            total[:, *part] += scores
             covered[part] += 1
     assert total is not None
     return total.div_(covered)

@@ -1,4 +1,4 @@
-"""From queries to a label map, against plain loops."""
+"""From queries to class scores, against plain loops."""
 
 import math
 
@@ -11,8 +11,6 @@ from split_matching.model.votes import (
     candidate_confidence,
     fuse,
     group_votes,
-    label_map,
-    label_map_of_any_size,
     normalise_scores,
     query_probabilities,
 )
@@ -69,13 +67,6 @@ def test_fusion_is_a_geometric_mean_that_keeps_the_vote() -> None:
     assert torch.allclose(fuse(own, named, 1.0)[0, 0], 0.4 * named[0, 0], atol=1e-6)
 
 
-def test_gamma_moves_ties_to_unseen() -> None:
-    scores = torch.tensor([[[0.5]], [[0.45]]])
-    seen = torch.tensor([True, False])
-    assert label_map(scores, seen, 0.0, 2, 2).unique().tolist() == [0]
-    assert label_map(scores, seen, 0.1, 2, 2).unique().tolist() == [1]
-
-
 def test_fusion_is_of_shares_whatever_the_total() -> None:
     own, named = torch.tensor([[[0.04, 0.01]]]), torch.tensor([[[0.5, 0.5]]])
     assert fuse(own, named, 0.5)[0, 0].tolist() == pytest.approx([0.05 * 2 / 3, 0.05 / 3])
@@ -90,31 +81,3 @@ def test_fusion_is_of_shares_whatever_the_total() -> None:
 def test_scores_are_shares_of_each_cell() -> None:
     scores = torch.tensor([[[[3.0, 0.0]], [[1.0, 0.0]]]])
     assert normalise_scores(scores).tolist() == [[[[0.75, 0.0]], [[0.25, 0.0]]]]
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.2])
-@pytest.mark.parametrize(("height", "width"), [(3, 4), (7, 9), (2, 5)])
-def test_label_map_of_any_size_is_the_label_map(gamma: float, height: int, width: int) -> None:
-    scores = torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(4)) - 0.5
-    seen = torch.tensor([True, False, True, True, False, False])
-    found = label_map_of_any_size(scores, seen, gamma, height, width)
-    assert found.dtype == torch.uint8 and len(found.unique()) >= 3
-    assert found.tolist() == label_map(scores, seen, gamma, height, width).tolist()
-
-
-def test_of_equal_scores_the_first_class_wins() -> None:
-    scores = torch.tensor([[[0.1]], [[0.5]], [[0.5]]])
-    seen = torch.tensor([True, True, True])
-    assert label_map(scores, seen, 0.0, 1, 1).item() == label_map_of_any_size(scores, seen, 0.0, 1, 1).item() == 1
-
-
-def test_scores_are_resampled_between_the_centres_of_cells() -> None:
-    """Two cells of 2 pixels each: pixels 1 and 2 are three quarters of their own cell's score."""
-    scores = torch.tensor([[[1.0, 0.0]], [[0.3, 0.3]], [[0.0, 0.7]]])
-    seen = torch.tensor([False, False, False])
-    # class 0: 1, 0.75, 0.25, 0; class 1: 0.3; class 2: 0, 0.175, 0.525, 0.7
-    for labels in (label_map(scores, seen, 0.0, 1, 4), label_map_of_any_size(scores, seen, 0.0, 1, 4)):
-        assert labels.tolist() == [[0, 0, 2, 2]]
-    scores[1] = 0.6
-    for labels in (label_map(scores, seen, 0.0, 1, 4), label_map_of_any_size(scores, seen, 0.0, 1, 4)):
-        assert labels.tolist() == [[0, 0, 1, 2]]

@@ -344,6 +344,10 @@ def test_a_changed_field_reruns_the_stages_that_read_it_and_all_below(
         # evaluation looks at pixels only if it embeds regions, and at the trained decoder only if it uses it
         ("evaluate.fusion=0", "regions.expand=1.5", {"EmbedRegions"}),
         ("evaluate.predictor=dense", "train.steps=7", {"TrainDecoder"}),  # nothing is below it
+        ("evaluate.predictor=dense", "decoder.dim=64", {"TrainDecoder"}),
+        ("evaluate.predictor=dense", "train.matching=single", {"TrainDecoder"}),
+        ("evaluate.predictor=dense", "evaluate.fusion=0.2", NOTHING),
+        ("evaluate.predictor=dense", "evaluate.gamma=0.2", {"Evaluate"}),
         ("evaluate.predictor=dense", "text.templates=['{}']", {"EmbedText", "TrainDecoder", "Evaluate", "Report"}),
         ("evaluate.predictor=dense", "regions.expand=1.5", {"EmbedRegions", "TrainDecoder", "Report"}),
         (
@@ -353,7 +357,7 @@ def test_a_changed_field_reruns_the_stages_that_read_it_and_all_below(
         ),
         ("evaluate.predictor=regions", "regions.expand=1.5", {"EmbedRegions", "Evaluate"}),
         ("evaluate.predictor=regions", "pseudo_masks.merge=0.5", {"ClusterPseudoMasks", "Evaluate"}),
-        ("evaluate.predictor=regions", "train.steps=7", {"TrainDecoder"}),
+        ("evaluate.predictor=regions", "train.precision=bfloat16", {"TrainDecoder"}),
         # training reads images in the loop
         ("train.features=online", "clip.seed=3", {"EmbedText", "ExtractFeatures", "EmbedRegions", "TrainDecoder"}),
         ("train.features=online", "train.scale_range=[0.7, 1.5]", {"TrainDecoder"}),

@@ -73,6 +73,8 @@ def test_the_report_says_where_it_was_trained(
     assert main(["Report", *command]) == 0
     page = Path(capsys.readouterr().out.splitlines()[-1]).read_text()
     assert "Trained on another data set" in page and "red plain, Blue  dotted." in page
+    made = {path.name for path in (tmp_path / "rooms").iterdir()}
+    assert {"features", "evaluate", "report"} <= made and not made & {"text", "pseudo_masks", "regions", "train"}
 
 
 def test_the_key_is_that_of_the_decoder(exported: Path, rooms: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class Predictor(Protocol):
     """Class scores of validation images, from the trained decoder or from a baseline."""
 
     def score(self, image_id: str) -> Tensor:
-        """Class scores of an image on a grid of its own. Shape: (C, H', W'), float32."""
+        """Class scores of an image on a grid of its own; called from several threads. Shape: (C, H', W'), float32."""
         ...
 
     def count_cost(self) -> dict[str, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
 
 import numpy as np
 import torch
@@ -48,13 +49,15 @@ class TrainedDecoder:
             self.pixels = make_pixel_scorer(ctx, self.scorer.score, decoder.prompts)
         else:
             self.features = ctx.inputs["features"].shards("val")
+            self.reading = Lock()  # a ShardSet is not shared between threads
 
     @torch.inference_mode()
     def score(self, image_id: str) -> Tensor:
         """Class scores of an image. Shape: (C, H', W')."""
         if self.pixels is not None:
             return self.pixels.score(self._read(image_id))
-        tokens = [self.features.read(image_id, f"tokens_{block}") for block in self.config.features.decoder_blocks]
+        with self.reading:
+            tokens = [self.features.read(image_id, f"tokens_{block}") for block in self.config.features.decoder_blocks]
         maps = [torch.from_numpy(values)[None].to(self.scorer.text.device).float() for values in tokens]
         return self.scorer.score(maps, [lambda: self._read(image_id)])[0]
 

@@ -5,6 +5,8 @@ Source: MaskCLIP's training-free labelling (arXiv 2112.01071); `features.variant
 
 from __future__ import annotations
 
+from threading import Lock
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,13 +29,14 @@ class LabelledTokens:
     """
 
     def __init__(self, ctx: StageContext, text: Tensor) -> None:
-        self.features = ctx.inputs["features"].shards("val")
+        self.features, self.reading = ctx.inputs["features"].shards("val"), Lock()  # one thread reads at a time
         self.text, self.temperature = text, frozen_clip(ctx).logit_scale
 
     @torch.inference_mode()
     def score(self, image_id: str) -> Tensor:
         """Class scores of an image on the token grid. Shape: (C, h, w)."""
-        dense = torch.from_numpy(self.features.read(image_id, "dense").astype(np.float32))
+        with self.reading:
+            dense = torch.from_numpy(self.features.read(image_id, "dense").astype(np.float32))
         return score_tokens(dense.to(self.text.device), self.text, self.temperature)
 
     def count_cost(self) -> None:

@@ -5,6 +5,8 @@ Source: choice; it shows how far pseudo masks alone go, without a decoder.
 
 from __future__ import annotations
 
+from threading import Lock
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,16 +35,17 @@ class NamedClusters:
 
     def __init__(self, ctx: StageContext, text: Tensor) -> None:
         self.config, self.clip, self.text = ctx.config, frozen_clip(ctx), text
-        self.features = ctx.inputs["features"].shards("val")
+        self.features, self.reading = ctx.inputs["features"].shards("val"), Lock()  # one thread reads at a time
         self.source = open_source(ctx.config.data, ctx.data_root)
         self.field = field_to_cluster(self.features.fields, ctx.config.pseudo_masks)
 
     @torch.inference_mode()
     def score(self, image_id: str) -> Tensor:
         """Class scores of an image on the grid of its region map. Shape: (C, H', W')."""
-        dense = self.features.read(image_id, "dense").astype(np.float32)
-        masks = masks_of(cluster(self.features.read(image_id, self.field), self.config.pseudo_masks))
-        item = RegionItem(masks, dense, read_image(self.source.image_path(image_id)))
+        with self.reading:
+            dense, points = self.features.read(image_id, "dense"), self.features.read(image_id, self.field)
+        masks = masks_of(cluster(points, self.config.pseudo_masks))
+        item = RegionItem(masks, dense.astype(np.float32), read_image(self.source.image_path(image_id)))
         [embeddings] = embed_regions(self.clip, [item], self.config.regions)
         logits = self.clip.logit_scale * embeddings.to(self.text.device) @ self.text.T
         probabilities = logits.softmax(-1)  # (R, C)

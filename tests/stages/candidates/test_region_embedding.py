@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from split_matching.configs.settings import ClipConfig, RegionsConfig
 from split_matching.model.clip import FrozenClip
@@ -29,6 +30,26 @@ def test_crops_show_the_region_and_nothing_else() -> None:
     crops = crop_regions(image, masks_of(labels), 20, 1.0, FILL)
     assert (crops[0][:10, :10] == FILL).all()
     assert np.array_equal(crops[0][10:, 10:], image[20:30, 20:30])
+
+
+@pytest.mark.parametrize("cells", [(4, 6), (7, 5), (55, 90)])  # coarser than the image, and finer
+def test_crops_are_those_of_masks_as_large_as_the_image(cells: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    image, masks = scene()[0], rng.random((6, *cells)) < 0.15
+    masks[0], masks[1], masks[1, -1, 0], masks[2] = False, False, True, True
+    crops = crop_regions(image, masks, 24, 1.3, FILL)
+    height, width = image.shape[:2]
+    for mask, crop in zip(masks, crops, strict=True):
+        large = np.array(
+            [[mask[y * cells[0] // height, x * cells[1] // width] for x in range(width)] for y in range(height)]
+        )
+        y, x = np.nonzero(large) if large.any() else np.indices(large.shape).reshape(2, -1)
+        side = round(1.3 * max(np.ptp(y) + 1, np.ptp(x) + 1))
+        top, left = (int(v.min() + v.max() + 1 - side) // 2 for v in (y, x))
+        square = np.broadcast_to(FILL, (side, side, 3)).copy()
+        for i, j in np.argwhere(large):
+            square[i - top, j - left] = image[i, j]
+        assert np.array_equal(crop, np.asarray(Image.fromarray(square).resize((24, 24), Image.Resampling.BICUBIC)))
 
 
 def test_crops_beyond_the_image_are_filled() -> None:
