@@ -33,6 +33,7 @@ NAMES = (
     "step_parts",
     "reads",
     "confusion",
+    "evaluation",
     "scheduler",
     "status",
     "growth",

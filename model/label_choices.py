@@ -18,7 +18,7 @@ from torch import Tensor
 
 from split_matching.model.resampling import Resampling, Strip
 
-STRIP = {"cpu": 2**16, "cuda": 2**19}
+STRIP = {"cpu": 2**17, "cuda": 2**19}
 """Pixels that are worked on at once: what stays in the cache of a core, and what a GPU has memory for."""
 
 
@@ -29,12 +29,13 @@ class LabelChoices:
     Args:
         seen: the best seen class. Shape: (H, W), uint8.
         unseen: the best unseen class. Shape: (H, W), uint8.
-        wins: for how many of the gammas, from the smallest on, the seen class is chosen. Shape: (H, W), uint16.
+        wins: for how many of the gammas, from the smallest on, the seen class is chosen. Shape: (H, W), uint8, or
+            uint16 for more than 255 gammas.
     """
 
     seen: NDArray[np.uint8]
     unseen: NDArray[np.uint8]
-    wins: NDArray[np.uint16]
+    wins: NDArray[np.unsignedinteger]
 
     def labels(self, place: int) -> NDArray[np.uint8]:
         """Class of each pixel with the gamma at a place of the list. Shape: (H, W), uint8."""
@@ -62,7 +63,9 @@ def choose_labels(
     """
     groups = [torch.nonzero(members)[:, 0].tolist() for members in (seen, ~seen)]
     size = (height, width)
-    choices = LabelChoices(np.empty(size, np.uint8), np.empty(size, np.uint8), np.zeros(size, np.uint16))
+    choices = LabelChoices(
+        np.empty(size, np.uint8), np.empty(size, np.uint8), np.zeros(size, np.min_scalar_type(len(gammas)))
+    )
     best_of = _best_on_cpu if scores.device.type == "cpu" else _best
     resampling = Resampling((scores.shape[1], scores.shape[2]), size, scores.device)
     for part, take in resampling.strips(strip or STRIP[scores.device.type]):
@@ -82,7 +85,7 @@ Best = tuple[NDArray[np.float32], NDArray[np.uint8]]
 def _best_on_cpu(scores: Tensor, classes: Sequence[int], take: Strip, shape: tuple[int, int]) -> Best:
     """Score and index of the best of some classes at every pixel of a strip; of equal ones the first.
 
-    One class after the other, in NumPy: torch's `max` over classes takes six times as long.
+    One class after the other, in NumPy: torch's `max` over classes takes several times as long.
     """
     best, labels = np.full(shape, -np.inf, np.float32), np.full(shape, min(classes, default=0), np.uint8)
     better, place = np.empty(shape, np.bool_), np.empty(shape, np.uint8)

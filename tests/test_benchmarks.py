@@ -16,7 +16,10 @@ from benchmarks.bench import NAMES, NEEDS
 from benchmarks.measure import Check, Options, Report, Side, paired, ratio, table, to_json
 
 QUICK = Options(quick=True, rounds=1)
-CHEAP = ("machine", "forward", "clustering", "regions", "matcher", "step_parts", "reads", "confusion", "scheduler")
+CHEAP = (
+    *("machine", "forward", "clustering", "regions", "matcher", "step_parts", "reads", "confusion", "evaluation"),
+    "scheduler",
+)
 
 
 @pytest.fixture(autouse=True)

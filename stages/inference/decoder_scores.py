@@ -71,10 +71,10 @@ class DecoderScorer:
             shares = self.fusion.fuse(shares, output.masks, pixels, grid)
         votes = shares * self.votes  # (B, Q, C)
         votes[:, self.group :] *= candidate_confidence(output, self.confidence)[:, self.group :, None]
-        return _count_votes(votes, output.masks, (grid[0] * self.patch, grid[1] * self.patch))
+        return count_votes(votes, output.masks, (grid[0] * self.patch, grid[1] * self.patch))
 
 
-def _count_votes(votes: Tensor, masks: Tensor, size: Size) -> Tensor:
+def count_votes(votes: Tensor, masks: Tensor, size: Size) -> Tensor:
     """Class scores from the votes of queries and the logits of their masks. (B, Q, C), (B, Q, H', W') -> (B, C, *size).
 
     Strip by strip, so that masks of that size are never whole in memory.

@@ -79,7 +79,8 @@ class ConfusionMatrix:
             )
         if truth.dtype.kind not in "iu" or prediction.dtype.kind not in "iu":
             raise ValueError(f"label maps are integers, not {truth.dtype} and {prediction.dtype}")
-        if truth.dtype == prediction.dtype == np.uint8 and self.classes <= BYTE:
+        # fewer pixels than entries of the table are counted faster one by one
+        if truth.dtype == prediction.dtype == np.uint8 and self.classes <= BYTE and truth.size >= BYTE * BYTE:
             self.counts += self._count_bytes(truth, prediction, ignore)
         else:
             self.counts += self._count_any(truth, prediction, ignore)

@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from split_matching.model.clip import FrozenClip
+from split_matching.stages.data.images import read_all_labels
+from split_matching.stages.data.source import open_source
+from split_matching.stages.ground.class_text import embed_classes
+from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference import evaluate
+from split_matching.stages.inference.metrics import compute_scores
 from split_matching.stages.inference.predictors import load_predictor
 from split_matching.stages.inference.predictors.dense import score_tokens
 from tests.handmade import Chain
@@ -71,6 +76,37 @@ def test_fusion_with_slide_equals_whole_for_one_window(base: Chain, tmp_path: Pa
     more = ("evaluate.fusion=0.5", "evaluate.fusion_floor=0.0", "evaluate.mode=slide", "evaluate.stride=64")
     results = [metrics(base, tmp_path / side, *more, f"evaluate.window={side}")[0] for side in ("64", "512")]
     assert results[0] == results[1]
+
+
+def test_threads_change_no_byte(base: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And fusion shows CLIP the image of its own thread."""
+    more, found = ("evaluate.fusion=0.5", "evaluate.fusion_floor=0.0"), []
+    for threads in (1, 3):
+        monkeypatch.setattr(evaluate, "_threads", lambda device, threads=threads: threads)
+        metrics(base, tmp_path / str(threads), *more)
+        found.append({path.name: path.read_bytes() for path in (tmp_path / str(threads) / "evaluate").iterdir()})
+    assert found[0] == found[1] and "metrics.json" in found[0]
+
+
+def test_the_curve_of_gamma_is_that_of_one_argmax_for_each_gamma(base: Chain, tmp_path: Path) -> None:
+    result, _ = metrics(base, tmp_path, "evaluate.gamma=0.07", "evaluate.gamma_sweep=[0.3, 0.0, 0.07, -0.1]")
+    chain = base.branch(tmp_path / "again")
+    ctx, source = chain.context("x"), open_source(chain.config.data, chain.root)
+    entries, seen = evaluate.competing_classes(chain.slice)
+    members = torch.from_numpy(seen)
+    text = embed_classes(frozen_clip(ctx), entries, chain.config.text)
+    predictor = load_predictor(ctx, text, members)
+    assert [point["gamma"] for point in result["extra"]["gamma_sweep"]] == [-0.1, 0.0, 0.07, 0.3]
+    for point in result["extra"]["gamma_sweep"]:
+        counts = np.zeros((len(entries), len(entries)), np.int64)
+        for image_id in source.ids("val"):
+            truth = read_all_labels(source, image_id, [entry.id for entry in entries])
+            full = F.interpolate(predictor.score(image_id)[None], truth.shape, mode="bilinear", align_corners=False)[0]
+            labels = (full - point["gamma"] * members[:, None, None].float()).argmax(0).numpy()
+            np.add.at(counts, (truth[truth < 255], labels[truth < 255]), 1)
+        expected = compute_scores(counts, seen).percent()
+        assert {name: point[name] for name in expected} == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert result["hIoU"] == result["extra"]["gamma_sweep"][2]["hIoU"]
 
 
 def test_dense_scores_equal_a_plain_loop() -> None:
