@@ -28,7 +28,7 @@ from split_matching.configs.settings import EvaluateConfig
 from split_matching.model.resampling import Size
 from split_matching.model.votes import normalise_scores
 from split_matching.stages.inference.decoder_scores import count_votes
-from split_matching.stages.inference.evaluate import Counts
+from split_matching.stages.inference.evaluate import count_labels
 from split_matching.stages.inference.metrics import ConfusionMatrix
 
 # name: classes, pixels that CLIP saw, pixels of the image
@@ -69,7 +69,7 @@ def as_it_was(scores: Tensor, seen: NDArray[np.bool_], truth: NDArray[np.uint8])
 
 def as_it_is(scores: Tensor, seen: NDArray[np.bool_], truth: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
     """The same from one look at every pixel."""
-    return [own.counts for own in Counts(seen, EvaluateConfig()).count(truth, scores).by_gamma]
+    return [own.counts for own in count_labels(truth, scores, seen, EvaluateConfig().gamma_sweep)[1]]
 
 
 def mmsegmentation(scores: Tensor, truth: NDArray[np.uint8]) -> list[Tensor]:

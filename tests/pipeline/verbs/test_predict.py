@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from split_matching.configs.class_list import ClassEntry, ClassList, load_shipped_classes
 from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import ConfigError, DataError
-from split_matching.model.votes import label_map, label_map_of_any_size
 from split_matching.pipeline import cli, trained_run
 from split_matching.pipeline.trained_run import load_segmenter
 from split_matching.pipeline.verbs.predict import read_names
@@ -150,13 +149,6 @@ def test_segmenter_of_a_run_has_the_prompts_of_its_list(monkeypatch: pytest.Monk
     monkeypatch.setattr(trained_run, "load_classes", with_prompts)
     loaded = load_segmenter("shapes", [f"runtime.artifacts={artifacts}", *settings()])
     assert len(loaded.prompts) == 23 and loaded.prompts["white checked"] == ("white checked thing",)
-
-
-def test_lean_label_map_is_the_label_map() -> None:
-    scores = torch.rand(7, 9, 12, generator=torch.manual_seed(0))
-    seen = torch.arange(7) < 4
-    expected = label_map(scores, seen, 0.1, 50, 31)
-    assert torch.equal(label_map_of_any_size(scores, seen, 0.1, 50, 31).long(), expected)
 
 
 def test_orientation_of_a_photograph_is_applied(tmp_path: Path) -> None:

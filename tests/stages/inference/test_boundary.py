@@ -96,7 +96,7 @@ def test_distance_is_two_percent_of_the_diagonal(size: tuple[int, int], expected
 def test_evaluation_counts_boundaries_with_its_own_gamma_and_finds_the_image_of_each_confusion() -> None:
     """Two images of two classes, class 0 seen; with gamma 1 every pixel is class 1."""
     config = SimpleNamespace(gamma=0.0, gamma_sweep=(1.0,))
-    counts = Counts(2, torch.tensor([True, False]), config)
+    counts = Counts(np.array([True, False]), config)
     truth = np.zeros((2, 8, 8), np.uint8)
     truth[1, :, 4:] = 1
     predicted = truth.copy()
@@ -105,7 +105,9 @@ def test_evaluation_counts_boundaries_with_its_own_gamma_and_finds_the_image_of_
     expected = BoundaryCounts(2)
     for place, name in enumerate("ab"):
         scores = 0.5 * torch.nn.functional.one_hot(torch.from_numpy(predicted[place]).long(), 2).permute(2, 0, 1)
-        assert (counts.add(name, truth[place], scores) == predicted[place]).all()
+        counted = counts.count(truth[place], scores)
+        counts.add(name, counted)
+        assert (counted.labels == predicted[place]).all()
         expected.update(truth[place], predicted[place], IGNORE)
     assert counts.boundary.iou.tolist() == expected.iou.tolist()
     assert counts.most.tolist() == [[48, 16], [0, 32]] and counts.where.tolist() == [[0, 0], [0, 1]]
