@@ -25,7 +25,7 @@ from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_runtime
 from split_matching.configs.slices import build_slice
 from split_matching.errors import ConfigError, DataError, UserError
-from split_matching.pipeline.stages import make_plan
+from split_matching.pipeline.outside import Outside
 from split_matching.pipeline.text import flatten
 
 TRAINED, EVALUATED, REPORTED = "train", "evaluate", "report"
@@ -236,8 +236,9 @@ def settings_of_config(config: Config) -> dict[str, Any]:
     with contextlib.suppress(UserError):  # a class list below a root that is not there
         classes = build_slice(config, ("classes.all", "classes.seen")).recorded_values()["classes"]
         found |= _describe_classes(classes) | _describe_classes({"seen": classes["seen"]})
-    with contextlib.suppress(UserError):  # weights that are not there
-        found["clip.identity"] = make_plan(config).clip_identity
+    if config.clip.weights != "pretrain":  # a stage makes those, by settings that are compared
+        with contextlib.suppress(UserError):  # weights that are not there
+            found["clip.identity"] = Outside(config).clip_identity
     return found
 
 

@@ -17,6 +17,7 @@ from split_matching.errors import ConfigError, did_you_mean
 from split_matching.pipeline.known_runs import METRICS, Run
 from split_matching.pipeline.text import LONG, describe_change, format_duration, format_size
 from split_matching.stages.ground.csv_cells import escape_cell
+from split_matching.stages.pages.latex import escape_latex
 
 SHORT_KEY = 8
 """Digits of a key in a table for people: enough for millions of runs."""
@@ -49,10 +50,6 @@ _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     **{"=": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt},
     **{"<=": operator.le, ">=": operator.ge},
 }
-_LATEX = str.maketrans(
-    {**{mark: f"\\{mark}" for mark in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
-)
 
 
 def sort_runs(runs: Sequence[Run], column: str, reverse: bool = False) -> list[Run]:
@@ -270,7 +267,7 @@ def to_latex(runs: Sequence[Run]) -> str:
     for run in runs:
         what = run.note.name or ", ".join(list_differences(run, shared)) or run.key[:KEY_LENGTH]
         cells = [what, run.dataset, *(_percent(run.metrics.get(name)) for name in METRICS)]
-        lines.append(f"{' & '.join(cell.translate(_LATEX) for cell in cells)} \\\\")
+        lines.append(f"{' & '.join(escape_latex(cell) for cell in cells)} \\\\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 

@@ -307,8 +307,9 @@ class Report(Stage):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The template of the page, and what it includes."""
-        return tuple(ROOMS / "stages/pages/templates" / name for name in ("page.css", "report.html.j2"))
+        """The template of the page, what it includes, and its scripts."""
+        names = ("page.css", "report.html.j2", "report.js", "sortable.js")
+        return tuple(ROOMS / "stages/pages/templates" / name for name in names)
 
     @property
     def builds_on(self) -> Mapping[str, Files]:

@@ -21,12 +21,15 @@ from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.runtime_settings import RuntimeConfig
 from split_matching.errors import UserError, format_count
+from split_matching.pipeline.known_runs import EVALUATED, REPORTED, find_run
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session, torchrun
 from split_matching.pipeline.run.cpu import WAITING
 from split_matching.pipeline.run.events import EventFile
 from split_matching.pipeline.run.gpus import take_gpu
+from split_matching.pipeline.run_tables import list_differences
 from split_matching.stages.ground.context import Shard, StageContext
+from split_matching.stages.pages.about import About, ReportContext
 
 ATTEMPTS = 3  # to open a build that other processes start at the same time
 
@@ -185,4 +188,11 @@ def _commit_shards(stage: Stage, build: Build) -> None:
 
 
 def _context(stage: Stage, build: Build, progress: Callable[[int, int], Any]) -> StageContext:
-    return StageContext(stage.slice, stage.inputs(), build.path, stage.config.runtime, stage.data_root, progress)
+    given = (stage.slice, stage.inputs(), build.path, stage.config.runtime, stage.data_root, progress)
+    return ReportContext(*given, about=_about(stage)) if stage.name == REPORTED else StageContext(*given)
+
+
+def _about(stage: Stage) -> About:
+    """Return what the page of a run says of it besides its results."""
+    run = find_run(stage.plan.root, f"{EVALUATED}/{stage.plan[EVALUATED].key}")
+    return About(run.note.name, run.note.text, run.seed, tuple(list_differences(run)))

@@ -27,6 +27,7 @@ EXAMPLES = (
     "runs --latex --where name!=",
     "runs --html runs.html",
 )
+PAGE = "runs.html"
 WIDE = 200  # characters of a line where there is no terminal
 FORMS = {"json": to_json, "csv": to_csv, "latex": to_latex}
 
@@ -53,7 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--latex", action="store_const", const="latex", dest="form", help="a table for a paper (booktabs)"
     )
     forms.add_argument(
-        "--html", type=parse_output_file, metavar="FILE", help="write a page whose columns sort, with links to reports"
+        "--html",
+        type=parse_output_file,
+        nargs="?",
+        const=Path(),
+        metavar="FILE",
+        help="write a page whose columns sort, with links to reports (default: runs.html in the folder of the cache)",
     )
     add_cache_options(parser)
 
@@ -66,11 +72,12 @@ def run(options: argparse.Namespace) -> int:
     if options.dataset:
         found = [run for run in found if run.dataset == dataset_name(options.dataset)]
     found = sort_runs(choose_runs(found, options.where), options.sort, options.reverse)
-    if options.html:
+    if options.html is not None:
         from split_matching.pipeline.run_page import write_page
 
-        write_page(options.html, found)
-        print(options.html)
+        path = root / PAGE if options.html == Path() else options.html
+        write_page(path, found)
+        print(path)
     elif options.form:
         print(FORMS[options.form](found))
     elif found:

@@ -18,8 +18,8 @@ from split_matching.stages.pages.class_scores import ClassScores, draw_classes, 
 from split_matching.stages.pages.colours import region_colours
 from split_matching.stages.pages.overlays import NO_LABEL, jpeg_data_uri, overlay, resize_image
 
-EXAMPLE_SIDE = 320
-"""Longer side of an example picture, pixels (choice: sharp on a phone, about 25 kB each)."""
+EXAMPLE_SIDE = 400
+"""Longer side of an example picture, pixels (choice: sharp on a phone, and can be enlarged)."""
 
 _MIN_SHARE = 0.005  # predicted classes under this share of an image's labelled pixels get no chip
 

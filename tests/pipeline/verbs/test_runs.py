@@ -200,6 +200,7 @@ def test_latex_is_a_table_with_escaped_names(ask: Ask, keys: dict[str, str]) -> 
 def test_the_page_has_a_row_for_each_run_and_links_to_reports(ask: Ask, keys: dict[str, str], tmp_path: Path) -> None:
     ask("note", keys["base"], "<b>&", "--name", "<script>")
     path = tmp_path / "pages" / "runs.html"
+    assert ask("runs", "--html") == [str(tmp_path / "runs.html")] and (tmp_path / "runs.html").is_file()
     assert ask("runs", "--html", str(path)) == [str(path)]
     text = path.read_text()
     assert all(key[:8] in text for key in keys.values())

@@ -17,7 +17,7 @@ from split_matching.configs.class_list import ClassEntry, ClassList, load_shippe
 from split_matching.configs.schema import Config
 from split_matching.configs.slices import build_slice
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.inference.metric_files import write_metrics, write_per_image
+from split_matching.stages.inference.metric_files import write_confused, write_metrics, write_per_image
 from split_matching.stages.inference.metrics import ConfusionMatrix
 from split_matching.stages.pages import examples
 from split_matching.stages.pages.report import run
@@ -128,6 +128,7 @@ def make_context(
     write_data(tmp_path / "data", classes)
     entries = [ClassEntry(e.id, (names or {}).get(e.id, e.name)) for e in classes.entries]
     confusion = ConfusionMatrix(len(entries))
+    most, where = np.zeros((2, len(entries), len(entries)), np.int64)
     predictions = {}
     for place, image_id in enumerate(IDS):
         raw = truth_of(place, classes)
@@ -137,6 +138,10 @@ def make_context(
         labels = np.where(truth == 255, 0, truth).astype(np.uint8)
         labels[:, 30:] = 1
         confusion.update(truth, labels, 255)
+        own = ConfusionMatrix(len(entries))
+        own.update(truth, labels, 255)
+        more = own.counts > most
+        most[more], where[more] = own.counts[more], place
         predictions[image_id, "labels"] = labels
     # one region covers the left half of every image, another a strip at the right
     halves = np.array([[1, 1, 1, 0, 0, 2]] * 4, np.uint8)
@@ -172,6 +177,7 @@ def make_context(
     (tmp_path / "train" / "matching.jsonl").write_text("".join(json.dumps(record) + "\n" for record in MATCHING))
     seen = [entry.id not in classes.unseen_ids for entry in entries]
     write_metrics(tmp_path / "evaluate", confusion, entries, seen, extra)
+    write_confused(tmp_path / "evaluate" / "confused.csv", most, where, IDS)
     ious = [(image_id, 0.5, 0.1 * (place + 1)) for place, image_id in enumerate(IDS)]
     write_per_image(tmp_path / "evaluate" / "per_image.csv", [*ious, ("without labels", math.nan, math.nan)])
     regions_of_any = np.array([[1, 1, 2], [0, 3, 3]], np.uint8)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import math
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +22,9 @@ from split_matching.configs.schema import Config
 from split_matching.errors import CorruptError
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.ground.context import StageContext
-from split_matching.stages.inference.metric_files import write_metrics
+from split_matching.stages.inference.metric_files import write_confused, write_metrics
 from split_matching.stages.inference.metrics import ConfusionMatrix
+from split_matching.stages.pages.about import About, ReportContext
 from split_matching.stages.pages.banners import list_banners
 from split_matching.stages.pages.class_scores import read_class_scores
 from split_matching.stages.pages.formats import UNDEFINED, read_template
@@ -55,20 +59,30 @@ def test_undefined_numbers_are_dashes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "nan" not in text.lower().split()
 
 
-def test_page_loads_nothing_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+NEIGHBOURS = ("../../../runs.html", "../../inspect/pseudo_masks.html")
+"""Pages that a reader may follow links to."""
+
+
+def test_page_loads_nothing_and_runs_its_own_script_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx = make_context(tmp_path, monkeypatch, extra={"gamma_sweep": SWEEP})
     page = page_of(ctx)
-    assert not page.of("script")
+    assert page.of("script") == [{}]
     for tag, attributes in page.tags:
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
+            if tag == "a" and value in NEIGHBOURS:
+                continue
             if name in ("src", "href", "srcset", "data", "action"):
                 assert str(value).startswith(("data:", "#")), (tag, name, str(value)[:40])
     text = (ctx.out / "report.html").read_text(encoding="utf-8")
     assert "@import" not in text
     assert "url(" not in text
     policies = [meta["content"] for meta in page.of("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
-    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    loads = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policies == [f"{loads}; script-src 'sha256-{digest}'"]
 
 
 @pytest.mark.parametrize(
@@ -141,12 +155,46 @@ def test_a_fold_shows_only_the_classes_it_evaluates(tmp_path: Path, monkeypatch:
     kept = classes.seen()  # the masks still hold the truly unseen ids, which are no class here
     trained = [entry in classes.seen(0) for entry in kept]
     write_metrics(tmp_path / "evaluate", ConfusionMatrix(len(kept)), kept, trained)
+    nothing = np.zeros((len(kept), len(kept)), np.int64)
+    write_confused(tmp_path / "evaluate" / "confused.csv", nothing, nothing, IDS)
     arrays = {(image_id, "labels"): np.zeros(SIZE, np.uint8) for image_id in IDS}
     ctx.inputs["evaluate"]._shards = FakeShards(arrays)  # type: ignore[attr-defined]
     page = page_of(ctx)
     assert "seen 10 classes" in page.text
     assert "unseen 5 classes" in page.text
     assert "pottedplant" not in page.text
+
+
+def test_the_head_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = make_context(tmp_path, monkeypatch)
+    made = {"commit": "0123456789abcdef-dirty", "command": "run_pipeline.py Report --name wide"}
+    ctx.inputs["evaluate"].manifest.update(made)  # type: ignore[attr-defined]
+    about = About("wide <b>", "larger clusters", 3, ("pseudo_masks.merge=0.7", "train.steps=300"))
+    given = {field.name: getattr(ctx, field.name) for field in fields(ctx)}
+    page = page_of(ReportContext(**given, about=about))
+    head = page.text[: page.text.index("hIoU")]
+    assert "wide <b>" in head and "larger clusters" in head and "Seed 3" in head
+    assert "Key 5555555555555555" in head and "Commit 0123456789ab, with edits" in head
+    assert "Command run_pipeline.py Report --name wide" in head
+    assert "Differs in pseudo_masks.merge=0.7 train.steps=300" in head
+    plain = page_of(ctx).text
+    assert "Differs in nothing: the settings of the data set's config" in plain and "Seed" not in plain
+
+
+def test_the_first_picture_comes_before_the_numbers_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = page_of(make_context(tmp_path, monkeypatch))
+    order = [
+        tag if tag == "img" else attrs["id"] for tag, attrs in page.tags if tag == "img" or attrs.get("id") == "classes"
+    ]
+    assert order.index("img") < order.index("classes")
+
+
+def test_boundary_iou_is_shown_where_it_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = make_context(tmp_path, monkeypatch)
+    path = ctx.inputs["evaluate"].file("metrics.json")
+    near = {"mIoU_seen": 31.25, "mIoU_unseen": 12.5, "hIoU": 17.857, "width": 0.02}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "boundary": near}))
+    assert "Mean over seen classes 31.2 , over unseen classes 12.5 , harmonic mean 17.9" in page_of(ctx).text
 
 
 def test_every_class_has_a_bar_and_absent_ones_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,5 +291,6 @@ def test_the_report_is_stale_when_a_template_of_it_changes() -> None:
         included = meta.find_referenced_templates(Environment().parse(read_template(name)))
         waiting += [str(other) for other in included if other not in names]
     report = make_plan(Config.model_validate({"dataset": "shapes"})).stages["report"]
-    assert {path.name for path in report.files} == names == {"report.html.j2", "page.css"}
+    scripts = {"report.js", "sortable.js"}
+    assert {path.name for path in report.files} == names | scripts == {"report.html.j2", "page.css", *scripts}
     assert {f"stages/pages/templates/{name}" for name in names} <= report.code.keys()
