@@ -20,7 +20,7 @@ def test_examples_have_four_pictures_of_the_image(tmp_path: Path, monkeypatch: p
     config = Config.model_validate({"dataset": "voc", "report": {"examples": 3, "worst": 0}})
     page = page_of(make_context(tmp_path, monkeypatch, config=config))
     shown = [alt for alt in alts(page) if " of img_" in alt]
-    assert len(shown) == 3 * 4
+    assert len(shown) == 4 * 4  # and one that is an example of a confusion
     assert [alt.split(" of ")[0] for alt in shown[:4]] == ["image", "pseudo mask", "truth", "prediction"]
     assert "3 regions" in page.text
     source = str(page.of("img")[0]["src"])
