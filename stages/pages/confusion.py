@@ -94,7 +94,7 @@ def _cell(
     what = "right" if truth == guess else f"taken for {rows[guess].name}"
     return {
         "share": share,
-        "tint": round(8 + 0.7 * share),  # a share near zero is visible, and text on the strongest readable
+        "tint": round(8 + 0.5 * share),  # a share near zero is visible, and text on the strongest readable
         "right": truth == guess,
         "title": f"{rows[truth].name} {what}: {share:.1f} % of its pixels, most in {image_id} ({pixels:,} pixels)",
         "anchor": anchors.get(image_id, ""),
