@@ -72,7 +72,7 @@ def _speed(unit: str, rate: float, numbers: Mapping[str, float]) -> str:
 
 def _short(value: float) -> str:
     """A number of at most six characters or so: "4.31", "1.2e-5"."""
-    text = f"{value:.3g}" if abs(value) >= 0.001 or not value else f"{value:.2g}"
+    text = f"{value:.3g}" if abs(value) >= 0.01 or not value else f"{value:.2g}"
     return text.replace("e-0", "e-").replace("e+0", "e+")
 
 

@@ -55,7 +55,7 @@ class MetricLog:
         speed = (step + 1 - before) * self._config.batch / max(self._told[1] - then, 1e-9)
         parts = weigh_parts(metrics, self._config)
         scalars = {name: value for name, value in matching.items() if not isinstance(value, list)}
-        self._report(step, {"images/s": speed, **parts, "lr": metrics["lr"], **metrics, **scalars})
+        self._report(step, {"images/s": speed, "lr": metrics["lr"], **parts, **metrics, **scalars})
 
     def add_validation(self, done: int, miou: float) -> None:
         """Write the mIoU, 0 to 1, of the seen classes on held-out images after some steps; it is logged in percent."""

@@ -145,7 +145,7 @@ def test_who_watches_is_told_what_the_lines_say_and_the_speed(chain: Chain) -> N
     assert [step for step, _ in told] == [line["step"] for line in lines] == list(range(6))
     config = chain.config.train
     for (_, numbers), line in zip(told, lines, strict=True):
-        assert list(numbers)[:5] == ["images/s", "loss", "seen", "pseudo", "lr"] and numbers.pop("images/s") > 0
+        assert list(numbers)[:5] == ["images/s", "lr", "loss", "seen", "pseudo"] and numbers.pop("images/s") > 0
         seen = 2 * line["seen_class"] + 5 * line["seen_mask"] + 5 * line["seen_dice"]
         assert (config.loss_class, config.loss_mask, config.loss_dice) == (2, 5, 5)
         assert numbers.pop("seen") == pytest.approx(seen)
