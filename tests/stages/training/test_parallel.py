@@ -21,7 +21,10 @@ from tests.handmade import Chain
 # four images a step, so that two processes have two each
 pytestmark = pytest.mark.slow
 
-SETTINGS = ("train.batch=4", "train.steps=8", "train.lr=5e-5", "train.checkpoint_every=3", "shapes.train_scenes=6")
+SETTINGS = (
+    *("train.batch=4", "train.steps=8", "train.lr=5e-5", "train.checkpoint_every=3", "shapes.train_scenes=9"),
+    *("train.validate_every=4", "train.validate_images=3"),
+)
 PROCESS = """
 import sys
 from pathlib import Path
@@ -82,6 +85,11 @@ def test_two_processes_give_the_weights_of_one(chain: Chain) -> None:
     # Adam forgives gradients of a wrong scale; their norm does not
     for line, other in zip(lines, (chain.folder("shared") / "metrics.jsonl").read_text().splitlines(), strict=True):
         assert json.loads(other) == pytest.approx(line, rel=1e-3, abs=1e-4)
+    # two and one of the held-out images: counts are added up, and a cell or two may fall on the other side
+    measured = [(chain.folder(name) / "validation.jsonl").read_text().splitlines() for name in ("train", "shared")]
+    for line, other in zip(*measured, strict=True):
+        assert json.loads(other) == pytest.approx(json.loads(line), abs=0.5)
+    assert len(measured[0]) == 2 and (chain.folder("shared") / "best.safetensors").is_file()
 
 
 def test_a_batch_that_cannot_be_shared_is_rejected(chain: Chain) -> None:
