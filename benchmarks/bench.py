@@ -35,12 +35,14 @@ NAMES = (
     "confusion",
     "evaluation",
     "scheduler",
+    "slurm",
+    "sharing",
     "status",
     "growth",
     "cold",
 )
 ON_GPU = ("machine", "forward", "extraction", "clustering", "chain", "regions", "matcher", "training")
-NEEDS = {"matcher": "transformers", "confusion": "torchmetrics"}
+NEEDS = {"matcher": "transformers", "confusion": "torchmetrics", "slurm": "submitit", "sharing": "moto"}
 
 
 def jobs(names: list[str]) -> list[tuple[str, str]]:

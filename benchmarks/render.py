@@ -23,6 +23,7 @@ PLANNED = {"118 k (COCO-Stuff)": 118_287, "10 M": 10_000_000, "1 B": 1_000_000_0
 SHARD = 128  # images a shard, the default of runtime.shard_size
 STAGES = ("features", "pseudo_masks", "regions")
 CALLS = 3  # a shard: registered, handed out, reported done
+MOST_SHARDS = 100_000  # of a stage: its manifest is read by every command
 BUDGET = 0.01  # of the work that the scheduler may cost
 # what a GPU is to reach; shown as not measured until there are results of one
 GPU_TARGETS = {
@@ -48,6 +49,7 @@ def page(results: Results) -> str:
     parts = [machines(results), comparisons(results)]
     parts += [floors(results, suffix) for suffix in ("", "-cuda")]
     parts += [plan(results, suffix) for suffix in ("", "-cuda")]
+    parts.append(many_machines(results))
     parts.append(scheduler(results))
     return "\n\n".join(part for part in parts if part)
 
@@ -189,6 +191,44 @@ def plan(results: Results, suffix: str) -> str:
         "(`train.features=online`)."
     )
     return f"{text}\n\n{markdown(head, rows)}\n\n{note}"
+
+
+def many_machines(results: Results) -> str:
+    """What a job array of Slurm and a shared cache on S3 make of the plan, all stages fused."""
+    if not {"chain", "slurm", "sharing"} <= set(results):
+        return ""
+    chain, slurm, shared = (results[name]["facts"] for name in ("chain", "slurm", "sharing"))
+    tasks = int(slurm["most_tasks"])
+    submission = max(value for name, value in slurm.items() if name.startswith("submit_seconds_"))
+    rows = []
+    for name, images in PLANNED.items():
+        images_a_shard = max(SHARD, math.ceil(images / MOST_SHARDS))
+        shards = math.ceil(images / images_a_shard)
+        objects = 2 * shards  # pseudo masks with their regions, and the regions taken over
+        rows.append(
+            (
+                name,
+                f"{images_a_shard:,}",
+                f"{shards:,}",
+                number(images_a_shard * chain["fused_ms_per_image"] / 3.6e6),
+                f"{min(tasks, shards):,}",
+                number(images * chain["fused_ms_per_image"] / 3.6e6 / min(tasks, shards)),
+                f"{objects:,}",
+                f"{round(objects * shared['push_requests']):,}",
+                f"{round(objects * shared['pull_requests']):,}",
+                size(objects * shared["manifest_bytes"] / 2),
+            )
+        )
+    head: tuple[str, ...] = ("images", "images a shard", "shards a stage", "a shard, h", "tasks in one array", "all, h")
+    head += ("objects on S3", "requests to push", "requests to pull", "manifest")
+    note = (
+        f"`--engine slurm --workers {tasks}`, one task a machine like this one. Slurm's default limit is {tasks:,} "
+        f"tasks in an array; to submit so many took {number(submission)} s here, and one node started and ended "
+        f"{number(slurm['tasks_per_second'])} empty tasks a second: neither is a limit where a task works for hours. A "
+        f"manifest names every shard, so there are at most {MOST_SHARDS:,} of them a stage. A killed task loses one. "
+        "Requests are those of shards of 84 MB."
+    )
+    return f"**Plan for many machines** (job arrays, a shared cache)\n\n{markdown(head, rows)}\n\n{note}"
 
 
 def scheduler_costs(results: Results) -> tuple[float, float]:

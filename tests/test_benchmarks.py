@@ -129,6 +129,21 @@ def test_floors_and_plan_follow_from_the_results(tmp_path: Path) -> None:
     assert "25,560 shards on" in page
 
 
+def test_the_plan_for_many_machines_follows_from_the_results() -> None:
+    chain = {"fused_ms_per_image": 1800.0}
+    slurm = {"most_tasks": 1000.0, "submit_seconds_10": 0.1, "submit_seconds_1000": 2.0, "tasks_per_second": 4.0}
+    sharing = {"push_requests": 3.5, "pull_requests": 2.0, "manifest_bytes": 500.0}
+    text = render.many_machines({"chain": {"facts": chain}, "slurm": {"facts": slurm}, "sharing": {"facts": sharing}})
+    cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| ")]
+    rows = {row[1]: row[2:-1] for row in cells}
+    # 10 M in shards of 128: 78,125; a shard 230.4 s; 5,000 h on 1,000 machines; two stages of objects
+    assert rows["10 M"] == ["128", "78,125", "0.064", "1,000", "5", "156,250", "546,875", "312,500", "39.1 MB"]
+    # at most 100,000 shards, so 10,000 images each: 5 h
+    assert rows["1 B"] == ["10,000", "100,000", "5", "1,000", "500", "200,000", "700,000", "400,000", "50 MB"]
+    assert "to submit so many took 2 s" in text and "4 empty tasks a second" in text
+    assert render.many_machines({"chain": {"facts": chain}}) == ""
+
+
 def test_targets_of_a_gpu_are_those_of_the_benchmarks(tmp_path: Path) -> None:
     """A row says "not measured" until there is a result; sense and number are then the benchmark's own."""
     side = [Side("a", "ms", (1.0,))]
