@@ -27,7 +27,7 @@ from split_matching.cache.entry import KEY_LENGTH
 from split_matching.cache.files import atomic_write, file_size
 from split_matching.cache.keys import file_sha256
 from split_matching.cache.locks import LOCK, lock_file
-from split_matching.cache.remote_manifest import MOST_BYTES, check_content, parse_manifest
+from split_matching.cache.remote_manifest import MOST_BYTES, parse_manifest
 from split_matching.cache.running import claim
 from split_matching.errors import ConfigError, CorruptError, UserError, first_line
 
@@ -79,7 +79,6 @@ class Remote:
             with self._explain():
                 text = self._fs.cat_file(path)
             manifest = parse_manifest(text)
-            check_content(manifest)
             dataset, _, key = place.split("/")
             if manifest["dataset"] != dataset or not manifest["key"].startswith(key):
                 raise ValueError("it is of another artifact")
@@ -106,15 +105,19 @@ class Remote:
             How many bytes were sent.
 
         Raises:
-            CorruptError: a file is not as it was written.
+            CorruptError: a file is not as it was written, or the manifest has control characters.
         """
-        files = artifact.manifest["files"]
+        files, text = artifact.manifest["files"], _text_of(artifact.manifest)
+        try:
+            parse_manifest(text)
+        except ValueError as error:
+            raise CorruptError(f"the manifest of {artifact.path} cannot be shared: {error}") from None
 
         def send(name: str) -> int:
             return self._send(artifact.path / name, files[name])
 
         sent = self._each(send, list(files), count)
-        text, target = _text_of(artifact.manifest), f"{self._root}/{place_of(artifact)}.json"
+        target = f"{self._root}/{place_of(artifact)}.json"
         with self._explain():
             self._write(target, lambda path: self._fs.pipe_file(path, text))
         return sent

@@ -35,6 +35,7 @@ def parse_manifest(text: bytes) -> dict[str, Any]:
         if name in manifest and not holds(manifest[name]):
             raise ValueError(f"{name} is wrong")
     _check_names(list(manifest["files"]))
+    _check_content(manifest)
     if manifest["digest"] != self_digest(manifest):
         raise ValueError("it is not as it was written")
     return manifest
@@ -63,6 +64,12 @@ def _check_names(names: list[str]) -> None:
             raise ValueError(f"the name {name!r} is not allowed")
         if name in (BUILD, LOCK, MANIFEST) or name.endswith((DONE, ".h5.lock")) or name in folders:
             raise ValueError(f"the name {name!r} is taken")
+
+
+def _check_content(manifest: Mapping[str, Any]) -> None:
+    """See that a manifest says of every file and split what it holds, and of nothing else."""
+    if {split_of(name) or name for name in manifest["files"]} != set(manifest["content"]):
+        raise ValueError("content does not fit its files")
 
 
 # --- types of the fields ----------------------------------------------------------------------------------------------
@@ -123,23 +130,16 @@ _FIELDS: dict[str, _Test] = {
     "content": _mapping(_is_digest),
     "seconds": _is_number,
     "images": _is_count,
-    "summary": _mapping(lambda value: value is None or isinstance(value, str | int | float)),
+    "summary": _mapping(lambda value: True),
     "created": _is_text,
     "host": _is_text,
     "versions": _mapping(_is_text),
     "digest": _is_digest,
 }
 _ADDED: dict[str, _Test] = {
+    "upstream": _mapping(_is_text),
+    "commit": _is_text,
+    "command": _is_text,
     "adopted": _list(lambda value: isinstance(value, dict)),
     "equal_inputs": _mapping(_list(_is_text)),
 }
-
-
-def check_content(manifest: Mapping[str, Any]) -> None:
-    """See that a manifest says of every file and split what it holds, and of nothing else.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if {split_of(name) or name for name in manifest["files"]} != set(manifest["content"]):
-        raise ValueError("content does not fit its files")

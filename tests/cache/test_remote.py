@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from split_matching.cache.artifact import Artifact
+from split_matching.cache.build import open_build
 from split_matching.cache.entry import Entry
 from split_matching.cache.files import self_digest
 from split_matching.cache.folders import walk_folders
@@ -61,6 +63,15 @@ def test_files_by_their_sha256_and_a_manifest(made: Artifact, tmp_path: Path) ->
     files = {entry["sha256"]: made.path / name for name, entry in made.manifest["files"].items()}
     expected = {f"files/{sha[:2]}/{sha[2:]}": path.read_bytes() for sha, path in files.items()}
     assert bytes_of(tmp_path / "far") == {**expected, f"{PLACE}.json": (made.path / "manifest.json").read_bytes()}
+
+
+def test_a_summary_may_hold_anything(tmp_path: Path) -> None:
+    build = open_build(Entry(tmp_path / "a", "shapes", "squares", KEY), RECIPE)
+    (build.path / "out.txt").write_text("text")
+    with build.lock():
+        made = build.commit(1.0, {"curve": [[0.1, 2], [0.3, float("nan")]], "name": "x", "none": None})  # type: ignore
+    Remote(str(tmp_path / "far")).push(made)
+    assert bytes_of(pull(Remote(str(tmp_path / "far")), tmp_path / "b").path) == bytes_of(made.path)
 
 
 def test_nested_files_and_equal_ones(tmp_path: Path) -> None:
@@ -134,6 +145,13 @@ def test_a_damaged_file_is_not_pushed(made: Artifact, tmp_path: Path) -> None:
     assert Remote(str(tmp_path / "far")).manifest(PLACE) is None
 
 
+def test_what_nobody_could_pull_is_not_pushed(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, config={"text": "two\nlines"})
+    made = make_plain(Entry(tmp_path / "a", "shapes", "squares", KEY), recipe=recipe)
+    with pytest.raises(CorruptError, match="cannot be shared: it has control characters"):
+        Remote(str(tmp_path / "far")).push(made)
+
+
 @pytest.mark.parametrize("harm", ["altered", "cut", "longer", "missing", "folder"])
 def test_a_file_that_is_not_as_it_was_written_is_not_pulled(made: Artifact, tmp_path: Path, harm: str) -> None:
     remote = Remote(str(tmp_path / "far"))
@@ -201,6 +219,8 @@ HOSTILE = {
     "seconds no number": rewrite(lambda m: m.update(seconds="long")),
     "NaN": rewrite(lambda m: m.update(seconds=float("nan"))),
     "missing field": rewrite(lambda m: m.pop("inputs")),
+    "command no text": rewrite(lambda m: m.update(command=["x"])),
+    "upstream no names": rewrite(lambda m: m.update(upstream={"a": 1})),
     "schema": rewrite(lambda m: m.update(schema=2)),
     "digest": lambda manifest: json.dumps({**manifest, "images": 11}).encode(),
     "deep": lambda manifest: b"[" * 100_000,

@@ -24,7 +24,14 @@ from tests.handmade import TINY
 from tests.slurm.one_node import missing_programs, one_node
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = (*TINY, "shapes.train_scenes=12", "runtime.shard_size=2", "train.steps=400", "train.checkpoint_every=400")
+SETTINGS = (
+    *TINY,
+    "runtime.device=cpu",
+    "shapes.train_scenes=12",
+    "runtime.shard_size=2",
+    "train.steps=400",
+    "train.checkpoint_every=400",
+)
 LIMIT = 500.0  # seconds for anything to happen
 
 pytestmark = pytest.mark.skipif(bool(missing_programs()), reason="needs Debian's slurm-wlm and munge")
@@ -40,7 +47,7 @@ def folder() -> Iterator[Path]:
 
 
 def command(cache: Path, *more: str) -> list[str]:
-    words = ["Evaluate", "--dataset", "shapes", "--artifacts", str(cache), "--device", "cpu", "--set", *SETTINGS, *more]
+    words = ["Evaluate", "--dataset", "shapes", "--artifacts", str(cache), "--set", *SETTINGS, *more]
     return [sys.executable, "run_pipeline.py", *words]
 
 
@@ -138,6 +145,17 @@ def test_a_disturbed_run_ends_with_the_bytes_of_one_without_slurm(folder: Path) 
     plain = folder / "plain"
     subprocess.run(command(plain, "--workers", "2"), cwd=ROOT, check=True, capture_output=True, timeout=LIMIT)
     assert contents(plain) == contents(cache) and len(contents(plain)) == 8
+
+
+def test_what_was_made_is_shared_as_it_is(folder: Path) -> None:
+    """The manifests of all real stages; needs the test before."""
+    far, other = f"file://{folder}/far", folder / "other"
+    for verb, cache in (("push", folder / "plain"), ("pull", other)):
+        words = [verb, *command(cache)[3:], "--remote", far]
+        subprocess.run([sys.executable, "run_pipeline.py", *words], cwd=ROOT, check=True, timeout=LIMIT)
+    assert contents(other) == contents(folder / "plain")
+    done = subprocess.run(command(other), cwd=ROOT, capture_output=True, text=True, check=True, timeout=LIMIT)
+    assert " ran in " not in done.stdout and done.stdout.splitlines()[-1].endswith("metrics.json")
 
 
 def test_what_slurm_refuses_is_one_line(folder: Path) -> None:
