@@ -6,6 +6,7 @@
 # make lint   lint and types only
 # make faults the faults of `make long` over and over, and more of them: hours; prints a table (FAULTS="--only kill --times 5")
 # make bench  every benchmark, and the tables of benchmarks/README.md; ARGS=--quick only shows that they run
+# make bench-gpu what a GPU makes of the pipeline, in under eight minutes; leaves benchmarks/gpu.json
 # make clean  remove the environment and the tools' caches; artifacts/ stays
 #
 # Each target makes the environment if needed. PYTHON=python3.12 picks the interpreter, VENV=DIR the environment's place,
@@ -25,7 +26,7 @@ RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: help demo test long slurm quick lint faults bench clean
+.PHONY: help demo test long slurm quick lint faults bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -58,6 +59,9 @@ faults: $(DEV_STAMP)
 
 bench: $(BENCH_STAMP)
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+bench-gpu: $(RUN_STAMP)
+	@$(BIN)/python -m benchmarks.gpu --device cuda --json benchmarks/gpu.json $(ARGS)
 
 clean:
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import render
+from benchmarks import gpu, render
 from benchmarks.bench import NAMES, NEEDS
 from benchmarks.measure import Check, Options, Report, Side, paired, ratio, table, to_json
 
@@ -45,7 +45,8 @@ def test_no_benchmark_is_forgotten() -> None:
         "render",
         "pseudo_masks",
         "modality_gap",
-    }  # the last two ask about quality
+        "gpu",
+    }  # pseudo_masks and modality_gap ask about quality, gpu has a target of its own
     assert {path.stem for path in Path(render.__file__).parent.glob("*.py")} - shared == set(NAMES)
 
 
@@ -59,6 +60,31 @@ def test_a_cheap_benchmark_runs(name: str, tmp_path: Path) -> None:
     assert all(check.met is None for check in report.checks)  # a quick run judges nothing
     assert report.sides[0].name in table(report, QUICK)
     json.dumps(to_json(name, "why?", report, QUICK, 0.0), allow_nan=False)
+
+
+def test_a_part_of_the_gpu_script_that_fails_or_comes_too_late_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def good(options: Options) -> Report:
+        return Report("two images", [Side("x", "ms", (1.0,))], [Check("y", 2.0, 3.0)], {"z": 4.0})
+
+    def bad(options: Options) -> Report:
+        raise RuntimeError("no such kernel")
+
+    clock = iter([0.0, 1.0, 2.0, gpu.SECONDS + 3.0])
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(gpu, "PARTS", {"bad": bad, "good": good, "late": good})
+    report = gpu.run(QUICK)
+    assert [side.name for side in report.sides] == ["good: x"] and report.facts == {"good_z": 4.0}
+    assert [(check.what, check.met) for check in report.checks] == [("good: y", True)]
+    lines = report.setting.splitlines()
+    assert lines[0] == "bad: failed (RuntimeError: no such kernel)" and lines[1] == "good: two images"
+    assert lines[2] == "late: not run, there was no time left"
+
+
+def test_the_gpu_script_measures_what_it_has_of_its_own() -> None:
+    """In tiny sizes on the CPU; its other parts are benchmarks that are tested above or run by `make bench`."""
+    for part in (gpu.forward_pass, gpu.compiled_pass):
+        report = part(QUICK)
+        assert all(side.median > 0 for side in report.sides) and report.checks[0].met is None
 
 
 def test_sides_are_timed_in_turn() -> None:
