@@ -82,6 +82,7 @@ class ClassList:
         unseen_ids: raw ids of the unseen classes.
         ignore: raw ids that are no class (background, void).
         ignored_names: names that a list without ids gives to ignored ids, by id.
+        by_place: ids are the places in the list, counted from `data.first_id`.
     """
 
     name: str
@@ -89,6 +90,7 @@ class ClassList:
     unseen_ids: frozenset[int]
     ignore: tuple[int, ...]
     ignored_names: Mapping[int, str] = field(default_factory=dict)
+    by_place: bool = False
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -174,7 +176,8 @@ def load_classes(data: DataConfig) -> ClassList:
         DataError: the list is a file below the root, and no root is set.
     """
     path, label = _locate(data)
-    values, ignored_names = _fill_in(read_class_file(path, label), data, path, label)
+    listed = read_class_file(path, label)
+    values, ignored_names = _fill_in(listed, data, path, label)
     file = _validate(_File, values, label)
     _check(file, label)
     return ClassList(
@@ -183,6 +186,7 @@ def load_classes(data: DataConfig) -> ClassList:
         unseen_ids=frozenset(file.unseen),
         ignore=tuple(sorted(set(file.ignore))),
         ignored_names=ignored_names,
+        by_place=isinstance(listed["classes"][0], str) and not is_labelmap(path),
     )
 
 
@@ -305,6 +309,8 @@ def _find_id(name: str, classes: Sequence[Any], label: str) -> Any:
     if name not in ids:
         names = [other for other in ids if isinstance(other, str)]
         meant = did_you_mean(name, names) or f"expected one of: {', '.join(names)}"
+        if whole := next((other for other in names if "," in other and name in map(str.strip, other.split(","))), ""):
+            meant = f"a comma ends a name, so quote {whole}: --set 'data.unseen=[\"{whole}\"]'"
         raise ConfigError(f"{label}: unseen class {name!r} is not in the list; {meant}")
     return ids[name]
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.section import Section
 from split_matching.configs.strict_yaml import read_mapping
 from split_matching.errors import ConfigError
@@ -45,7 +46,7 @@ def load_published(name: str, unseen: Collection[str] | None = None) -> tuple[Pu
     Args:
         name: of the class list, as in `data.classes`.
         unseen: names of a run's unseen classes: only rows with the same ones compare; None for all rows. A file that
-            names no sets has rows for the set of the class list.
+            names no sets has rows for those of the class list.
 
     Raises:
         ConfigError: the file breaks a rule.
@@ -60,7 +61,8 @@ def load_published(name: str, unseen: Collection[str] | None = None) -> tuple[Pu
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{label}: {where}: {first['msg']}, got {first['input']!r}; correct the file") from None
-    if unseen is None or not file.unseen_sets:
+    if unseen is None:
         return file.rows
-    same = {key for key, names in file.unseen_sets.items() if set(names) == set(unseen)}
+    usual = {"": tuple(entry.name for entry in load_shipped_classes(path.stem).unseen_entries)}
+    same = {key for key, names in (file.unseen_sets or usual).items() if set(names) == set(unseen)}
     return tuple(row for row in file.rows if row.unseen_set in same)

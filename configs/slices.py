@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from split_matching.configs.class_list import ClassEntry, ClassList, load_classes, load_shipped_classes
+from split_matching.configs.class_list import ClassEntry, ClassList, load_classes
 from split_matching.configs.published_results import load_published
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_neutral, is_runtime
@@ -177,11 +177,7 @@ def _all(config: Config, classes: ClassList) -> ClassList:
 
 
 def _published(config: Config, classes: ClassList) -> Any:
-    names = {entry.name for entry in classes.unseen_entries}
-    rows = load_published(config.data.classes, names)
-    if rows and names != {entry.name for entry in load_shipped_classes(config.data.classes).unseen_entries}:
-        return tuple(row for row in rows if row.unseen_set)  # others are of the list's own unseen classes
-    return rows
+    return load_published(config.data.classes, {entry.name for entry in classes.unseen_entries})
 
 
 _VIRTUAL: dict[str, Callable[[Config, ClassList], Any]] = {

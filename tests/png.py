@@ -1,4 +1,4 @@
-"""PNG files of any colour type and bit depth, packed by hand from the PNG specification: independent of Pillow."""
+"""PNG files of any colour type and bit depth, packed and unpacked by hand from the specification, without Pillow."""
 
 from __future__ import annotations
 
@@ -26,6 +26,40 @@ def png(samples: np.ndarray, colour_type: int, depth: int, palette: bytes = b"")
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks if chunk[1] or chunk[0] == b"IEND")
+
+
+def unpack(data: bytes) -> np.ndarray:
+    """Return the stored samples of a PNG that is not interlaced: (H, W), or (H, W, channels)."""
+    width, height, depth, colour_type = struct.unpack(">IIBB", data[16:26])
+    assert data[28] == 0, "interlaced"
+    place, body = 8, b""
+    while place < len(data):
+        size, kind = struct.unpack(">I4s", data[place : place + 8])
+        body += data[place + 8 : place + 8 + size] if kind == b"IDAT" else b""
+        place += 12 + size
+    bits = CHANNELS[colour_type] * depth
+    step, pixel = -(-width * bits // 8), max(1, bits // 8)
+    raw, above, rows = zlib.decompress(body), bytearray(step), []
+    for start in range(0, height * (step + 1), step + 1):
+        line = bytearray(raw[start + 1 : start + 1 + step])
+        _unfilter(raw[start], line, above, pixel)
+        rows.append(line)
+        above = line
+    packed = np.frombuffer(b"".join(rows), np.uint8).reshape(height, step)
+    if depth == 16:
+        samples = packed.view(">u2").astype(np.int64)
+    else:
+        each = np.unpackbits(packed, axis=1)[:, : width * bits].reshape(height, -1, depth)
+        samples = each.astype(np.int64) @ (1 << np.arange(depth)[::-1])
+    return samples.reshape((height, width, -1) if CHANNELS[colour_type] > 1 else (height, width))
+
+
+def _unfilter(kind: int, line: bytearray, above: bytearray, pixel: int) -> None:
+    """Undo the filter of a row in place: PNG specification, section 9.2."""
+    for at in range(len(line)):
+        a, b, c = (line[at - pixel], above[at], above[at - pixel]) if at >= pixel else (0, above[at], 0)
+        nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
+        line[at] = (line[at] + (0, a, b, (a + b) // 2, nearest)[kind]) % 256
 
 
 def _pack(row: list[int], depth: int) -> bytes:

@@ -73,7 +73,7 @@ def check(read: Callable[[], object]) -> None:
 def valid(kind: str) -> bytes:
     """Sound bytes of each kind of file."""
     buffer = io.BytesIO()
-    if kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+    if kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"):
         exif = Image.Exif()
         exif[274] = 6
         Image.radial_gradient("L").resize((20, 10)).save(buffer, kind, exif=exif)
@@ -106,7 +106,7 @@ def damaged(draw: st.DrawFn, *kinds: str) -> tuple[str, bytes]:
 
 
 @few
-@given(damaged("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"))
+@given(damaged("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"))
 @example(("", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"))
 def test_images_and_masks(given_file: tuple[str, bytes]) -> None:
     for decode in (decode_image, decode_photo, decode_mask):

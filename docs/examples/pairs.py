@@ -53,6 +53,10 @@ class PairsSource:
         """Masks without an image."""
         return [mask for mask in sorted(self._root.glob("*/*.png")) if not mask.with_suffix(".jpg").is_file()]
 
+    def left_out(self) -> list[str]:
+        """None: all images are JPEG files."""
+        return []
+
     def _find(self, image_id: str, ending: str) -> Path:
         split, _, name = image_id.partition(".")
         path = self._root / split / f"{name}{ending}"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from split_matching.configs.class_list import load_classes
-from split_matching.errors import DataError
+from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.arguments import (
     add_config_options,
     add_log_option,
@@ -17,6 +17,7 @@ from split_matching.pipeline.arguments import (
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import ProgressDisplay, show
 from split_matching.pipeline.run.run_log import keep_log
+from split_matching.pipeline.typed_paths import as_typed
 
 HELP = "what a data set holds, and problems in it; needs only the data"
 DESCRIPTION = """
@@ -52,10 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read the data, and print what was found."""
-    plan = load_plan(options)
-    with keep_log(plan, options.verb, options.log_level):
-        lines, passed = check_data(plan, options.out, options.limit)
-        show(*lines)
+    try:
+        plan = load_plan(options)
+        with keep_log(plan, options.verb, options.log_level):
+            lines, passed = check_data(plan, options.out, options.limit)
+            show(*(as_typed(line, options) for line in lines))
+    except (ConfigError, DataError) as error:
+        raise type(error)(as_typed(str(error), options)) from error
     return 0 if passed else DataError.exit_code
 
 

@@ -14,7 +14,6 @@ from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError, format_count
 from split_matching.stages.data.folder_files import PICTURES, describe_endings
 from split_matching.stages.data.image_audit import COLOURED, KINDS, MOST_COLOURS, ImageAudit
-from split_matching.stages.data.layouts.folder import FolderSource
 from split_matching.stages.data.layouts.voc import voc_palette
 from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.source import Source
@@ -145,7 +144,8 @@ def _explain(classes: ClassList, audits: Audits, unknown: set[int]) -> str:
     if unknown == {last + 1}:
         return _weigh_shift(classes, audits, first, last + 1)
     if unknown == {0}:
-        shifted = f"; or, as {last} never occurs, ids are one lower: data.first_id=0" if last not in occurring else ""
+        lower = "data.first_id=0" if classes.by_place else "lower the ids of the list by one"
+        shifted = f"; or, as {last} never occurs, ids are one lower: {lower}" if last not in occurring else ""
         return f"if it is background: --set 'data.ignore={_ids(0, *classes.ignore)}'{shifted}"
     if unknown == {TWO_VALUES[1]}:
         return f"if it is void: --set 'data.ignore={_ids(255, *classes.ignore)}'. {TWO_VALUES_REMEDY}"
@@ -167,9 +167,9 @@ def _weigh_shift(classes: ClassList, audits: Audits, first: int, extra: int) -> 
     often = sum(first in audit.counts for audit in usable) / len(usable)
     pixels = f"id {first} covers {100 * share:.0f} % of all pixels and is in {100 * often:.0f} % of the masks"
     end = f"{extra} is void at the end of the list: --set 'data.ignore={_ids(extra, *classes.ignore)}'"
+    higher = f"data.first_id={first + 1}" if classes.by_place else "(with the ids of the list raised by one)"
     shift = (
-        f"ids are one higher, with {first} for background: --set data.first_id={first + 1} "
-        f"'data.ignore={_ids(first, *classes.ignore)}', or correct the ids of the list"
+        f"ids are one higher, with {first} for background: --set {higher} 'data.ignore={_ids(first, *classes.ignore)}'"
     )
     # background fills most of nearly every mask, or is left out of the masks altogether
     shifted = share == 0 or (share >= BACKGROUND_SHARE and often >= BACKGROUND_IMAGES)
@@ -231,9 +231,10 @@ def _find_odd_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[
     share = sum(pixels[split][first.id] for split in SPLITS) / sum(pixels[split].total() for split in SPLITS)
     often = sum(images[split][first.id] for split in SPLITS) / len(usable)
     if share >= BACKGROUND_SHARE and often >= BACKGROUND_IMAGES and len(classes.entries) > 2:
+        place = "data.first_id" if classes.by_place else "the ids of the list"
         yield Finding(
             f"id {first.id} ({first.name}) covers {100 * share:.0f} % of all pixels and is in {100 * often:.0f} % of "
-            "the images; if it is really background, ids are shifted: see data.first_id and data.ignore",
+            f"the images; if it is really background, ids are shifted: see {place} and data.ignore",
             False,
         )
 
@@ -289,7 +290,7 @@ def _find_stray_masks(source: Source) -> Iterator[Finding]:
     """Masks that no image belongs to, and files that are taken for no images."""
     try:
         strays = source.stray_masks()
-        others = source.left_out() if isinstance(source, FolderSource) else []
+        others = source.left_out()
     except (DataError, OSError):
         return  # a folder is missing: that is another finding
     if strays:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from split_matching.errors import DataError
 
-PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2")
 
 FORBIDDEN = "cannot be read (permission denied); check its permissions"
 

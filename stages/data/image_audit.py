@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from split_matching.configs.class_list import ClassList
 from split_matching.errors import DataError
 from split_matching.stages.data.images import (
+    check_size,
     class_id,
     decode_values,
     decode_with_orientation,
@@ -86,7 +89,7 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         table = source.mask_table(mask_path)
         values = decode_values(content, mask_path, table=table)
         kind = "masks have another size than their images"
-        values = decode_values(content, mask_path, (shape[0], shape[1]), table)
+        check_size(values, (shape[0], shape[1]), mask_path)
     except ColouredError as error:
         problem = (COLOURED, str(error))
         return ImageAudit(split, image_id, {}, {}, sha256, rotated, problem, _count_colours(content, mask_path))
@@ -94,17 +97,23 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         return ImageAudit(split, image_id, {}, {}, sha256, rotated, (kind, str(error)))
     known = {*classes.ids, *classes.ignore}
     counts, unknown = Counter[int](), Counter[int]()
-    for value, pixels in zip(*np.unique(values, return_counts=True), strict=True):
-        raw = class_id(int(value), table)
+    for value, number in _count_values(values):
+        raw = class_id(value, table)
         if raw in known:
-            counts[raw] += int(pixels)
+            counts[raw] += number
         else:
-            unknown[int(value)] += int(pixels)
+            unknown[value] += number
     return ImageAudit(split, image_id, counts, unknown, sha256, rotated)
+
+
+def _count_values(values: NDArray[Any]) -> list[tuple[int, int]]:
+    """Each value of a mask with its number of pixels, by value."""
+    if values.dtype == np.uint32:  # colours
+        return list(zip(*(side.tolist() for side in np.unique(values, return_counts=True)), strict=True))
+    counts = np.bincount(values.ravel())  # half the time of np.unique, which sorts
+    return [(int(value), int(counts[value])) for value in np.flatnonzero(counts)]
 
 
 def _count_colours(content: bytes, path: Path) -> dict[int, int]:
     """Pixels of the most frequent colours of a mask."""
-    colours, counts = np.unique(decode_values(content, path, table={}), return_counts=True)
-    most = np.argsort(-counts)[:MOST_COLOURS]
-    return dict(zip(colours[most].tolist(), counts[most].tolist(), strict=True))
+    return dict(Counter(dict(_count_values(decode_values(content, path, table={})))).most_common(MOST_COLOURS))

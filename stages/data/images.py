@@ -37,7 +37,7 @@ MAX_PIXELS = 2**27
 MAX_BYTES = 8 * MAX_PIXELS
 """A file of more is an error, before it is read: as many pixels of four 16-bit channels need (choice)."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000")
 """What is decoded, whatever a file's name says. Pillow knows more: it hands EPS files to another program."""
 
 ORIENTATION = 0x0112
@@ -224,13 +224,23 @@ def decode_values(
     with _decoded(data, path, "mask") as image:
         mask: NDArray[Any]
         mask = stored_colours(image, path) if isinstance(table, Mapping) else stored_values(image, data, path)
-    if shape is not None and mask.shape != tuple(shape):
+    if shape is not None:
+        check_size(mask, shape, path)
+    return mask
+
+
+def check_size(mask: NDArray[Any], shape: tuple[int, int], path: Path) -> None:
+    """Check that a mask has the size of its image, (H, W) pixels.
+
+    Raises:
+        DataError: it has another one.
+    """
+    if mask.shape != tuple(shape):
         turned = " (turned by 90 degrees: does the image have an EXIF orientation?)" if mask.T.shape == shape else ""
         raise DataError(
             f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} but its image is {shape[1]}x{shape[0]}{turned}; "
             "replace one of them"
         )
-    return mask
 
 
 def seen_labels(mask: Labels, seen_ids: Sequence[int]) -> Labels:

@@ -37,7 +37,7 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
         ColouredError: its pixels have colours.
         DataError: it is a JPEG, or its values are no whole numbers of up to 16 bits.
     """
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "JPEG2000"):
         raise DataError(f"{path}: {SMEARED}")
     if image.mode == "P":
         return np.array(image, dtype=np.uint8)
@@ -63,7 +63,7 @@ def stored_colours(image: Image.Image, path: Path) -> NDArray[np.uint32]:
     Raises:
         DataError: it is a JPEG.
     """
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "JPEG2000"):
         raise DataError(f"{path}: {SMEARED}")
     channels = np.array(image.convert("RGB")).astype(np.uint32)
     return np.asarray(channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])

@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from split_matching.errors import DataError
 
@@ -18,7 +19,7 @@ class Fingerprint:
     """What is known of raw files without opening them. Folder names do not enter, so a moved data set keeps it.
 
     Args:
-        sizes: SHA-256 (hex) of every listed id with the sizes of its files in bytes.
+        sizes: SHA-256 (hex) of every listed id with the sizes of its files in bytes, and of the table of colours.
         times: the same of the times of the last change; a copy may have others.
     """
 
@@ -32,16 +33,21 @@ Stat = tuple[int, int]
 ABSENT: Stat = (-1, -1)
 
 
-def make_fingerprint(rows: Iterable[tuple[str, str, Stat, Stat]]) -> Fingerprint:
+def make_fingerprint(
+    rows: Iterable[tuple[str, str, Stat, Stat]], colours: Mapping[int, int] = MappingProxyType({})
+) -> Fingerprint:
     """Make the fingerprint of the listed files.
 
     Args:
         rows: for each image its split, its id, and the sizes and times of its image and its mask.
+        colours: the id of each colour, where masks have colours.
     """
     sizes, times = hashlib.sha256(), hashlib.sha256()
     for split, image_id, image, mask in rows:
         sizes.update(f"{split} {image_id} {image[0]} {mask[0]}\n".encode())
         times.update(f"{split} {image_id} {image[1]} {mask[1]}\n".encode())
+    for colour, raw in sorted(colours.items()):
+        sizes.update(f"colour {colour:06x} {raw}\n".encode())
     return Fingerprint(sizes.hexdigest(), times.hexdigest())
 
 

@@ -49,6 +49,10 @@ class Source(Protocol):
         """Mask files that belong to no image file."""
         ...
 
+    def left_out(self) -> list[str]:
+        """Files among the images that are no pictures by their names, where any picture is an image."""
+        ...
+
 
 @dataclass(frozen=True)
 class Layout:

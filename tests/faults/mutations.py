@@ -210,9 +210,9 @@ def sound_images(folder: Path) -> list[Path]:
     exif[274] = 6
     gray = Image.radial_gradient("L").resize((40, 30))
     found = []
-    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"):
         for mode in ("L", "RGB", "P"):
-            if (kind, mode) in (("JPEG", "P"), ("WEBP", "P")):
+            if (kind, mode) in (("JPEG", "P"), ("WEBP", "P"), ("JPEG2000", "P")):
                 continue
             found.append(folder / f"{mode}.{kind.lower()}")
             gray.convert(mode).save(found[-1], kind, exif=exif)

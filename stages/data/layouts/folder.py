@@ -24,7 +24,7 @@ from split_matching.configs.colour_table import locate_colours, read_colours
 from split_matching.errors import DataError
 from split_matching.stages.data.folder_files import FOREIGN, PICTURES, describe_endings, is_folder, make_id, walk
 from split_matching.stages.data.listing import LONGEST_ID, check_split, parse_list, read_text
-from split_matching.stages.data.raw_files import ABSENT, Fingerprint, make_fingerprint, stat_file
+from split_matching.stages.data.raw_files import Fingerprint, make_fingerprint, stat_file
 from split_matching.stages.data.source import Layout
 
 SPLIT = "{split}"
@@ -266,10 +266,7 @@ class FolderSource:
             for split in ("train", "val")
             for image_id in self.ids(split)
         ]
-        rows += [
-            ("colours", f"{colour:06x}", (raw, 0), ABSENT) for colour, raw in sorted((self._colours or {}).items())
-        ]
-        return make_fingerprint(rows)
+        return make_fingerprint(rows, self._colours or {})
 
     def stray_masks(self) -> list[Path]:
         """Mask files that belong to no image file."""
@@ -285,7 +282,7 @@ class FolderSource:
         return strays
 
     def left_out(self) -> list[str]:
-        """Paths of files in the folder of images that are no pictures by their names."""
+        """Paths of files in the folder of images that are no pictures by their names; none with `data.image_suffix`."""
         return [] if self._data.image_suffix else self._walked[1]
 
 

@@ -122,6 +122,10 @@ class VocSource:
         there = {path.stem for path in (self.root / "JPEGImages").iterdir()}
         return [mask for mask in sorted((self.root / self._data.mask_folder).glob("*.png")) if mask.stem not in there]
 
+    def left_out(self) -> list[str]:
+        """None: images have one ending."""
+        return []
+
 
 def voc_palette() -> list[int]:
     """VOC's colours of the ids 0 to 255: as many RGB triples in one list, each number 0..255.

@@ -125,8 +125,8 @@ IMAGES = [
     Row(
         "text under the name of an image",
         lambda p: p.tree.image("t0").write_text("<html>404 Not Found</html>"),
-        message="{image}: the image cannot be decoded (a web page, not an image: expected JPEG, PNG, BMP, GIF, TIFF "
-        "or WEBP); restore the file or remove its id from the split",
+        message="{image}: the image cannot be decoded (a web page, not an image: expected JPEG, PNG, BMP, GIF, TIFF, "
+        "WEBP or JPEG2000); restore the file or remove its id from the split",
     ),
     Row(
         "a folder under the name of an image",

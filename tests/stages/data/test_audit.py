@@ -248,6 +248,39 @@ def test_rendered_scenes_are_looked_at_once_there_are_some(tmp_path: Path, capsy
     assert "train: 6 images" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [("data.root=./my data/", "./my data/"), ("data.root=~/my data", "~/my data/"), ("", "my data/")],
+)
+def test_paths_are_shown_as_they_were_typed(
+    typed: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write(tmp_path / "my data")
+    (root / "masks/train/a.png").unlink()
+    (root / "own.yaml").write_text("data: {layout: folder, root: ., classes: classes.txt, unseen: [dog, kite]}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["folder", "--set", typed, "data.unseen=[dog, kite]"] if typed else ["my data/own.yaml"]
+    assert main(["check-data", "--artifacts", "cache", "--dataset", *words]) == 3
+    assert f"first: {shown}masks/train/a.png: the mask is absent" in capsys.readouterr().out
+    (root / "classes.txt").unlink()
+    assert main(["check-data", "--artifacts", "cache", "--dataset", *words]) == 2
+    assert f" {shown}classes.txt: no such file" in capsys.readouterr().err
+
+
+def test_advice_fits_the_class_list(tmp_path: Path) -> None:
+    """A list that gives ids takes no data.first_id, so nothing advises it."""
+    root = write(tmp_path, {"train": {"a": (0, 0, 0, 0, 0, 1, 2, 5)}, "val": {"v": (0, 0, 0, 0, 0, 0, 3, 4)}})
+    names = (root / "classes.txt").read_text().split()
+    assert "data.first_id=1" in problems(audit(root))[0]
+    numbered = "".join(f"{place}: {name}\n" for place, name in enumerate(names))
+    labelmap = "".join(f"{name}:{place},0,0::\n" for place, name in enumerate(names))
+    for text in (numbered, labelmap):
+        (root / "classes.txt").write_text(text)
+        (found,) = problems(audit(root))
+        assert "first_id" not in found and "with the ids of the list raised by one" in found
+
+
 def test_photographs_are_fine(voc_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["check-data", "--dataset", "voc", "--artifacts", str(tmp_path), "--set", f"data.root={voc_mini}"]
     assert main(command) == 0

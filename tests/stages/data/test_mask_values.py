@@ -10,7 +10,7 @@ from PIL import Image
 
 from split_matching.stages.data.images import read_mask
 from tests.error_lines import check_error
-from tests.png import CHANNELS, GREY, GREY_ALPHA, PALETTE, RGB, RGBA, png
+from tests.png import CHANNELS, GREY, GREY_ALPHA, PALETTE, RGB, RGBA, png, unpack
 
 
 def values(depth: int, shape: tuple[int, ...] = (5, 13)) -> np.ndarray:
@@ -31,6 +31,20 @@ def test_stored_values_are_the_ids(tmp_path: Path, colour_type: int, depth: int)
     read = read_mask(tmp_path / "a.png", (5, 13), range(2**depth))
     np.testing.assert_array_equal(read, stored)
     assert read.dtype == (np.uint16 if depth == 16 else np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_masks_of_other_programs_equal_an_independent_decoder(tmp_path: Path, mode: str, bits: int) -> None:
+    """Smooth masks, as an encoder then filters its rows; Pillow packs palettes of few colours."""
+    ids = np.minimum(np.add.outer(np.arange(40), np.arange(50)) // 3, 2**bits - 1)
+    picture = Image.fromarray(ids.astype(np.uint16 if mode == "I;16" else np.uint8))
+    if mode == "P":
+        picture.putpalette(np.random.default_rng(0).bytes(3 * 2**bits))
+    (Image.fromarray(ids > 0) if mode == "1" else picture).save(tmp_path / "a.png", bits=bits)
+    stored = unpack((tmp_path / "a.png").read_bytes())
+    assert stored.max() == (1 if mode == "1" else ids.max())
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), stored)
 
 
 @pytest.mark.parametrize("colour_type", [RGB, GREY_ALPHA, RGBA])
@@ -84,6 +98,7 @@ def test_whole_numbers_of_32_bits_are_ids(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), [[0, 300], [65535, 7]])
 
 
-def test_a_jpeg_is_named_before_its_colours_are(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png", "JPEG")
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+def test_a_jpeg_is_named_before_its_colours_are(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png", kind)
     check_error(lambda: read_mask(tmp_path / "a.png"), "the mask is a JPEG")
