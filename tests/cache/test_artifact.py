@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from split_matching.cache import artifact as artifact_module
 from split_matching.cache.artifact import shard_name
 from split_matching.cache.build import open_build
 from split_matching.cache.entry import Entry
 from split_matching.cache.files import rename_damaged
 from split_matching.cache.keys import digest
-from split_matching.errors import CorruptError
+from split_matching.errors import CorruptError, UserError
 from tests.cache.example_builds import (
     IDS,
     RECIPE,
@@ -90,6 +93,22 @@ def test_file_that_is_not_there_or_not_of_the_artifact_is_an_error(entry: Entry)
         artifact.file("stranger.txt")
     (artifact.path / "out.txt").unlink()
     with pytest.raises(CorruptError, match=r"out\.txt is missing: run the stage Square again"):
+        artifact.file("out.txt")
+
+
+def test_file_on_a_failing_disk_is_named_and_not_called_damaged(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = make_plain(entry)
+
+    def fail(path: Path) -> str:
+        raise OSError(number, "")
+
+    monkeypatch.setattr(artifact_module, "known_sha256", fail)
+    number = errno.EIO
+    with pytest.raises(UserError, match=r"^cannot read .*out\.txt: input/output error; ") as caught:
+        artifact.file("out.txt")
+    assert not isinstance(caught.value, CorruptError)
+    number = errno.EXDEV  # means nothing here
+    with pytest.raises(OSError, match=str(errno.EXDEV)):
         artifact.file("out.txt")
 
 

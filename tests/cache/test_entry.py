@@ -107,6 +107,13 @@ def test_only_a_build_of_the_same_is_resumed(entry: Entry) -> None:
     assert not entry.resumes(replace(RECIPE, inputs={}), plan_of(4), "token")
 
 
+def test_what_the_next_run_continues_from_says_how_it_is_cut(entry: Entry) -> None:
+    assert entry.cuts(RECIPE) == []
+    open_build(entry, RECIPE, plan_of(4))
+    assert entry.cuts(RECIPE) == [plan_of(4)]
+    assert entry.cuts(RECIPE, "token") == entry.cuts(replace(RECIPE, inputs={})) == []
+
+
 def test_other_artifacts_of_the_stage_are_listed_newest_first(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [digest(n) for n in range(3)]
     for number in (1, 0, 2):

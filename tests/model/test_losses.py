@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from split_matching.model.losses import mask_losses, nce_loss
+from split_matching.model.losses import mask_losses, nce_loss, quality_loss
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:
@@ -31,6 +31,24 @@ def test_mask_losses_of_one_cell_and_of_none() -> None:
     assert [term.item() for term in one] == pytest.approx([math.log(2), 1 - (2 * 0.5 + 1) / (0.5 + 1 + 1)])
     none = mask_losses(torch.zeros(1, 2), torch.ones(1, 2), torch.zeros(1, 2))
     assert [term.item() for term in none] == [0, 0]
+
+
+def test_mask_losses_of_images_with_several_masks_are_those_of_each_mask() -> None:
+    g = torch.Generator().manual_seed(5)
+    masks, wanted = torch.randn(2, 3, 5, generator=g), torch.rand(2, 3, 5, generator=g)
+    valid = torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 0, 0, 0]])[:, None]  # one row an image
+    together = mask_losses(masks, wanted, valid)
+    for image in range(2):
+        alone = mask_losses(masks[image], wanted[image], valid[image].expand(3, 5))
+        assert [term[image].tolist() for term in together] == [pytest.approx(term.tolist()) for term in alone]
+
+
+def test_quality_is_the_cross_entropy_with_the_iou() -> None:
+    """Covered are cells 0 and 2: overlap 1 + 0.5, union 2 + 2.5 - 1.5, so the IoU is 0.5; of nothing it is 0."""
+    masks, wanted = torch.tensor([[0.5, -1, 3, 4], [-1, -1, -1, -1]]), torch.tensor([[1.0, 1, 0.5, 1], [0, 0, 0, 0]])
+    found = quality_loss(torch.tensor([0.3, 0.3]), masks, wanted, torch.tensor([1.0, 1, 1, 0]))
+    yes, no = -math.log(1 / (1 + math.exp(-0.3))), -math.log(1 / (1 + math.exp(0.3)))
+    assert found.tolist() == pytest.approx([0.5 * yes + 0.5 * no, no])
 
 
 def test_nce_leaves_out_regions_that_show_the_same() -> None:

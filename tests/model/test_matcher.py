@@ -195,3 +195,6 @@ def test_costs_that_are_not_finite_name_their_layer(layer: int, value: float) ->
     nothing = torch.zeros(2, 0, 0), masks[:, :0], wanted[:, :0]
     with pytest.raises(NotFiniteError, match=f"layer {layer}"):
         matcher_of((2, 5, 5))((affinity, masks, wanted), nothing, torch.ones(2, 4), ([2, 2], [0, 0]), 3)
+    alone = affinity[1:], masks[1:], wanted[1:]
+    with pytest.raises(NotFiniteError, match=f"layer {layer}"):
+        matcher_of((2, 5, 5))(alone, [part[1:] for part in nothing], torch.ones(1, 4), ([2], [0]), 3)
