@@ -112,6 +112,22 @@ def test_what_the_next_run_continues_from_says_how_it_is_cut(entry: Entry) -> No
     open_build(entry, RECIPE, plan_of(4))
     assert entry.cuts(RECIPE) == [plan_of(4)]
     assert entry.cuts(RECIPE, "token") == entry.cuts(replace(RECIPE, inputs={})) == []
+    artifact = make_sharded(entry)
+    assert entry.cuts(RECIPE) == []  # nothing is to be made
+    (artifact.path / "train-00001.h5").unlink()
+    assert entry.cuts(RECIPE) == [plan_of(4)]
+    assert entry.cuts(RECIPE, "token") == entry.cuts(replace(RECIPE, inputs={})) == []
+
+
+def test_shards_that_the_next_run_would_remove_are_counted(entry: Entry) -> None:
+    build, newer = open_build(entry, RECIPE, plan_of(4)), replace(RECIPE, code={"stages/a.py": "2"})
+    assert str(entry.state(newer)) == "missing"
+    for index, shards in ((0, "1 finished shard"), (2, "2 finished shards")):
+        make_shard(build, index, shards_of(4)[index])
+        assert str(entry.state(newer)) == f"missing (would remove {shards} of other code)"
+    assert str(entry.state(replace(RECIPE, inputs={}))) == "missing (would remove 2 finished shards of other inputs)"
+    (build.path / "build.json").write_text("{}")
+    assert str(entry.state(RECIPE)) == "missing (would remove 2 finished shards of a damaged build)"
 
 
 def test_other_artifacts_of_the_stage_are_listed_newest_first(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
