@@ -1,7 +1,7 @@
 # make demo   the whole pipeline on the embedded data set; prints the path of the report last
 # make test   lint, types and tests: 4 to 6 minutes on 2 cores
 # make long   the tests that take tens of seconds each: kills, full disks, torchrun, the same bytes: 3 minutes
-# make slurm  the real stages on a real Slurm of one node, with kills: 2 minutes; left out without slurm-wlm and munge
+# make slurm  the real stages on a real Slurm of one node, with kills: some minutes; left out without slurm-wlm and munge
 # make quick  lint, types and the tests of what was changed since main, without the slow ones: under a minute
 # make lint   lint and types only
 # make faults the faults of `make long` over and over, and more of them: hours; prints a table (FAULTS="--only kill --times 5")
