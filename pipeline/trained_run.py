@@ -9,8 +9,10 @@ prediction = segmenter.predict("street.jpg", ["car", "traffic cone", "road"])
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +22,15 @@ from split_matching.configs.schema import Config, weights_file
 from split_matching.environment import command, default_artifacts
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.weights_identity import weights_identity
-from split_matching.pipeline.known_runs import TRAINED, Run, find_run, recorded_sections
+from split_matching.pipeline.known_runs import EVALUATED, TRAINED, Run, find_run, recorded_sections
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import describe_state
+from split_matching.stages.data.image_ids import check_ids_exist
 
 if TYPE_CHECKING:
-    from split_matching.stages.inference.segmenter import Segmenter
+    from split_matching.cache.shard_reader import ShardSet
+    from split_matching.stages.inference.segmenter import Array, Picture, Prediction, Segmenter
 
 
 def load_segmenter(dataset: str, overrides: Sequence[str] = (), set_files: Sequence[Path] = ()) -> Segmenter:
@@ -87,6 +91,67 @@ def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
 
 class TrainedRun(Run):
     """A run of the cache, see `Run`; its config need not be there any more, and its code may be an earlier one."""
+
+    def predict(self, image: Picture, names: Sequence[str]) -> Prediction:
+        """Label every pixel of an image with one of the names; the decoder is loaded once.
+
+        Args:
+            image: a Pillow image, an RGB array (H, W, 3) uint8, or a file.
+            names: class names, seen in training or not; one of the run's own class list stands for its prompts.
+
+        Returns:
+            `labels` (H, W) uint8, `scores` (C, H', W') float32, and `regions`.
+
+        Raises:
+            UserError: see `segmenter` and `Segmenter.predict`.
+        """
+        return self._segmenter.predict(image, names)
+
+    @cached_property
+    def _segmenter(self) -> Segmenter:
+        return self.segmenter()
+
+    def pseudo_masks(self, image_id: str) -> Array:
+        """Return the pseudo masks of a training image: 0 is none, 1..R the regions by falling area. (H', W') uint8.
+
+        Raises:
+            DataError: there is no such image, or the run was made without pseudo masks.
+        """
+        return self._read("pseudo_masks", "train", image_id, "labels")
+
+    def features(self, image_id: str, name: str = "dense", split: str = "train") -> Array:
+        """Return cached features of an image.
+
+        Args:
+            image_id: which image.
+            name: "dense" (h, w, D), "tokens_N" (h, w, width) or "prefix_N" of block N; float16.
+            split: "train" or "val".
+
+        Raises:
+            DataError: there is no such image or feature, or the run was made without cached features.
+        """
+        return self._read("features", split, image_id, name)
+
+    def image_ids(self, split: str = "train") -> tuple[str, ...]:
+        """Return the ids of the images of a split, sorted."""
+        if "dataset" not in self.behind:
+            raise DataError(f"{self.artifact.path}: its result of PrepareDataset is gone")
+        return tuple(sorted(str(image["id"]) for image in self.behind["dataset"].json("images.json")[split]))
+
+    def _read(self, stage: str, split: str, image_id: str, name: str) -> Array:
+        if stage not in self.behind or split not in self.behind[stage].manifest["content"]:
+            raise DataError(f"{self.artifact.path} was made without {stage} of {split} images, or they are gone")
+        if (stage, split) not in self._opened:
+            self._opened[stage, split] = self.behind[stage].shards(split)
+        shards = self._opened[stage, split]
+        if name not in shards.fields:
+            raise DataError(f"there is no {name!r} among the {stage}: expected one of {', '.join(shards.fields)}")
+        check_ids_exist([image_id], shards.ids, f"images of {stage} ({split})")
+        return shards.read(image_id, name)
+
+    @cached_property
+    def _opened(self) -> dict[tuple[str, str], ShardSet]:
+        return {}
 
     def segmenter(self, clip_weights: str = "", device: str = "auto") -> Segmenter:
         """Return the trained decoder of the run, ready to label images.
@@ -164,15 +229,47 @@ class TrainedRun(Run):
         raise DataError(f"{self.artifact.path}: its CLIP weights are {identity}, and {wrong}: give clip_weights=PATH")
 
 
-def load_run(key: str, artifacts: Path | str | None = None) -> TrainedRun:
+def load_run(which: str, artifacts: Path | str | None = None, overrides: Sequence[str] = ()) -> TrainedRun:
     """Return a run of the cache.
 
     Args:
-        key: first digits of its key, as `runs` lists it, or its name.
+        which: name of a data set in `configs/` or path of a config: its fresh run; or the first digits of a key, as
+            `runs` lists it, or the name of a run.
         artifacts: folder of the cache; None for the usual one.
+        overrides: `section.key=value` for a config, as after `--set`.
 
     Raises:
-        UserError: no run has this key or name, or several have.
+        UserError: no run has this key or name, or several have; the config is wrong, or it has no fresh run: the
+            message says what to run.
     """
-    found = find_run(Path(artifacts) if artifacts else default_artifacts(), key)
+    root = Path(artifacts) if artifacts else default_artifacts()
+    if which in known_datasets() or is_config_file(which):
+        root, which = _key_of_config(which, artifacts, overrides)
+    elif overrides:
+        raise ConfigError(f"{which!r} is no config: overrides are for those alone")
+    found = find_run(root, which)
     return TrainedRun(found.artifact, found.behind, found.note, found.usual, found.report)
+
+
+def is_config_file(text: str) -> bool:
+    """Whether a text names a config by its path."""
+    return text.endswith((".yaml", ".yml"))
+
+
+def _key_of_config(dataset: str, artifacts: Path | str | None, overrides: Sequence[str]) -> tuple[Path, str]:
+    """Return the folder of the cache of a config, and the evaluation or else the training that is fresh there.
+
+    Raises:
+        DataError: there is neither.
+    """
+    place = [f"runtime.artifacts={json.dumps(str(artifacts))}"] if artifacts else []
+    plan = make_plan(load_config(dataset, (), [*overrides, *place]))
+    for name in (EVALUATED, TRAINED):
+        if plan[name].state.fresh:
+            return plan.root, f"{name}/{plan[name].key}"
+    words = ["--dataset", dataset, *(["--set", *overrides] if overrides else [])]
+    words += ["--artifacts", str(artifacts)] if artifacts else []
+    raise DataError(
+        f"the run of {dataset} in {plan.root} is {describe_state(plan[TRAINED].state)}: run "
+        f"`{command()} Evaluate {shlex.join(words)}`"
+    )

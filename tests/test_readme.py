@@ -196,6 +196,8 @@ def user_folder(tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert cli.main(["export", *tiny_run, "--out", str(tmp_path / "decoder.safetensors")]) == 0
     load_segmenter, load_config = trained_run.load_segmenter, trained_run.load_config
     monkeypatch.setattr(trained_run, "load_segmenter", functools.partial(load_segmenter, overrides=settings))
+    load_run = functools.partial(trained_run.load_run, overrides=settings)
+    monkeypatch.setattr("split_matching.pipeline.api.load_run", load_run)
     monkeypatch.setattr("split_matching.configs.load.load_config", functools.partial(load_config, overrides=settings))
     (tmp_path / "artifacts").symlink_to(tiny_run[1])
     (tmp_path / "photos").mkdir()

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +37,7 @@ from split_matching.model.token_encoder import TokenEncoder
 from split_matching.model.weights_identity import is_file_spec
 from split_matching.stages.data.images import to_rgb
 from split_matching.stages.data.photos import decode_photo, read_photo, upright
+from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.ground.device import resolve_device
 from split_matching.stages.inference.decoder_scores import DecoderScorer
 from split_matching.stages.inference.exported_decoder import read_export, write_export
@@ -44,6 +45,9 @@ from split_matching.stages.inference.pixels import PixelScorer
 
 Picture = Image.Image | NDArray[np.uint8] | str | os.PathLike[str] | bytes
 """A Pillow image, an RGB array (H, W, 3) uint8, a file, or the bytes of one."""
+
+Array = NDArray[Any]
+"""Of what a run keeps of an image."""
 
 EXPORTED: Mapping[str, tuple[str, ...]] = {
     "text": (),
@@ -57,6 +61,23 @@ EXPORTED: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class PredictedRegion:
+    """The pixels of one name.
+
+    Args:
+        name: the class name.
+        mask: Shape: (H, W), bool.
+        pixels: how many they are.
+        score: mean of the name's score over them.
+    """
+
+    name: str
+    mask: NDArray[np.bool_]
+    pixels: int
+    score: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """Labels of one image.
 
@@ -64,11 +85,26 @@ class Prediction:
         labels: index into `names` of every pixel. Shape: (H, W), uint8.
         names: the class names that were asked for.
         seen: whether each had masks in training.
+        scores: of each name on the grid of the masks, before `evaluate.gamma`; larger is likelier, and scores of one
+            cell compare. Shape: (C, H', W'), float32.
     """
 
     labels: NDArray[np.uint8]
     names: tuple[str, ...]
     seen: tuple[bool, ...]
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32), repr=False)
+
+    @property
+    def regions(self) -> list[PredictedRegion]:
+        """What each name covers, the largest first; names without a pixel are left out."""
+        cells = resize_labels(self.labels, (self.scores.shape[1], self.scores.shape[2]))
+        found = []
+        for index, count in enumerate(self.pixels()):
+            if count:
+                own = self.scores[index][cells == index]
+                score = float(own.mean()) if len(own) else float(self.scores[index].max())
+                found.append(PredictedRegion(self.names[index], self.labels == index, count, score))
+        return sorted(found, key=lambda region: -region.pixels)
 
     def pixels(self) -> list[int]:
         """Return the number of pixels of each name."""
@@ -223,7 +259,7 @@ class Segmenter:
         encoder = TokenEncoder(self.clip, self.config.features.decoder_blocks)
         scores = PixelScorer(self.config, encoder, decoder.score, self.decoder.prompts, batch).score(pixels)
         choices = choose_labels(scores, marks, [self.config.evaluate.gamma], *pixels.shape[:2])
-        return Prediction(choices.labels(0), names, seen)
+        return Prediction(choices.labels(0), names, seen, scores.float().cpu().numpy())
 
     def _text(self, names: tuple[str, ...]) -> Tensor:
         """Text embeddings of the names; those of the last call are kept. (C, D)."""
