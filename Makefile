@@ -7,6 +7,7 @@
 # make faults the faults of `make long` over and over, and more of them: hours; prints a table (FAULTS="--only kill --times 5")
 # make bench  every benchmark, and the tables of benchmarks/README.md; ARGS=--quick only shows that they run
 # make bench-gpu what a GPU makes of the pipeline, in under eight minutes; leaves benchmarks/gpu.json
+# make docs   docs/ and the Python API, from docstrings, as pages in build/docs: seconds, no network
 # make clean  remove the environment and the tools' caches; artifacts/ stays
 #
 # Each target makes the environment if needed. PYTHON=python3.12 picks the interpreter, VENV=DIR the environment's place,
@@ -25,8 +26,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
+DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: help demo test long slurm quick lint faults bench bench-gpu clean
+.PHONY: help demo test long slurm quick lint faults bench bench-gpu docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -63,6 +65,10 @@ bench: $(BENCH_STAMP)
 bench-gpu: $(RUN_STAMP)
 	@$(BIN)/python -m benchmarks.gpu --device cuda --json benchmarks/gpu.json $(ARGS)
 
+docs: $(DOCS_STAMP)
+	@$(BIN)/python -m mkdocs build --quiet --strict
+	@echo build/docs/api.html
+
 clean:
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -not -path './artifacts/*' -prune -exec rm -rf {} +
@@ -91,4 +97,9 @@ $(DEV_STAMP): $(RUN_STAMP)
 $(BENCH_STAMP): $(RUN_STAMP)
 	@echo "installing what the benchmarks need"
 	@$(PIP) install -e '.[bench]'
+	@touch $@
+
+$(DOCS_STAMP): $(RUN_STAMP)
+	@echo "installing what the pages of the docs need"
+	@$(PIP) install -e '.[docs]'
 	@touch $@

@@ -29,7 +29,6 @@ from split_matching.pipeline.text import describe_state
 from split_matching.stages.data.image_ids import check_ids_exist
 
 if TYPE_CHECKING:
-    from split_matching.cache.shard_reader import ShardSet
     from split_matching.stages.inference.segmenter import Array, Picture, Prediction, Segmenter
 
 
@@ -141,17 +140,12 @@ class TrainedRun(Run):
     def _read(self, stage: str, split: str, image_id: str, name: str) -> Array:
         if stage not in self.behind or split not in self.behind[stage].manifest["content"]:
             raise DataError(f"{self.artifact.path} was made without {stage} of {split} images, or they are gone")
-        if (stage, split) not in self._opened:
-            self._opened[stage, split] = self.behind[stage].shards(split)
-        shards = self._opened[stage, split]
-        if name not in shards.fields:
-            raise DataError(f"there is no {name!r} among the {stage}: expected one of {', '.join(shards.fields)}")
-        check_ids_exist([image_id], shards.ids, f"images of {stage} ({split})")
-        return shards.read(image_id, name)
-
-    @cached_property
-    def _opened(self) -> dict[tuple[str, str], ShardSet]:
-        return {}
+        # a file that stays open could not be read with h5py itself, see docs/python.md
+        with contextlib.closing(self.behind[stage].shards(split)) as shards:
+            if name not in shards.fields:
+                raise DataError(f"there is no {name!r} among the {stage}: expected one of {', '.join(shards.fields)}")
+            check_ids_exist([image_id], shards.ids, f"images of {stage} ({split})")
+            return shards.read(image_id, name)
 
     def segmenter(self, clip_weights: str = "", device: str = "auto") -> Segmenter:
         """Return the trained decoder of the run, ready to label images.
