@@ -8,6 +8,7 @@
 # make bench  every benchmark, and the tables of benchmarks/README.md; ARGS=--quick only shows that they run
 # make bench-gpu what a GPU makes of the pipeline, in under eight minutes; leaves benchmarks/gpu.json
 # make docs   docs/ and the Python API, from docstrings, as pages in build/docs: seconds, no network
+# make notebooks  runs notebooks/quickstart.ipynb on a small data set: a minute
 # make clean  remove the environment and the tools' caches; artifacts/ stays
 #
 # Each target makes the environment if needed. PYTHON=python3.12 picks the interpreter, VENV=DIR the environment's place,
@@ -28,7 +29,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: help demo test long slurm quick lint faults bench bench-gpu docs clean
+.PHONY: help demo test long slurm quick lint faults bench bench-gpu docs notebooks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -69,6 +70,10 @@ docs: $(DOCS_STAMP)
 	@$(BIN)/python -m mkdocs build --quiet --strict
 	@echo build/docs/api.html
 
+notebooks: $(DOCS_STAMP)
+	@QUICKSTART="shapes.train_scenes=24 shapes.val_scenes=6 train.steps=10 train.warmup=2" \
+	    $(BIN)/jupyter execute notebooks/quickstart.ipynb
+
 clean:
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -not -path './artifacts/*' -prune -exec rm -rf {} +
@@ -100,6 +105,6 @@ $(BENCH_STAMP): $(RUN_STAMP)
 	@touch $@
 
 $(DOCS_STAMP): $(RUN_STAMP)
-	@echo "installing what the pages of the docs need"
+	@echo "installing what the pages of the docs and the notebooks need"
 	@$(PIP) install -e '.[docs]'
 	@touch $@

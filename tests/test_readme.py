@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import re
 import shlex
 from contextlib import redirect_stdout
@@ -183,6 +184,17 @@ def test_commands_parse(command: str) -> None:
     words = [word for word in shlex.split(command) if word != "$L"]
     options, unknown = build_parser().parse_known_args(words)
     assert not unknown and options.verb == words[0]
+
+
+@pytest.mark.parametrize("path", sorted(Path("notebooks").glob("*.ipynb")), ids=str)
+def test_commands_of_notebooks_parse(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    lines = [line for cell in cells for line in "".join(cell["source"]).splitlines()]
+    for line in lines:
+        if line.startswith("!python run_pipeline.py "):
+            words = shlex.split(line.partition(".py ")[2].replace("{image_id}", "a"), comments=True)
+            options, unknown = build_parser().parse_known_args(words)
+            assert not unknown and options.verb == words[0]
 
 
 def test_commands_are_found() -> None:
