@@ -37,6 +37,7 @@ function show() {
     button.addEventListener("click", () => { kind = entry.kind; show(); });
     return button;
   }));
+  viewer.querySelector(".kinds [aria-pressed=true]").focus();  // keys reach the viewer from there
 }
 
 function reset() { scale = 1; x = 0; y = 0; draw(); }
@@ -65,7 +66,7 @@ examples.forEach((example, number) => {
     button.setAttribute("aria-label", `Enlarge ${source.alt}`);
     source.replaceWith(button);
     button.append(source);
-    button.addEventListener("click", () => { place = number; kind = own; reset(); show(); viewer.showModal(); });
+    button.addEventListener("click", () => { place = number; kind = own; viewer.showModal(); reset(); show(); });
   }
 });
 

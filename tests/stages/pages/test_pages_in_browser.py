@@ -100,7 +100,10 @@ def test_the_report_sorts_enlarges_and_leads_to_images(chromium: Browser, pages:
       document.querySelectorAll("article.example .enlarge")[2].click();
       const shown = viewer.querySelector("img");
       const first = [viewer.open, shown.src === pictures[0][2]];
-      const key = (name) => viewer.dispatchEvent(new KeyboardEvent("keydown", { key: name }));
+      const key = (name) => {
+        document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
+      };
+      viewer.querySelector(".kinds button").click();
       key("4");
       const prediction = shown.src === pictures[0][3];
       key("+");
