@@ -102,7 +102,7 @@ def test_templates_escape_everything_but_their_script() -> None:
         marked[path.name] = re.findall(r"\{\{[^}]*\|\s*safe[^}]*\}\}|autoescape|Markup", text)
         assert "default-src 'none'" in text, path.name
     found = {name: marks for name, marks in marked.items() if marks}
-    assert found == {name: ["{{ script | safe }}"] for name in ("gallery.html.j2", "runs.html.j2")}
+    assert found == {name: ["{{ script | safe }}"] for name in ("gallery.html.j2", "report.html.j2", "runs.html.j2")}
     assert page_template("gallery.html.j2").environment.autoescape is True
 
 
@@ -178,11 +178,15 @@ def test_hostile_class_names_are_text_on_every_page(hostile: SimpleNamespace) ->
     assert found.keys() == {"report.html", "pseudo_masks.html"}
     for name, text in found.items():
         tags = Page(text).tags
-        assert sum(tag == "script" for tag, _ in tags) == (name == "pseudo_masks.html")
+        assert [attrs for tag, attrs in tags if tag == "script"] == [{}], name
         assert not {"svg", "iframe", "object", "embed", "base"} & {tag for tag, _ in tags}
         assert not [tag for tag, attrs in tags for key in attrs if key.startswith("on")]
         assert "49" not in re.findall(r"(?<=>)49(?=<)", text)  # {{ 7 * 7 }}
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+NEIGHBOURS = ("../../../runs.html", "../../inspect/pseudo_masks.html")
+"""Pages of the cache that a reader may follow links to."""
 
 
 def test_pages_load_nothing(hostile: SimpleNamespace) -> None:
@@ -190,6 +194,8 @@ def test_pages_load_nothing(hostile: SimpleNamespace) -> None:
     for name, text in pages(hostile).items():
         for tag, attrs in Page(text).tags:
             for key, value in attrs.items():
+                if tag == "a" and value in NEIGHBOURS:
+                    continue
                 assert key not in LOADS or str(value).startswith(("data:", "#")), (name, tag, key, str(value)[:60])
                 assert "url(" not in str(value), (name, tag, key)
         style = "".join(re.findall(r"<style>(.*?)</style>", text, re.DOTALL))
@@ -204,7 +210,7 @@ def test_hostile_class_names_reach_no_path(hostile: SimpleNamespace) -> None:
     assert outside == []
     allowed = {"data", "classes", "deep"}
     assert {path.name for path in hostile.folder.iterdir()} == allowed
-    assert all(re.fullmatch(r"[\w.\-]+", path.name) for path in hostile.cache.rglob("*"))
+    assert [path.name for path in hostile.cache.rglob("*") if not re.fullmatch(r"[\w.\-]+", path.name)] == []
 
 
 def test_hostile_class_names_survive_json_and_csv(hostile: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
