@@ -1,6 +1,6 @@
 """What a training measures as TensorBoard events, with the times at which it did.
 
-    artifacts/<dataset>/tensorboard/<what differs from the data set's config> <key>/events.out.tfevents.*
+    artifacts/<dataset>/tensorboard/<what differs from the data set's config>_<key>/events.out.tfevents.*
 
 They lie beside the results, not in them: equal runs have equal bytes, and other times. An event that cannot be written
 ends no run.
@@ -77,7 +77,7 @@ class EventFile:
 def run_name(stage: Stage) -> str:
     """Return what differs from the data set's own config in all that made a stage's result, and the key.
 
-    E.g. "train.matching=single train.steps=300 49ae12cd". A resumed run has the same name.
+    E.g. "train.matching=single_train.steps=300_49ae12cd". A resumed run has the same name.
     """
     found: dict[str, Any] = {}
     for member in stage.plan.closure(stage.name):
@@ -89,5 +89,5 @@ def run_name(stage: Stage) -> str:
     differs = [
         f"{path}={format_value(value)}" for path, value in found.items() if path in usual and usual[path] != value
     ]
-    name = re.sub(r"[^\w=.,\[\] -]", "_", " ".join(differs))  # of a folder
-    return f"{name[:LONGEST]} {stage.key[:8]}".strip()
+    name = re.sub(r"[^\w=.,-]+", "_", "_".join(differs))  # of a folder, which a shell takes as it is
+    return "_".join(part for part in (name[:LONGEST], stage.key[:8]) if part)

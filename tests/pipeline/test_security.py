@@ -210,7 +210,7 @@ def test_hostile_class_names_reach_no_path(hostile: SimpleNamespace) -> None:
     assert outside == []
     allowed = {"data", "classes", "deep"}
     assert {path.name for path in hostile.folder.iterdir()} == allowed
-    assert [path.name for path in hostile.cache.rglob("*") if not re.fullmatch(r"[\w.\-]+", path.name)] == []
+    assert [path.name for path in hostile.cache.rglob("*") if not re.fullmatch(r"[\w.,=\-]+", path.name)] == []
 
 
 def test_hostile_class_names_survive_json_and_csv(hostile: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
