@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from split_matching.environment import command
+from split_matching.errors import ConfigError
 from split_matching.pipeline.arguments import (
     add_config_options,
     add_log_option,
@@ -103,6 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run all variants, and write the table."""
+    if len(options.set_file) > 1 and not options.variants:
+        raise ConfigError("--set-file lays all files over the one config; for a row of each, give them as --variants")
     on_folds = options.folds is not None
     request = Request(
         dataset=options.dataset,

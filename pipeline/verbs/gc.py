@@ -30,13 +30,13 @@ DAY = 86400.0  # seconds
 
 HELP = "remove what no known config reaches; shows sizes, and asks"
 DESCRIPTION = """
-Removes what no known config reaches. Known configs are all in configs/, the given one with its --set and --set-file,
-and each of its --variants. Of the other artifacts the newest of each stage are kept
-(--keep), with what they were made from, and of a data set that no known config names at least one. Other data sets
-than the given one are left alone without --all. Files that a killed process left are removed as well, and unfinished
-builds that nobody has written to for a day and that no known config continues. Never removed: what a running process
-makes or reads, what an unfinished build reads, and the artifacts of a stage whose key is unknown because its raw
-files are not there.
+Removes what no known config reaches. Known configs are all in configs/, the given one as it is, with --set, with each
+--set-file alone, with all of them and --set, and with each of its --variants. Of the other artifacts the newest of
+each stage are kept (--keep), with what they were made from, and of a data set that no known config names at least
+one. Other data sets than the given one are left alone without --all. Files that a killed process left are removed as
+well, and unfinished builds that nobody has written to for a day and that no known config continues. Never removed:
+what a running process makes or reads, what an unfinished build reads, and the artifacts of a stage whose key is
+unknown because its raw files are not there.
 """
 EXIT_CODES = "0 done, or nothing to do, 2 wrong usage or config, or nobody to ask"
 EXAMPLES = ("gc --dataset shapes --variants configs/ablations/*.yaml --keep 5 --dry-run",)
@@ -65,11 +65,19 @@ def run(options: argparse.Namespace) -> int:
     """Decide what to remove, ask, and remove it."""
     plan = load_plan(options)
     overrides = overrides_of(options)
-    variants = [load_config(options.dataset, [*options.set_file, file], overrides) for file in options.variants]
+    known = [load_config(options.dataset), load_config(options.dataset, [], overrides), *_with_each(options)]
+    known += [load_config(options.dataset, [*options.set_file, file], overrides) for file in options.variants]
     dataset = "" if options.all else plan.config.dataset
-    return collect_garbage(
-        plan, [plan.config, *variants], options.keep, dataset, dry_run=options.dry_run, yes=options.yes
-    )
+    return collect_garbage(plan, [plan.config, *known], options.keep, dataset, dry_run=options.dry_run, yes=options.yes)
+
+
+def _with_each(options: argparse.Namespace) -> list[Config]:
+    """Return the config with each --set-file alone: an ablation that was run by it is not to be lost."""
+    found = []
+    for file in options.set_file:
+        with contextlib.suppress(ConfigError):  # it may need the others
+            found.append(load_config(options.dataset, [file], overrides_of(options)))
+    return found
 
 
 @dataclass(frozen=True)

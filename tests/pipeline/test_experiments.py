@@ -123,6 +123,7 @@ def test_base_files_lie_under_all_variants(tmp_path, variants, ran) -> None:
         (["--variants", "{tmp}/a/x.yaml", "{tmp}/b/x.yaml"], "'x' is already the name of another variant"),
         (["--variants", "{tmp}/default.yaml"], "'default' is already the name of the data set's own config"),
         (["--variants", "{tmp}/wrong.yaml"], "unknown key train.stepz"),
+        (["--set-file", "{tmp}/a/x.yaml", "{tmp}/b/x.yaml"], "for a row of each, give them as --variants"),
         (["--set", "train.seed=3"], "--set train.seed: it is set for every run here"),
         (["--seeds", "0"], "argument --seeds: 0 is not at least 1"),
         (["--name", "../x"], "--name '../x': expected a plain word"),
