@@ -31,7 +31,7 @@ def limits() -> dict[str, float]:
 
 def submission(folder: Path, tasks: int) -> float:
     """Seconds to submit one array that is held, so that none of its tasks runs; it is removed again."""
-    jobs = [Job("{}", ("Stage",), "", "", folder, _nothing, task, tasks) for task in range(tasks)]
+    jobs = [Job("{}", ("Stage",), "", "", folder, _nothing, "run_pipeline.py", task, tasks) for task in range(tasks)]
     start = time.perf_counter()
     job = submit_jobs(folder, f"held-{tasks}", jobs, {"hold": True, "time": "1"})
     took = time.perf_counter() - start

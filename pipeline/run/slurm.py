@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from split_matching.cache.entry import KEY_LENGTH, read_progress
-from split_matching.errors import ConfigError, UserError, first_line
+from split_matching.environment import command_line
+from split_matching.errors import ConfigError, UserError, first_line, one_line
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session
 from split_matching.pipeline.run.progress import ProgressDisplay
@@ -32,6 +33,7 @@ from split_matching.pipeline.run.tasks import job_of
 from split_matching.pipeline.run.work import make_artifact
 
 POLL_SECONDS = 5.0
+PATIENCE_SECONDS = 300.0  # for which the controller may be busy or restarting
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "STOPPED")
 REQUEUES = 1_000_000  # how often a job may reach its time limit: every time it continues from a checkpoint
 
@@ -48,7 +50,7 @@ def build(stage: Stage, display: ProgressDisplay, failures: Path, ensure: Ensure
 
     Raises:
         ConfigError: there is no Slurm here, or no submitit.
-        UserError: Slurm refused a job.
+        UserError: Slurm refused a job, or does not answer.
     """
     works = [Work(group, ensure) for group in _groups(stage)]
     try:
@@ -139,7 +141,7 @@ class Work:
         data = plan.config.data.model_copy(update={"root": plan.config.data.root and plan.config.data.root.absolute()})
         config = plan.config.model_copy(update={"runtime": runtime, "data": data}).model_dump_json()
         commands = tuple(stage.command for stage in self.stages)
-        return Job(config, commands, plan.force, plan.supersedes, failures, self._ensure, task, tasks)
+        return Job(config, commands, plan.force, plan.supersedes, failures, self._ensure, command_line(), task, tasks)
 
     def is_active(self) -> bool:
         """Whether it is waiting, running or about to end."""
@@ -221,20 +223,30 @@ def _squeue(name: str, *more: str) -> list[tuple[str, str]]:
 
     Raises:
         ConfigError: there is no Slurm here.
+        UserError: squeue did not succeed for some minutes.
     """
     command = ["squeue", "--noheader", f"--name={name}", "--format=%F %T", *more]
+    end, said = time.monotonic() + PATIENCE_SECONDS, False
     while True:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            if done.returncode == 0:
+                break
+            why = one_line(" ".join(done.stderr.split())) or f"exit code {done.returncode}"
         except FileNotFoundError:
             raise ConfigError(
                 "there is no Slurm here (no squeue): run this where sbatch works, or without --engine slurm"
             ) from None
         except subprocess.TimeoutExpired:
-            continue
-        if done.returncode == 0:
-            break
-        time.sleep(POLL_SECONDS)  # the controller may be busy or restarting
+            why = "no answer within a minute"
+        if time.monotonic() >= end:
+            raise UserError(
+                f"Slurm does not answer, squeue: {why}; jobs that were submitted go on: run this again when it works"
+            )
+        if not said:
+            ProgressDisplay().say(f"Slurm does not answer, squeue: {why}; trying again for {PATIENCE_SECONDS:.0f} s")
+            said = True
+        time.sleep(POLL_SECONDS)
     return [(job, state) for job, _, state in (line.partition(" ") for line in done.stdout.splitlines())]
 
 

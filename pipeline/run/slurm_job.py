@@ -7,6 +7,7 @@ the job again by itself.
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import time
@@ -49,6 +50,7 @@ class Job:
         supersedes: digest of the manifest that it supersedes.
         failures: folder in which a failure leaves a record.
         ensure: makes a whole stage.
+        command: what the user typed, as `environment.command_line` has it; manifests name it.
         task: which task of the array it is; it makes every `tasks`-th shard.
         tasks: how many there are; 0 for a job that makes whole stages.
     """
@@ -59,11 +61,13 @@ class Job:
     supersedes: str
     failures: Path
     ensure: Ensure
+    command: str
     task: int = 0
     tasks: int = 0
 
     def __call__(self) -> None:
         """Do the work; ends the process with an exit code if it is not done."""
+        sys.argv = shlex.split(self.command)  # in place of submitit's
         plan = make_plan(Config.model_validate_json(self.config), self.force, self.supersedes)
         stages = [plan.stage(command) for command in self.commands]
         code = 0

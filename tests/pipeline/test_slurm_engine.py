@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from split_matching.configs.load import load_config
+from split_matching.environment import command_line
 from split_matching.errors import ConfigError
 from split_matching.pipeline.run import slurm, slurm_job
 from tests.pipeline.toy_project import Toy
@@ -47,6 +50,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     monkeypatch.setattr(slurm, "_squeue", lambda name, *more: made.active)
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(slurm_job, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "argv", sys.argv)  # jobs replace it
     return made
 
 
@@ -109,6 +113,61 @@ def test_without_slurm_or_submitit_one_line(project: Toy, monkeypatch: pytest.Mo
     monkeypatch.setattr(subprocess, "run", absent)
     assert project.run("Page", *OPTIONS) == 2
     assert "there is no Slurm here" in project.err[-1]
+
+
+class Squeue:
+    """Answers that `subprocess.run` gives one after another, the last one again and again."""
+
+    def __init__(self, *answers: tuple[int, str, str]) -> None:
+        self.answers, self.calls = list(answers), 0
+
+    def __call__(self, words: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+        code, out, err = self.answers[min(self.calls, len(self.answers) - 1)]
+        self.calls += 1
+        return subprocess.CompletedProcess(words, code, out, err)
+
+
+@pytest.fixture
+def squeue(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Squeue]:
+    def answers(*given: tuple[int, str, str]) -> Squeue:
+        made = Squeue(*given)
+        monkeypatch.setattr(subprocess, "run", made)
+        return made
+
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.1)
+    return answers
+
+
+def test_a_slurm_that_never_answers_ends_with_its_own_words(project: Toy, squeue: Callable[..., Squeue]) -> None:
+    asked = squeue((1, "", "slurm_load_jobs error:\nUnable to contact slurm controller\n"))
+    assert project.run("Page", *OPTIONS) == 1
+    assert asked.calls > 1
+    said = [line for line in project.err if "slurm_load_jobs error: Unable to contact slurm controller" in line]
+    assert len(said) == 2 and "trying again" in said[0] and said[1].startswith("error: Slurm does not answer")
+
+
+def test_a_slurm_that_restarts_is_waited_for(squeue: Callable[..., Squeue], capsys: pytest.CaptureFixture[str]) -> None:
+    asked = squeue((1, "", "busy"), (1, "", "busy"), (0, "7 RUNNING\n7 PENDING\n", ""))
+    assert slurm._squeue("Page-1") == [("7", "RUNNING"), ("7", "PENDING")]
+    assert asked.calls == 3 and capsys.readouterr().err.count("busy") == 1
+
+
+def test_jobs_know_the_command_that_submitted_them(project: Toy, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["run_pipeline.py", "Page", "--engine", "slurm", "--set", "runtime.slurm=--time=10 --qos=high"]
+    seen = []
+
+    def submit(folder: Path, name: str, work: list[slurm_job.Job], options: dict[str, Any]) -> str:
+        monkeypatch.setattr(sys, "argv", ["/site/submitit/core/_submit.py", str(folder)])
+        jobs.code_of(work[0])
+        seen.append(command_line())
+        monkeypatch.setattr(sys, "argv", typed)
+        return "1"
+
+    monkeypatch.setattr(slurm, "submit_jobs", submit)
+    monkeypatch.setattr(sys, "argv", ["/home/me/" + typed[0], *typed[1:]])
+    assert project.run("Page", *OPTIONS) == 0, project.err
+    assert set(seen) == {"run_pipeline.py Page --engine slurm --set 'runtime.slurm=--time=10 --qos=high'"}
 
 
 @pytest.mark.parametrize(
