@@ -32,6 +32,8 @@ def open_remote(plan: Plan) -> Remote:
 def pull_missing(stage: Stage, display: ProgressDisplay, forced: bool = False) -> None:
     """Fetch what a run of a stage would make, as far as somebody has pushed it as it would be made here.
 
+    Opens the address only if something is missing: what is fresh needs no network.
+
     Args:
         stage: the wanted stage.
         display: where is shown what is fetched.
@@ -40,10 +42,11 @@ def pull_missing(stage: Stage, display: ProgressDisplay, forced: bool = False) -
     Raises:
         UserError: the remote cannot be read, or has something else than was pushed.
     """
-    remote = open_remote(stage.plan)
+    remote: Remote | None = None
     for member in stage.plan.closure(stage.name):
         if member.own_state.fresh or (forced and member is stage):
             continue
+        remote = remote or open_remote(stage.plan)
         manifest = remote.manifest(_place(member))
         if manifest is not None and not _differences(member, manifest):
             display.say(_pull(remote, member.plan, _place(member), member.command, manifest, display))

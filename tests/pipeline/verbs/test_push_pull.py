@@ -49,6 +49,16 @@ def test_a_run_makes_only_what_is_not_there(project: Toy, far: tuple[str, str]) 
     assert "square train 0003" in project.log()  # another key
 
 
+def test_what_is_fresh_needs_no_network(project: Toy) -> None:
+    nowhere = ("--remote", "nosuch://x")
+    project.run("Listing")
+    assert project.run("Page", *nowhere) == 1 and "Protocol not known" in project.err[-1]
+    assert "page" not in project.log()  # it ends before it makes what others may have
+    assert project.run("Page") == 0
+    assert project.run("Page", *nowhere) == 0, project.err
+    assert project.run("Page", *nowhere, "--force") == 0, project.err  # nothing else is missing
+
+
 def test_what_other_code_made_is_not_fetched(project: Toy, far: tuple[str, str]) -> None:
     project.run("Page")
     project.run("push", *far)
