@@ -160,7 +160,8 @@ def hold_out(ids: Sequence[str], config: TrainConfig) -> tuple[list[str], list[s
             f"train.validate_images {config.validate_images} holds out all of {len(ids)} training images: lower it, or "
             "set train.validate_every to 0"
         )
-    return [image_id for image_id in ids if image_id not in set(held)], held
+    others = set(ids).difference(held)
+    return [image_id for image_id in ids if image_id in others], held
 
 
 # --- which images a step gets -----------------------------------------------------------------------------------------
