@@ -97,7 +97,7 @@ def kept_splits(config: Config) -> tuple[str, ...]:
     return () if config.evaluate.predictor == "decoder" and evaluates_images(config) else ("val",)
 
 
-def weights_file(config: Any) -> str:
+def decoder_weights_file(config: Any) -> str:
     """Return the name of the file of weights that the trained decoder is read from.
 
     Args:

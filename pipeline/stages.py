@@ -17,7 +17,7 @@ from typing import Any
 
 from split_matching.cache.code import ROOMS
 from split_matching.configs.clusterings import Clustering, find_clustering
-from split_matching.configs.schema import Config, evaluates_images, kept_splits, weights_file
+from split_matching.configs.schema import Config, decoder_weights_file, evaluates_images, kept_splits
 from split_matching.pipeline.plan import Files, Plan, Stage
 from split_matching.stages.candidates.region_counts import describe_regions
 from split_matching.stages.data.source import load_layout
@@ -275,7 +275,7 @@ class Evaluate(Stage):
         found: dict[str, Files] = {"dataset": ("val.json", "images.json") if looks else ("val.json",)}
         if not self.reads_images:
             found["features"] = ("val",)
-        return {**found, "train": (weights_file(self.config),)} if self.trained else found
+        return {**found, "train": (decoder_weights_file(self.config),)} if self.trained else found
 
 
 class Report(Stage):

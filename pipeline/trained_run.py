@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from split_matching.configs.class_list import ClassEntry, load_classes, prompts_of
 from split_matching.configs.load import known_datasets, load_config, restore
-from split_matching.configs.schema import Config, weights_file
+from split_matching.configs.schema import Config, decoder_weights_file
 from split_matching.environment import command, default_artifacts
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.weights_identity import weights_identity
@@ -82,7 +82,7 @@ def segmenter_of(plan: Plan, arguments: Sequence[str]) -> Segmenter:
     classes = load_classes(config.data)
     seen = classes.seen(config.data.fold, config.data.folds)
     artifact = plan["train"].artifact()
-    weights = load_file(artifact.file(weights_file(config)))
+    weights = load_file(artifact.file(decoder_weights_file(config)))
     run = f"{config.dataset}/train/{artifact.key[:16]}"
     prompts = prompts_of(classes.entries, config.text)
     return Segmenter(config, clip, weights, [entry.name for entry in seen], run, prompts, classes.names)
@@ -181,7 +181,7 @@ class TrainedRun(Run):
         return Segmenter(
             config,
             clip,
-            load_file(decoder.file(weights_file(config))),
+            load_file(decoder.file(decoder_weights_file(config))),
             [entry["name"] for entry in classes["seen"]],
             f"{self.dataset}/{TRAINED}/{decoder.key[:16]}",
             prompts_of(entries, config.text),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from split_matching.configs.schema import evaluates_images, weights_file
+from split_matching.configs.schema import decoder_weights_file, evaluates_images
 from split_matching.model.query_decoder import QueryDecoder
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
@@ -86,5 +86,5 @@ def load_decoder(
     """
     blocks = ctx.config.features.decoder_blocks
     decoder = QueryDecoder(ctx.config.decoder, width, len(blocks), dim, max(blocks))
-    decoder.load_state_dict(weights or load_file(ctx.inputs["train"].file(weights_file(ctx.config))))
+    decoder.load_state_dict(weights or load_file(ctx.inputs["train"].file(decoder_weights_file(ctx.config))))
     return decoder.eval().to(device)
