@@ -165,7 +165,7 @@ def test_jobs_know_the_command_that_submitted_them(project: Toy, jobs: Jobs, mon
         return "1"
 
     monkeypatch.setattr(slurm, "submit_jobs", submit)
-    monkeypatch.setattr(sys, "argv", ["/home/me/" + typed[0], *typed[1:]])
+    monkeypatch.setattr(sys, "argv", ["/checkout/" + typed[0], *typed[1:]])
     assert project.run("Page", *OPTIONS) == 0, project.err
     assert set(seen) == {"run_pipeline.py Page --engine slurm --set 'runtime.slurm=--time=10 --qos=high'"}
 
