@@ -3,17 +3,20 @@
     artifacts/<dataset>/notes/<key16>.json
 
 They lie beside the artifacts, not in them: they change no result, make nothing stale, and stay when `gc` removes what
-they are about. If that is made again, it has its name again. Source: choice.
+they are about. If that is made again, it has its name again. They may be edited by hand: they have no digest. Source:
+choice.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import KEY_LENGTH
-from split_matching.cache.files import read_json, write_json
+from split_matching.cache.files import atomic_write, parse_json
+from split_matching.errors import CorruptError
 
 FOLDER = "notes"
 
@@ -32,10 +35,21 @@ class Note:
 
 
 def read_note(root: Path, dataset: str, key: str) -> Note:
-    """Return the note of a result; an empty one if there is none, or if it cannot be read."""
-    value = read_json(_place(root, dataset, key))
-    fields = value if isinstance(value, dict) else {}
-    return Note(str(fields.get("name", "")), str(fields.get("text", "")))
+    """Return the note of a result; an empty one if there is none.
+
+    Raises:
+        CorruptError: it cannot be read.
+    """
+    path = _place(root, dataset, key)
+    with explain_disk_errors(path):
+        try:
+            fields = parse_json(path.read_bytes())
+            return Note(str(fields.get("name", "")), str(fields.get("text", "")))
+        except FileNotFoundError:
+            return Note()
+        except (ValueError, AttributeError):
+            wanted = '{"name": "...", "text": "..."}'
+            raise CorruptError(f"{path} is no note: expected {wanted}; correct it, or remove it") from None
 
 
 def write_note(root: Path, dataset: str, key: str, note: Note) -> None:
@@ -56,7 +70,8 @@ def write_note(root: Path, dataset: str, key: str, note: Note) -> None:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(note))
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(asdict(note), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _place(root: Path, dataset: str, key: str) -> Path:

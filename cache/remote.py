@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from split_matching.cache.artifact import MANIFEST, Artifact, load_artifact
 from split_matching.cache.build import swap_in
@@ -29,7 +28,7 @@ from split_matching.cache.keys import file_sha256
 from split_matching.cache.locks import LOCK, lock_file
 from split_matching.cache.remote_manifest import MOST_BYTES, parse_manifest
 from split_matching.cache.running import claim
-from split_matching.errors import ConfigError, CorruptError, UserError, first_line
+from split_matching.errors import ConfigError, CorruptError, UserError, first_line, hide_passwords
 
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
 """Protocols that show an object when it was sent whole, and have no folders."""
@@ -52,7 +51,7 @@ class Remote:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = _without_password(address)
+        self.address = hide_passwords(address)
         with self._explain():
             from fsspec.core import url_to_fs
 
@@ -233,15 +232,20 @@ class Remote:
             raise
         except ImportError as error:
             hint = "pip install 'split-matching[remote]'"
-            raise ConfigError(f"{self.address}: a package for it is missing ({first_line(error)}): {hint}") from error
+            raise ConfigError(f"{self.address}: a package for it is missing ({_say(error)}): {hint}") from error
         except Exception as error:
             hint = "check the address, your rights and the network"
-            raise UserError(f"{self.address}: {first_line(error)}; {hint}") from error
+            raise UserError(f"{self.address}: {_say(error)}; {hint}") from error
 
 
 def place_of(artifact: Artifact) -> str:
     """Return data set, folder of the stage and first digits of the key."""
     return "/".join(artifact.path.parts[-3:])
+
+
+def _say(error: Exception) -> str:
+    """Return what a client says, without a password: some quote the address."""
+    return hide_passwords(first_line(error))
 
 
 def _text_of(manifest: Mapping[str, Any]) -> bytes:
@@ -250,11 +254,3 @@ def _text_of(manifest: Mapping[str, Any]) -> bytes:
 
 def _is_place(place: str) -> bool:
     return re.fullmatch(rf"[\w.-]+/\w+/[0-9a-f]{{{KEY_LENGTH}}}", place) is not None and not place.startswith(".")
-
-
-def _without_password(address: str) -> str:
-    try:
-        password = urlsplit(address).password
-    except ValueError:
-        return address
-    return address.replace(f":{password}@", ":***@") if password else address

@@ -28,6 +28,7 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
         "part": list_paths(),
         "stage": [stage.__name__ for stage in STAGES],
         "stages": [stage.__name__ for stage in STAGES],
+        "names": [stage.__name__ for stage in STAGES],
     }
     functions = []
     for action in _actions(parser):

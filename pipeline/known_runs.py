@@ -24,7 +24,7 @@ from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_runtime
 from split_matching.configs.slices import build_slice
-from split_matching.errors import ConfigError, DataError, UserError
+from split_matching.errors import ConfigError, CorruptError, DataError, UserError
 from split_matching.pipeline.outside import Outside
 from split_matching.pipeline.text import flatten
 
@@ -244,8 +244,16 @@ def settings_of_config(config: Config) -> dict[str, Any]:
 
 def _note_of(root: Path, run: Run) -> Note:
     """Return the note of a run; of an evaluation without a name that of its training."""
-    own, *others = [read_note(root, run.dataset, member.key) for member in reversed(run.own)]
+    own, *others = [_readable_note(root, run.dataset, member.key) for member in reversed(run.own)]
     return Note(own.name or next((note.name for note in others), ""), own.text)
+
+
+def _readable_note(root: Path, dataset: str, key: str) -> Note:
+    """Return a note; an empty one for one that cannot be read: the verb `note` says so, and runs are listed."""
+    try:
+        return read_note(root, dataset, key)
+    except CorruptError:
+        return Note()
 
 
 def check_name(name: str) -> str:

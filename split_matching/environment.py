@@ -1,6 +1,6 @@
 """Where the code runs: from a checkout or installed, at which commit, by which command, and where its results go.
 
-Imports only the standard library, as it runs when nothing else can be imported.
+Imports only the standard library and `errors`, as it runs when nothing else can be imported.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import importlib.metadata
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+
+from split_matching.errors import hide_passwords, one_line
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 """The folder of run_pipeline.py, or site-packages for an installed package."""
@@ -39,8 +42,13 @@ def version() -> str:
 
 
 def command_line() -> str:
-    """Return what this process was started with, as one line for a shell."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return what this process was started with, as `shell_line` does."""
+    return shell_line([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """Return the words of a command as one line for a shell, without the passwords of addresses."""
+    return one_line(shlex.join(map(hide_passwords, words)))
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ project and keeps its traceback.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,9 +13,18 @@ SIMILAR = 0.5
 """Share of equal letters from which a name may have been meant, see `difflib.SequenceMatcher.ratio` (choice)."""
 
 
+_PASSWORD = re.compile(r"(//[^/:\s]*:)(?!:)\S*@")
+"""A password may hold anything, also `/` and `@`; after `::` comes another address of fsspec, no password."""
+
+
 def one_line(text: str) -> str:
     """Return a message with line breaks and other control characters escaped: names in it may come from anywhere."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def hide_passwords(text: str) -> str:
+    """Return a text with every `//USER:PASSWORD@` of an address without its password."""
+    return _PASSWORD.sub(r"\1***@", text)
 
 
 def format_count(number: int, one: str, many: str = "") -> str:

@@ -14,14 +14,13 @@ import importlib.metadata
 import logging
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 from split_matching.cache.manifest import PACKAGES
-from split_matching.environment import commit
+from split_matching.environment import commit, shell_line
 from split_matching.errors import UserError
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import LOGGER
@@ -119,7 +118,7 @@ def note_of(error: BaseException) -> str:
 
 def _describe(plan: Plan, command: str) -> Iterator[str]:
     """Yield who was asked for what: command, keys, code, versions."""
-    yield f"command: {shlex.join(sys.argv)}"
+    yield f"command: {shell_line(sys.argv)}"
     yield f"in {Path.cwd()} on {platform.node()}, process {os.getpid()}"
     wanted = [member.name for member in plan.stages.values() if member.command == command]
     for member in plan.closure(wanted[0]) if wanted else plan.stages.values():

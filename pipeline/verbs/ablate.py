@@ -14,12 +14,11 @@ Source: choice.
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from split_matching.environment import command
+from split_matching.environment import command, shell_line
 from split_matching.errors import ConfigError
 from split_matching.pipeline.arguments import (
     add_config_options,
@@ -117,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
         folds=options.folds or None,
         name=options.name,
         out=options.out,
-        command=f"{command()} {shlex.join(options.command_line)}",
+        command=f"{command()} {shell_line(options.command_line)}",
         jobs=options.jobs,
         debug=options.debug,
     )

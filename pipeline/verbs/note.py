@@ -17,7 +17,7 @@ Keeps a name and a note beside a run, without touching it: nothing becomes stale
 either, prints what there is. `runs` shows both, a report that is made later the name. `diff`, `note` and load_run take
 a name in place of a key.
 """
-EXIT_CODES = "0 kept, 2 wrong usage or name, 3 no such run"
+EXIT_CODES = "0 kept, 2 wrong usage or name, 3 no such run, 4 the note of before cannot be read"
 EXAMPLES = ('note 2d389961 "larger clusters; candidates found more of the unseen classes"', "note 2d389961 --name wide")
 
 

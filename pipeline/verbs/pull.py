@@ -1,4 +1,4 @@
-"""The verb `pull`: fetchs artifacts from an address that several people share."""
+"""The verb `pull`: fetches artifacts from an address that several people share."""
 
 from __future__ import annotations
 

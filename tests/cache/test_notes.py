@@ -5,8 +5,11 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
 from split_matching.cache.entry import Entry, State
 from split_matching.cache.notes import Note, read_note, write_note
+from split_matching.errors import CorruptError
 from tests.cache.example_builds import KEY, RECIPE, make_plain
 
 
@@ -29,10 +32,20 @@ def test_a_note_touches_no_result(entry: Entry) -> None:
     assert entry.state(RECIPE) == State("fresh", artifact=artifact)
 
 
-def test_a_damaged_note_is_none(tmp_path: Path) -> None:
+def test_a_note_may_be_edited_by_hand(tmp_path: Path) -> None:
+    write_note(tmp_path, "toy", KEY, Note("base", "one"))
+    (path,) = (tmp_path / "toy/notes").iterdir()
+    path.write_text(path.read_text().replace("one", "größer"))
+    assert read_note(tmp_path, "toy", KEY) == Note("base", "größer")
+    path.write_text('{"name": "of before", "text": "", "digest": "00"}')
+    assert read_note(tmp_path, "toy", KEY) == Note("of before")
+
+
+def test_a_note_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     write_note(tmp_path, "toy", KEY, Note("base"))
     (path,) = (tmp_path / "toy/notes").iterdir()
     assert stat.S_IMODE(path.stat().st_mode) & 0o444
-    for text in ("", "[]", '{"name"'):
-        path.write_text(text)
-        assert read_note(tmp_path, "toy", KEY) == Note()
+    for text in (b"", b"[]", b'{"name"', b"\xff"):
+        path.write_bytes(text)
+        with pytest.raises(CorruptError, match=r"/toy/notes/.* is no note: .* correct it, or remove it"):
+            read_note(tmp_path, "toy", KEY)

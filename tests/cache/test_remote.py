@@ -279,3 +279,14 @@ def test_a_password_is_not_shown() -> None:
     with pytest.raises(UserError) as error:
         remote.__init__("nosuch://me:secret@host/path")  # type: ignore[misc]
     assert "nosuch://me:***@host/path" in str(error.value) and "secret" not in str(error.value)
+
+
+def test_a_password_that_a_client_quotes_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Remote(str(tmp_path))
+
+    def fail(path: str) -> None:
+        raise OSError("cannot open s3://KEY:SE/CRET@bucket")
+
+    monkeypatch.setattr(remote._fs, "info", fail)
+    with pytest.raises(UserError, match=r"OSError: cannot open s3://KEY:\*\*\*@bucket; check"):
+        remote.manifest(PLACE)

@@ -42,6 +42,8 @@ def complete(script: Path, line: str) -> set[str]:
         ("split-matching Report --set train.steps=1 pseudo_masks.it", {"pseudo_masks.iterations"}),
         ("split-matching plan Eva", {"Evaluate"}),
         ("split-matching adopt EmbedText Eva", {"Evaluate"}),
+        ("split-matching push EmbedText Eva", {"Evaluate"}),
+        ("split-matching pull Clu", {"ClusterPseudoMasks"}),
         ("split-matching inspect pre", {"predictions"}),
         ("split-matching config train.lo", {"train.log_every", "train.loss_class", "train.loss_mask", "train.loss_dice",
                                            "train.loss_cosine", "train.loss_nce", "train.loss_quality"}),
