@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,7 +23,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
-from scipy.io import savemat
 
 from split_matching.cache.artifact import load_artifact
 from split_matching.cache.build import open_build
@@ -41,8 +39,6 @@ from split_matching.model.weight_files import read_weight_file
 from split_matching.stages.data.download import fetch as download
 from split_matching.stages.data.download.archives import unpack
 from split_matching.stages.data.download.fetch import Archive, fetch
-from split_matching.stages.data.download.pascal_context import read_context_mask
-from split_matching.stages.data.download.voc import read_sbd_mask
 from split_matching.stages.data.images import decode_image, decode_mask
 from split_matching.stages.data.listing import parse_list, read_text
 from split_matching.stages.data.photos import decode_photo
@@ -85,9 +81,6 @@ def valid(kind: str) -> bytes:
             with tarfile.open(fileobj=buffer, mode=f"w:{kind}") as tar:
                 tar.addfile(info := tarfile.TarInfo("a/b.txt"), io.BytesIO(b"text"))
                 assert info.name
-    elif kind == "mat":
-        mask = np.array([[0, 7], [20, 3]], np.uint8)
-        savemat(buffer, {"GTcls": {"Segmentation": mask}, "LabelMap": mask})
     elif kind == "safetensors":
         buffer.write(save({"x": torch.arange(6.0)}, {"split_matching": "{}"}))
     else:
@@ -128,13 +121,6 @@ def test_archives(tmp_path: Path, given_file: tuple[str, bytes]) -> None:
     path = tmp_path / f"a.{given_file[0]}"
     path.write_bytes(given_file[1])
     check(lambda: unpack(path, tmp_path / "out", lambda name: "b.txt" if name else None, no_progress))
-
-
-@few
-@given(damaged("mat"))
-def test_masks_of_matlab(given_file: tuple[str, bytes]) -> None:
-    check(lambda: read_sbd_mask(given_file[1], "a.mat"))
-    check(lambda: read_context_mask(given_file[1], "a.mat"))
 
 
 YAML_SIGNS = st.text(st.sampled_from("0123456789_-+.:eExXob[]{},&*!?|>'\"%@`#~= \n\tnaNif\\\0\ud800"), max_size=12)

@@ -129,7 +129,7 @@ def _convert(archive: Path, partial: Path, progress: Progress) -> None:
 
 
 def read_context_mask(data: bytes, where: str) -> NDArray[np.uint8]:
-    """Read a mask of PASCAL Context.
+    """Read a mask of PASCAL Context. Damaged bytes can crash scipy's reader: the archive's checksums come before.
 
     Args:
         data: a MATLAB file with `LabelMap`, 0 or one of 459 labels for each pixel.

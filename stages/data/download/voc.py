@@ -168,7 +168,7 @@ def _convert(archive: Path, own_masks: Path, partial: Path | None, progress: Pro
 
 
 def read_sbd_mask(data: bytes, where: str) -> NDArray[np.uint8]:
-    """Read a mask of SBD.
+    """Read a mask of SBD. Only from an archive whose MD5 is right: damaged bytes can crash scipy's reader.
 
     Args:
         data: a MATLAB file with the struct GTcls, as in SBD's folder `cls`.
