@@ -20,7 +20,7 @@ from split_matching.cache.locks import LOCK, lock_all
 from split_matching.errors import ConfigError, CorruptError, DataError
 
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
-_PREFIX = re.compile(r"(\w+/)?[0-9a-f]{1,64}")
+_PREFIX = re.compile(r"(([\w.-]+/)?\w+/)?[0-9a-f]{1,64}")
 _LEFTOVER = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}(\.partial)?\.[0-9a-f]{{8}}\.(old|new)")
 
 
@@ -67,8 +67,15 @@ def walk_folders(root: Path) -> Iterator[Folder]:
 
 
 def is_key(words: str) -> bool:
-    """Whether a user means a key by this: first digits of one, or `stage/digits`."""
+    """Whether a user means a key by this: first digits of one, `stage/digits` or `dataset/stage/digits`."""
     return bool(_PREFIX.fullmatch(words))
+
+
+def split_key(words: str) -> tuple[str, str, str]:
+    """Return data set, stage and first digits of what `is_key`; "" for what is not named."""
+    *place, digits = words.split("/")
+    dataset, stage = ["", "", *place][-2:]
+    return dataset, stage, digits
 
 
 def find_artifact(root: Path, prefix: str, stages: Sequence[str] = ()) -> Artifact:
@@ -76,27 +83,29 @@ def find_artifact(root: Path, prefix: str, stages: Sequence[str] = ()) -> Artifa
 
     Args:
         root: folder of the cache.
-        prefix: first digits of the key; `stage/digits` looks among the artifacts of one stage.
+        prefix: first digits of the key; `stage/digits` looks among the artifacts of one stage, `dataset/stage/digits`
+            among those of one data set: a copy of a config under another name has the same keys.
         stages: the only stages to look at, by their folders; none for all.
 
     Raises:
         ConfigError: several keys begin so, or this is no key.
         DataError: no key does.
     """
-    stage, _, start = prefix.rpartition("/")
     if not is_key(prefix):
         raise ConfigError(f"{prefix!r} is no key: expected hex digits, as `status` shows in the names of folders")
+    dataset, stage, start = split_key(prefix)
     found = [
         folder.artifact
         for folder in walk_folders(root)
         if folder.artifact and folder.artifact.key.startswith(start)
-        if stage in ("", folder.place[1]) and (not stages or folder.place[1] in stages)
+        if dataset in ("", folder.place[0]) and stage in ("", folder.place[1])
+        if not stages or folder.place[1] in stages
     ]
     if not found:
         raise DataError(f"no artifact in {root} has a key that begins with {start}: see `status`")
     if len(found) > 1:
-        names = ", ".join(f"{artifact.stage}/{artifact.key[:KEY_LENGTH]}" for artifact in found[:4])
-        raise ConfigError(f"{len(found)} keys begin with {start} ({names}): give more digits, or STAGE-FOLDER/KEY")
+        names = ", ".join("/".join(artifact.path.parts[-3:]) for artifact in found[:4])
+        raise ConfigError(f"{len(found)} keys begin with {start} ({names}): give one of these, or more digits")
     return found[0]
 
 

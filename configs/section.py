@@ -58,5 +58,11 @@ def is_neutral(field: FieldInfo, value: Any) -> bool:
     return "neutral" in marks and value == marks["neutral"]
 
 
+def neutral_values(section: type[BaseModel]) -> dict[str, Any]:
+    """Return the values that stand for the absence of the fields of a section that were added later, by name."""
+    marks = {name: _marks(field) for name, field in section.model_fields.items()}
+    return {name: mark["neutral"] for name, mark in marks.items() if "neutral" in mark}
+
+
 def _marks(field: FieldInfo) -> Mapping[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, Mapping) else {}

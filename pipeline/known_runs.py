@@ -22,7 +22,7 @@ from split_matching.cache.lineage import trace
 from split_matching.cache.notes import Note, read_note
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
-from split_matching.configs.section import Section, is_runtime
+from split_matching.configs.section import Section, is_runtime, neutral_values
 from split_matching.configs.slices import build_slice
 from split_matching.errors import ConfigError, CorruptError, DataError, UserError
 from split_matching.pipeline.outside import Outside
@@ -33,6 +33,15 @@ TRAINED, EVALUATED, REPORTED = "train", "evaluate", "report"
 SEED = "train.seed"
 METRICS = ("pAcc", "mIoU_seen", "mIoU_unseen", "hIoU")
 """Names in `metrics.json` and in the manifest of Evaluate; in percent."""
+
+READ_WHOLE = {
+    "text": ("text",),
+    "pseudo_masks": ("pseudo_masks",),
+    TRAINED: ("train", "decoder"),
+    EVALUATED: ("evaluate",),
+}
+"""Sections with settings that were added later, by the stage that reads all of them that change its result: what it did
+not record did not exist yet."""
 
 LONGEST_NAME = 80  # characters
 
@@ -77,7 +86,7 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Results in percent by the names of `METRICS`; undefined ones, and those of a training, are absent."""
         summary = self.artifact.summary if self.artifact.stage == EVALUATED else {}
-        return {name: float(summary[name]) for name in METRICS if name in summary}
+        return {name: float(summary[name]) for name in METRICS if isinstance(summary.get(name), int | float)}
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -85,11 +94,27 @@ class Run:
         return settings_of(self.behind)
 
     @cached_property
+    def younger(self) -> dict[str, Any]:
+        """Settings that are younger than it, with the values that stand for their absence."""
+        found: dict[str, Any] = {}
+        for stage, sections in READ_WHOLE.items():
+            recorded = recorded_sections({stage: self.behind[stage]}) if stage in self.behind else {}
+            for section in recorded.keys() & sections:
+                neutral = neutral_values(type(Config.model_fields[section].default))
+                found |= {f"{section}.{name}": value for name, value in neutral.items()}
+        baseline = self.settings.get("evaluate.predictor", "decoder") != "decoder"  # reads little of `evaluate`
+        return {
+            name: value
+            for name, value in found.items()
+            if name not in self.settings and not (baseline and name.startswith("evaluate."))
+        }
+
+    @cached_property
     def differs(self) -> dict[str, tuple[Any, Any]]:
         """Settings that are not as usual, without the seed: what is usual, and its own value."""
         return {
             name: (self.usual[name], value)
-            for name, value in self.settings.items()
+            for name, value in {**self.younger, **self.settings}.items()
             if name != SEED and name in self.usual and self.usual[name] != value
         }
 
@@ -142,12 +167,24 @@ def list_runs(root: Path, config: Config | None = None) -> list[Run]:
     ]
 
 
+def describe_run(root: Path, artifact: Artifact) -> Run:
+    """Return the run of an artifact, without a look at the other runs of the cache.
+
+    Args:
+        root: folder of the cache.
+        artifact: of Evaluate or TrainDecoder. It is compared with the config of its data set in `configs/`; where there
+            is none, with nothing.
+    """
+    run = Run(artifact, trace(artifact))
+    return replace(run, note=_note_of(root, run), usual=_settings_of_dataset(run.dataset) or {})
+
+
 def find_run(root: Path, words: str) -> Run:
     """Return a run by the first digits of its key, or by its name.
 
     Args:
         root: folder of the cache.
-        words: digits, `train/digits` or `evaluate/digits`, or a name.
+        words: digits, `train/digits` or `evaluate/digits`, the same behind the data set's name, or a name.
 
     Raises:
         ConfigError: several runs begin so or have this name.
@@ -178,7 +215,10 @@ def _find_named(root: Path, runs: Sequence[Run], name: str) -> Run:
 def settings_of(behind: Mapping[str, Artifact]) -> dict[str, Any]:
     """Return the settings that artifacts recorded, together, by dotted names."""
     sections = recorded_sections(behind)
-    return {**flatten({**sections, "classes": {}}), **_describe_classes(sections.get("classes", {}))}
+    classes: dict[str, list[str]] = {}
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # a manifest from elsewhere may hold anything
+        classes = _describe_classes(sections.get("classes", {}))
+    return {**flatten({**sections, "classes": {}}), **classes}
 
 
 def recorded_sections(behind: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
@@ -186,7 +226,8 @@ def recorded_sections(behind: Mapping[str, Artifact]) -> dict[str, dict[str, Any
     merged: dict[str, dict[str, Any]] = {}
     for artifact in behind.values():
         for section, values in artifact.manifest["config"].items():
-            merged.setdefault(section, {}).update(values)
+            if isinstance(values, Mapping):  # a manifest from elsewhere may hold anything
+                merged.setdefault(section, {}).update(values)
     return merged
 
 
@@ -208,11 +249,18 @@ def _usual_settings(runs: Sequence[Run], config: Config | None) -> dict[str, Set
     for dataset in {run.dataset for run in runs}:
         if config is not None and config.dataset == dataset:
             usual[dataset] = settings_of_config(config)
-        elif dataset in known_datasets():
-            usual[dataset] = settings_of_config(load_config(dataset))
         else:
-            usual[dataset] = _most_common([run.settings for run in runs if run.dataset == dataset])
+            own = [run.settings for run in runs if run.dataset == dataset]
+            usual[dataset] = _settings_of_dataset(dataset) or _most_common(own)
     return usual
+
+
+def _settings_of_dataset(dataset: str) -> Settings | None:
+    """Return the settings of a config in `configs/`; None if there is none, or if it cannot be read."""
+    if dataset in known_datasets():
+        with contextlib.suppress(UserError):  # an error in one file is no reason to say nothing of other runs
+            return settings_of_config(load_config(dataset))
+    return None
 
 
 def _most_common(all_settings: Sequence[Settings]) -> dict[str, Any]:

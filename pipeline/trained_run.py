@@ -189,9 +189,9 @@ class TrainedRun(Run):
         )
 
     def _config(self, clip_weights: str) -> Config:
-        """Return the config of the run; what it does not record is as usual for its data set."""
+        """Return the config of the run; what it does not record and is not `younger` is as usual for its data set."""
         values: dict[str, Any] = {"dataset": self.dataset}
-        for name, value in {**self.usual, **self.settings}.items():
+        for name, value in {**self.usual, **self.younger, **self.settings}.items():
             section, _, field = name.partition(".")
             if section != "classes" and field != "identity":
                 values.setdefault(section, {})[field] = value
@@ -260,7 +260,7 @@ def _key_of_config(dataset: str, artifacts: Path | str | None, overrides: Sequen
     plan = make_plan(load_config(dataset, (), [*overrides, *place]))
     for name in (EVALUATED, TRAINED):
         if plan[name].state.fresh:
-            return plan.root, f"{name}/{plan[name].key}"
+            return plan.root, f"{plan.config.dataset}/{name}/{plan[name].key}"
     words = ["--dataset", dataset, *(["--set", *overrides] if overrides else [])]
     words += ["--artifacts", str(artifacts)] if artifacts else []
     raise DataError(

@@ -21,7 +21,7 @@ from split_matching.cache.shard_reader import ShardSet
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.runtime_settings import RuntimeConfig
 from split_matching.errors import UserError, format_count
-from split_matching.pipeline.known_runs import EVALUATED, REPORTED, find_run
+from split_matching.pipeline.known_runs import EVALUATED, REPORTED, describe_run
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session, torchrun
 from split_matching.pipeline.run.cpu import WAITING
@@ -194,5 +194,5 @@ def _context(stage: Stage, build: Build, progress: Callable[[int, int], Any]) ->
 
 def _about(stage: Stage) -> About:
     """Return what the page of a run says of it besides its results."""
-    run = find_run(stage.plan.root, f"{EVALUATED}/{stage.plan[EVALUATED].key}")
+    run = describe_run(stage.plan.root, stage.plan[EVALUATED].artifact())
     return About(run.note.name, run.note.text, run.seed, tuple(list_differences(run)))

@@ -19,8 +19,8 @@ from split_matching.pipeline.text import describe_change
 HELP = "the differences between two runs or artifacts: settings, code, environment, results"
 DESCRIPTION = """
 Prints the differences between two artifacts and all that they were made from: settings, results, which stages differ,
-code and environment. The first digits of a key are enough; STAGE-FOLDER/KEY, e.g. train/49ae, looks among those of one
-stage; a run may be given by its name.
+code and environment. The first digits of a key are enough; train/49ae looks among those of one stage,
+voc/train/49ae among those of one data set; a run may be given by its name.
 """
 EXIT_CODES = "0 printed, 2 no key, or the first digits of several keys, 3 no such artifact"
 EXAMPLES = ("diff 2be83e14 97991bcb", "diff baseline wide")

@@ -52,8 +52,13 @@ def test_artifact_is_found_by_the_first_digits(entry: Entry) -> None:
     artifact = make_plain(entry)
     make_plain(replace(entry, stage="cubes"), name="other.txt")
     assert find_artifact(entry.root, f"squares/{KEY[:3]}") == artifact
-    with pytest.raises(ConfigError, match=r"2 keys begin with .* \(cubes/.*, squares/.*\): give more digits"):
+    with pytest.raises(ConfigError, match=r"2 keys begin with .* \(toy/cubes/\w{16}, toy/squares/\w{16}\): give one"):
         find_artifact(entry.root, KEY)
+    copy = make_plain(replace(entry, dataset="toy.copy-2"))
+    with pytest.raises(ConfigError, match=r"\(toy/squares/\w{16}, toy.copy-2/squares/\w{16}\): give one"):
+        find_artifact(entry.root, f"squares/{KEY}")
+    assert find_artifact(entry.root, f"toy/squares/{KEY}") == artifact
+    assert find_artifact(entry.root, f"toy.copy-2/squares/{KEY[:4]}") == copy
     with pytest.raises(DataError, match=r"no artifact .* has a key that begins with"):
         find_artifact(entry.root, f"roots/{KEY}")
     with pytest.raises(ConfigError, match="is no key"):

@@ -69,12 +69,16 @@ def make_run(
     report: bool = False,
 ) -> Artifact:
     """A run of some settings: the artifact of its evaluation, or of its training if there are no scores."""
-    masks = make_artifact(root, dataset, "pseudo_masks", {"pseudo_masks": {"merge": merge}}, {}, {"regions": 3.5})
-    trained = {"train": {"seed": seed, "steps": steps}}
+    masks = make_artifact(
+        root, dataset, "pseudo_masks", {"pseudo_masks": {"merge": merge, "max_annotated": 0.5}}, {}, {"regions": 3.5}
+    )
+    trained = {"train": {"seed": seed, "steps": steps, "loss_quality": 1.0}}
     train = make_artifact(root, dataset, "train", trained, {"pseudo_masks": masks}, {"steps": steps}, 60.0)
     if scores is None:
         return train
-    config = {"evaluate": {"gamma": gamma}} | ({} if dataset == "shapes" else {"classes": {"all": CLASSES}})
+    config = {"evaluate": {"gamma": gamma, "confidence": "both"}} | (
+        {} if dataset == "shapes" else {"classes": {"all": CLASSES}}
+    )
     names = ("pAcc", "mIoU_seen", "mIoU_unseen", "hIoU")
     evaluate = make_artifact(
         root, dataset, "evaluate", config, {"train": train}, dict(zip(names, scores, strict=True)), 5.0

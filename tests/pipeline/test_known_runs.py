@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from split_matching.cache.artifact import Artifact
 from split_matching.cache.files import remove
 from split_matching.cache.notes import Note, write_note
 from split_matching.configs.load import load_config
+from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, DataError
-from split_matching.pipeline.known_runs import check_name, find_run, list_runs, settings_of_config
-from tests.pipeline.made_runs import make_run
+from split_matching.pipeline import known_runs
+from split_matching.pipeline.known_runs import check_name, describe_run, find_run, list_runs, settings_of_config
+from split_matching.pipeline.trained_run import TrainedRun
+from tests.pipeline.made_runs import make_artifact, make_run
 
 
 def test_a_run_is_an_evaluation_or_a_training_without_one(tmp_path: Path) -> None:
@@ -35,7 +40,10 @@ def test_what_is_known_of_a_run(tmp_path: Path) -> None:
     assert run.metrics == {"pAcc": 90.0, "mIoU_seen": 80.0, "mIoU_unseen": 60.0, "hIoU": 68.6}
     assert (run.seed, run.seconds, run.size) == (3, 65.0, 200)  # without the shared pseudo masks
     assert run.report is not None and run.report.parts[-3] == "report"
-    assert run.settings == {"pseudo_masks.merge": 0.85, "train.seed": 3, "train.steps": 600, "evaluate.gamma": 0.0}
+    assert run.settings == {
+        **{"pseudo_masks.merge": 0.85, "pseudo_masks.max_annotated": 0.5, "train.seed": 3, "train.steps": 600},
+        **{"train.loss_quality": 1.0, "evaluate.gamma": 0.0, "evaluate.confidence": "both"},
+    }
     assert (trained.metrics, trained.seed, trained.seconds, trained.size, trained.report) == ({}, 4, 60.0, 100, None)
 
 
@@ -54,6 +62,60 @@ def test_runs_are_compared_with_the_config_of_their_data_set(tmp_path: Path) -> 
     other, same = list_runs(tmp_path)
     assert same.differs == {}
     assert other.differs == {"train.steps": (600, 300), "pseudo_masks.merge": (0.85, 0.7)}  # the seed is told apart
+
+
+def test_a_setting_that_is_younger_than_a_run_has_the_value_that_stands_for_its_absence(tmp_path: Path) -> None:
+    train = make_artifact(tmp_path, "shapes", "train", {"train": {"steps": 600}, "decoder": {"dim": 128}}, {}, {})
+    evaluated = {
+        "evaluate": {"gamma": 0.0},
+        "text": {"templates": ["a photo of a {}."]},
+    }
+    make_artifact(tmp_path, "shapes", "evaluate", evaluated, {"train": train}, {"pAcc": 3.0})
+    make_artifact(tmp_path, "shapes", "evaluate", {"evaluate": {"predictor": "dense"}}, {}, {"pAcc": 3.0})
+    baseline, run = list_runs(tmp_path)
+    assert run.differs["train.loss_quality"] == (1.0, 0.0) and run.differs["evaluate.confidence"] == ("both", "none")
+    assert run.younger["train.min_lr"] == 0.0 and run.younger["decoder.mfe_scales"] == [1, 2, 4]
+    assert not {"train.steps", "text.prompts", "pseudo_masks.max_annotated"} & run.younger.keys()
+    assert baseline.differs == {"evaluate.predictor": ("decoder", "dense")}
+    config = TrainedRun(run.artifact, {**run.behind, "text": clip_of(tmp_path)}, usual=run.usual)._config("")
+    assert (config.train.loss_quality, config.evaluate.confidence) == (0.0, "none")
+    assert config.pseudo_masks.max_annotated == 0.5  # its section is not known: as usual
+
+
+def clip_of(root: Path) -> Artifact:
+    return make_artifact(root, "shapes", "text", {"clip": {"identity": "random:0"}}, {}, {})
+
+
+def test_a_copy_of_a_config_has_runs_of_its_own(tmp_path: Path) -> None:
+    """A key does not contain the data set's name."""
+    run = make_run(tmp_path, steps=300)
+    shutil.copytree(tmp_path / "shapes", tmp_path / "copy")
+    with pytest.raises(ConfigError, match=r"2 keys .* \(copy/evaluate/\w+, shapes/evaluate/\w+\)"):
+        find_run(tmp_path, run.key)
+    assert find_run(tmp_path, f"copy/evaluate/{run.key}").artifact.path.parts[-3] == "copy"
+    described = describe_run(tmp_path, run)  # as for a report
+    assert described.artifact == run and described.differs == {"train.steps": (600, 300)} and described.seed == 0
+    write_note(tmp_path, "shapes", run.key, Note("base", "one"))
+    assert describe_run(tmp_path, run).note == Note("base", "one")
+
+
+def test_what_is_wrong_elsewhere_does_not_end_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"train": {"steps": 5}, "decoder": ["odd"], "classes": {"all": 3}}
+    train = make_artifact(tmp_path, "voc", "train", config, {}, {})
+    make_artifact(tmp_path, "voc", "evaluate", {"evaluate": None}, {"train": train}, {"pAcc": "x", "hIoU": 3.0})
+    make_run(tmp_path, steps=300)
+    (tmp_path / "shapes/notes").mkdir()
+    (tmp_path / f"shapes/notes/{list_runs(tmp_path)[0].key[:16]}.json").write_text("{")
+
+    def load(dataset: str) -> Config:
+        if dataset == "voc":
+            raise ConfigError("configs/voc.yaml: unknown key")
+        return load_config(dataset)
+
+    monkeypatch.setattr(known_runs, "load_config", load)
+    shapes, odd = list_runs(tmp_path)
+    assert shapes.differs == {"train.steps": (600, 300)} and shapes.note == Note()
+    assert odd.settings == {"train.steps": 5} and odd.metrics == {"hIoU": 3.0} and odd.differs == {}
 
 
 def test_runs_of_a_config_that_is_gone_are_compared_with_most_of_them(tmp_path: Path) -> None:
