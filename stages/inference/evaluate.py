@@ -36,6 +36,7 @@ from split_matching.stages.inference.exported_decoder import read_export
 from split_matching.stages.inference.metric_files import write_confused, write_metrics, write_per_image
 from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores, score_image
 from split_matching.stages.inference.predictors import load_predictor
+from split_matching.stages.inference.score_memory import Room, score_bytes
 
 KIND = "predictions"
 
@@ -59,11 +60,12 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     predictor = load_predictor(ctx, text, torch.from_numpy(seen).to(device))
     source = open_source(config.data, ctx.data_root)
     ids = sorted(str(image["id"]) for image in ctx.inputs["dataset"].json("val.json")["images"])
-    counts = Counts(seen, config.evaluate)
+    counts, room = Counts(seen, config.evaluate), Room()
 
     def evaluate(image_id: str) -> Counted:
         truth = read_all_labels(source, image_id, [entry.id for entry in entries])
-        return counts.count(truth, predictor.score(image_id))
+        with room.take(score_bytes(config, truth.shape, len(entries))):
+            return counts.count(truth, predictor.score(image_id))
 
     with ShardWriter(ctx.out / "val-00000.h5", KIND, {"labels": Field("uint8", lead=2, compress=True)}) as writer:
         images = zip(ids, ordered_map(evaluate, ids, _threads(device)), strict=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +46,7 @@ class TrainedDecoder:
         foreign = load_foreign(ctx.config, self.clip) if ctx.config.evaluate.trained_on else None
         decoder = load_decoder(ctx, self.clip.width, text.shape[1], device_of(ctx), foreign)
         self.scorer = DecoderScorer(decoder, text, seen, ctx.config, self.clip)
+        self.scoring = scoring_lock(device_of(ctx))
         self.pixels: PixelScorer | None = None
         if evaluates_images(ctx.config):
             self.pixels = make_pixel_scorer(ctx, self.scorer.score, decoder.prompts)
@@ -55,11 +58,14 @@ class TrainedDecoder:
     def score(self, image_id: str) -> Tensor:
         """Class scores of an image. Shape: (C, H', W')."""
         if self.pixels is not None:
-            return self.pixels.score(self._read(image_id))
+            image = self._read(image_id)
+            with self.scoring:
+                return self.pixels.score(image)
         with self.reading:
             tokens = [self.features.read(image_id, f"tokens_{block}") for block in self.config.features.decoder_blocks]
         maps = [torch.from_numpy(values)[None].to(self.scorer.text.device).float() for values in tokens]
-        return self.scorer.score(maps, [lambda: self._read(image_id)])[0]
+        with self.scoring:
+            return self.scorer.score(maps, [lambda: self._read(image_id)])[0]
 
     def count_cost(self) -> dict[str, int]:
         """Parameters, and operations of one square image or window."""
@@ -70,6 +76,11 @@ class TrainedDecoder:
 
     def _read(self, image_id: str) -> NDArray[np.uint8]:
         return read_image(self.source.image_path(image_id))
+
+
+def scoring_lock(device: str) -> AbstractContextManager[Any]:
+    """Return what lets one thread score at a time on a GPU, for its memory; on the CPU all may."""
+    return nullcontext() if device == "cpu" else Lock()
 
 
 def load_decoder(

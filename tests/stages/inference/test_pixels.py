@@ -1,5 +1,6 @@
 """Class scores straight from pixels: whole images, and sliding windows."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference import evaluate
 from split_matching.stages.inference.pixels import make_pixel_scorer
+from split_matching.stages.inference.score_memory import Room
 from tests.handmade import Chain
 
 
@@ -35,6 +37,30 @@ def test_window_over_the_whole_image_equals_whole_mode(base: Chain, tmp_path: Pa
         shards = chain.inputs["evaluate"].shards("val")
         labels.append(np.stack([shards.read(i, "labels") for i in shards.ids]))
     assert (labels[0] == labels[1]).mean() > 0.99  # the cache is rounded to float16
+
+
+def test_images_are_scored_one_by_one_where_no_two_fit_with_the_same_bytes(
+    base: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base.train()
+    found = []
+    for name, size in (("wide", 10**9), ("narrow", 1)):
+        chain = base.branch(tmp_path / name, "evaluate.mode=slide", "evaluate.window=64", "evaluate.stride=48")
+        chain.slice = make_plan(chain.config)["evaluate"].slice
+        taken: list[int] = []
+
+        class Watched(Room):
+            def take(self, size: int, taken: list[int] = taken) -> contextlib.AbstractContextManager[None]:
+                taken.append(size)
+                return super().take(size)
+
+        monkeypatch.setattr(evaluate, "Room", lambda size=size: Watched(size))
+        chain.whole(evaluate, "evaluate")
+        artifact = chain.inputs["evaluate"]
+        assert len(taken) == len(artifact.shards("val").ids) and min(taken) > 1
+        files = set(artifact.path.glob("*.*")) - {artifact.path / "manifest.json"}
+        found.append({path.name: path.read_bytes() for path in files})
+    assert found[0] == found[1] and "val-00000.h5" in found[0]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
