@@ -1,7 +1,8 @@
 """A page of all pseudo masks: a slider for `pseudo_masks.merge`, filters, and a map of the regions' embeddings.
 
 The page loads nothing. Its one script is inline and allowed by its digest. What it shows comes as JSON that the
-template escapes, and the script makes no markup of it. Unseen names are not read at all.
+template escapes, and the script makes no markup of it. No unseen name and no unseen annotation is on it. Unseen
+names are read for colours alone: those of the seen classes follow from the whole list, to be the same on all pages.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Report: one self-contained HTML page about one run.
 
 The page loads nothing (images are `data:` URIs, styles and the one script are inline, and a content security policy
-forbids the rest), reads on a phone and without script, and is a function of its inputs: times come from the manifests
-of the upstream artifacts, so equal inputs give equal bytes. Names from files go through the template's autoescape only;
-the script sees them as text.
+forbids the rest), and reads on a phone and without script. Its numbers, pictures and times come from the upstream
+artifacts and their manifests. Beside them it says the name and note of the run, its commands, and what differed
+from the data set's config at that time: these are in no key, so two pages of equal results may differ in them. Names
+from files go through the template's autoescape only; the script sees them as text.
 """
 
 from __future__ import annotations

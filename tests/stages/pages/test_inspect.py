@@ -195,6 +195,10 @@ def test_gallery_loads_nothing_and_its_script_is_allowed_by_digest(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page and "default-src 'none'" in page
     assert not any(name in page for name in UNSEEN)
+    data = gallery_data(page)
+    assert len(data["classes"]) == len(data["class_colours"]) == 15
+    annotated = {image["id"]: [data["classes"][place] for place in image["seen"]] for image in data["images"]}
+    assert annotated == {"t000": ["aeroplane"], "t001": ["bicycle"], "t002": ["bird"], "t003": ["boat"]}
 
 
 def test_gallery_is_thinned_evenly(inspect: Inspect, tmp_path: Path) -> None:
