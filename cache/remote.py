@@ -24,6 +24,7 @@ from split_matching.cache.build import swap_in
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import KEY_LENGTH
 from split_matching.cache.files import atomic_write, file_size
+from split_matching.cache.folders import split_key
 from split_matching.cache.keys import file_sha256
 from split_matching.cache.locks import LOCK, lock_file
 from split_matching.cache.remote_manifest import MOST_BYTES, parse_manifest
@@ -32,6 +33,9 @@ from split_matching.errors import ConfigError, CorruptError, UserError, first_li
 
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
 """Protocols that show an object when it was sent whole, and have no folders."""
+
+FILES = "files"
+"""Folder of all files, beside those of data sets."""
 
 THREADS = 8  # files on their way at the same time, where the client can do that
 
@@ -86,12 +90,20 @@ class Remote:
         return manifest
 
     def find(self, prefix: str) -> list[str]:
-        """Return the places of artifacts whose key begins with some digits; `stage/digits` looks in one stage."""
-        stage, _, start = prefix.rpartition("/")
-        with self._explain():
-            found = self._fs.glob(f"{self._root}/*/{stage or '*'}/{start}*.json")
-        places = ["/".join(str(path).removesuffix(".json").split("/")[-3:]) for path in found]
-        return sorted(place for place in places if _is_place(place))
+        """Return the places of artifacts whose key begins with some digits.
+
+        Args:
+            prefix: the digits; `stage/digits` looks in one stage, `dataset/stage/digits` in one of one data set.
+        """
+        dataset, stage, start = split_key(prefix)
+        places = []
+        for first in [dataset] if dataset else self._names(self._root):
+            if first == FILES and not dataset:
+                continue
+            for second in [stage] if stage else self._names(f"{self._root}/{first}"):
+                names = self._names(f"{self._root}/{first}/{second}")
+                places += [f"{first}/{second}/{name.removesuffix('.json')}" for name in names if name.endswith(".json")]
+        return sorted(place for place in places if _is_place(place) and place.rpartition("/")[2].startswith(start))
 
     def push(self, artifact: Artifact, count: Count = lambda done, total: None) -> int:
         """Send an artifact: the files that are not there yet, then the manifest.
@@ -194,7 +206,16 @@ class Remote:
         return int(entry["bytes"])
 
     def _file(self, sha256: str) -> str:
-        return f"{self._root}/files/{sha256[:2]}/{sha256[2:]}"
+        return f"{self._root}/{FILES}/{sha256[:2]}/{sha256[2:]}"
+
+    def _names(self, folder: str) -> list[str]:
+        """Return the names in a folder; none if it is not there. In a pattern `[` would mean another thing."""
+        with self._explain():
+            try:
+                found = self._fs.ls(folder, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return [str(path).rstrip("/").rpartition("/")[2] for path in found]
 
     def _size(self, path: str) -> int | None:
         with self._explain():

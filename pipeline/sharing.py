@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from split_matching.cache.artifact import Artifact
-from split_matching.cache.folders import find_artifact
+from split_matching.cache.artifact import Artifact, load_artifact
+from split_matching.cache.folders import find_artifact, is_key
 from split_matching.cache.remote import Remote, place_of
-from split_matching.errors import ConfigError, DataError, did_you_mean, format_count
+from split_matching.errors import ConfigError, CorruptError, DataError, did_you_mean, format_count
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
 from split_matching.pipeline.run.progress import ProgressDisplay
-from split_matching.pipeline.text import describe_state, format_size
-
-_KEY = re.compile(r"(\w+/)?[0-9a-f]{1,64}")
+from split_matching.pipeline.text import describe_state, format_size, join_words
 
 
 def open_remote(plan: Plan) -> Remote:
@@ -53,7 +51,7 @@ def pull_missing(stage: Stage, display: ProgressDisplay, forced: bool = False) -
 
 
 def push(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str]:
-    """Push artifacts, and return a line for each.
+    """Push artifacts, and return a line for each. The first one wins: what is at the address stays.
 
     Args:
         plan: of the config.
@@ -61,23 +59,33 @@ def push(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str
         display: where progress is shown.
 
     Raises:
-        DataError: there is no such artifact, or the stage is not fresh.
+        DataError: there is no such artifact, or the stage is not fresh, or the address has one of other code or inputs
+            in the place of one that was named.
         UserError: the remote cannot be written.
     """
     remote, lines = open_remote(plan), []
     for name, artifact in _local(plan, names):
         place = place_of(artifact)
         there = remote.manifest(place)
-        if there is not None and _made_alike(there, artifact.manifest):
+        if there is None:
+            sent = remote.push(artifact, _counter(display, name))
+            lines.append(f"{name}: pushed {_describe(artifact.manifest, sent)}, {place}")
+        elif _made_alike(there, artifact.manifest):
             lines.append(f"{name}: is there already, {place}")
-            continue
-        sent = remote.push(artifact, _counter(display, name))
-        lines.append(f"{name}: pushed {_describe(artifact.manifest, sent)}, {place}")
+        else:
+            why = (
+                f"{name}: not pushed, one of other code or inputs is there: to replace it, first remove {place}.json at"
+            )
+            if names:
+                raise DataError(f"{why} {remote.address}")
+            lines.append(f"{why} {remote.address}")
     return lines or ["nothing is fresh: nothing was pushed"]
 
 
 def pull(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str]:
     """Pull artifacts, and return a line for each.
+
+    Of stages only what would be fresh here is pulled, by keys whatever has the key; neither replaces what is as good.
 
     Args:
         plan: of the config.
@@ -85,24 +93,48 @@ def pull(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str
         display: where progress is shown.
 
     Raises:
-        DataError: a stage or key that was named is not there.
+        DataError: a stage or key that was named is not there, or would be stale here, or something else is here.
         UserError: the remote cannot be read, or has something else than was pushed.
     """
     remote, lines = open_remote(plan), []
     for name in names or [stage.command for stage in plan.stages.values()]:
-        place = _place(plan.stage(name)) if _is_stage(plan, name) else _find(remote, name)
+        stage = plan.stage(name) if _is_stage(plan, name) else None
+        place = _place(stage) if stage else _find(remote, name)
         manifest = remote.manifest(place)
         if manifest is None and names:
             raise DataError(f"{name}: {place} is not at {remote.address}: push it there first")
         if manifest is None:
             lines.append(f"{name}: is not there")
-        elif _is_stage(plan, name) and plan.stage(name).own_state.fresh:
+        elif stage.own_state.fresh if stage else _is_here(plan.root / place, manifest):
             lines.append(f"{name}: is here already, {place}")
+        elif stage and (reasons := _differences(stage, manifest, known=not stage.entry.folder.exists())):
+            why = f"{name}: not pulled, it would be stale here ({join_words(reasons)})"
+            if names:
+                raise DataError(f"{why}: run the stage, or pull it by its key, {place}")
+            lines.append(why)
         else:
             line = _pull(remote, plan, place, name, manifest, display)
-            state = plan.stage(name).state if _is_stage(plan, name) else None
-            lines.append(line if state is None or state.fresh else f"{line}; here it is {describe_state(state)}")
+            lines.append(
+                f"{line}; here it is {describe_state(stage.state)}" if stage and not stage.state.fresh else line
+            )
     return lines
+
+
+def _is_here(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether an artifact is here, undamaged as far as can be seen.
+
+    Raises:
+        DataError: another one is in its place.
+    """
+    try:
+        artifact = load_artifact(folder)
+    except CorruptError:
+        return False
+    if artifact.manifest["digest"] != manifest["digest"]:
+        raise DataError(
+            f"{folder} is not the artifact that was pushed under its key: to pull that, first remove the folder"
+        )
+    return not artifact.visible_damage()
 
 
 def _local(plan: Plan, names: Sequence[str]) -> list[tuple[str, Artifact]]:
@@ -128,7 +160,7 @@ def _is_stage(plan: Plan, name: str) -> bool:
         ConfigError: it is neither.
     """
     stages = [kind.__name__ for kind in plan.table]
-    if name not in stages and not _KEY.fullmatch(name):
+    if name not in stages and not is_key(name):
         expected = f"expected a stage, or the first digits of a key ({', '.join(stages)})"
         raise ConfigError(f"{name!r} is no stage and no key: {did_you_mean(name, stages) or expected}")
     return name in stages
@@ -150,10 +182,17 @@ def _find(remote: Remote, name: str) -> str:
     return found[0]
 
 
-def _differences(stage: Stage, manifest: Mapping[str, Any]) -> list[str]:
-    """Return why an artifact would not be fresh here; a copy of raw files has other times, and is compared later."""
+def _differences(stage: Stage, manifest: Mapping[str, Any], known: bool = False) -> list[str]:
+    """Return why an artifact would not be fresh here; a copy of raw files has other times, and is compared later.
+
+    Args:
+        stage: its stage.
+        manifest: its manifest.
+        known: compare only the inputs that are here; those of an empty cache may be pulled next.
+    """
+    absent = [name for name, content in stage.recipe.inputs.items() if known and not content]
     reasons = stage.entry.differences(manifest, stage.recipe)
-    return [reason for reason in reasons if reason != f"input {RAW_TIMES} changed"]
+    return [reason for reason in reasons if reason not in [f"input {name} changed" for name in (RAW_TIMES, *absent)]]
 
 
 def _made_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -10,10 +10,14 @@ from split_matching.pipeline.run.progress import ProgressDisplay
 HELP = "fetch artifacts from an address that others share"
 DESCRIPTION = """
 Fetches artifacts from the address of --remote: of the stages or keys that are named, else of all stages of the config.
+Of stages only what would be fresh here is taken, of keys only what is not here yet; nothing else here is replaced.
 Every file is compared with its checksum; an interrupted pull continues with the files that are not here yet. A run with
 --remote pulls by itself what it needs.
 """
-EXIT_CODES = "0 done, 1 the address cannot be reached, 2 wrong usage or config, 3 no such artifact, 4 a file is damaged"
+EXIT_CODES = (
+    "0 done, 1 the address cannot be reached, 2 wrong usage or config, 3 no such artifact, it would be stale here, "
+    "or another one is here, 4 a file is damaged"
+)
 EXAMPLES = (
     "pull --dataset shapes --remote s3://bucket/cache",
     "pull ExtractFeatures EmbedRegions --dataset shapes --remote file:///shared/cache",

@@ -10,10 +10,13 @@ from split_matching.pipeline.run.progress import ProgressDisplay
 HELP = "send artifacts to an address that others share"
 DESCRIPTION = """
 Sends artifacts to the address of --remote, for others: of the stages or keys that are named, else of all stages that
-are fresh. Every file is sent once, and an interrupted push continues with the files that are not there yet. What
-somebody has pushed already, made by the same code from the same inputs, stays.
+are fresh. Every file is sent once, and an interrupted push continues with the files that are not there yet. The first
+one wins: what somebody has pushed already is never replaced.
 """
-EXIT_CODES = "0 done, 1 the address cannot be reached, 2 wrong usage or config, 3 no such artifact, 4 a file is damaged"
+EXIT_CODES = (
+    "0 done, 1 the address cannot be reached, 2 wrong usage or config, 3 no such artifact, or another one is there, "
+    "4 a file is damaged"
+)
 EXAMPLES = (
     "push --dataset shapes --remote s3://bucket/cache",
     "push ExtractFeatures EmbedRegions --dataset shapes --remote file:///shared/cache",

@@ -65,6 +65,29 @@ def test_files_by_their_sha256_and_a_manifest(made: Artifact, tmp_path: Path) ->
     assert bytes_of(tmp_path / "far") == {**expected, f"{PLACE}.json": (made.path / "manifest.json").read_bytes()}
 
 
+def test_the_address_is_no_pattern(made: Artifact, tmp_path: Path) -> None:
+    remote = Remote(str(tmp_path / "far [a]*?"))
+    remote.push(made)
+    other = make_sharded(Entry(tmp_path / "a", "copy", "squares", KEY))
+    remote.push(other)
+    assert remote.find(KEY[:4]) == remote.find(f"squares/{KEY}"[:20]) == [f"copy/squares/{KEY[:16]}", PLACE]
+    assert remote.find(f"shapes/squares/{KEY[:4]}") == [PLACE] and remote.find("shapes/cubes/") == []
+
+
+def test_to_find_a_key_no_files_are_listed(made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote, listed = Remote(str(tmp_path)), list[str]()
+    remote.push(made)
+    ls = type(remote._fs).ls
+
+    def log(self: Any, path: str, **more: Any) -> Any:
+        listed.append(path.removeprefix(str(tmp_path)))
+        return ls(self, path, **more)
+
+    monkeypatch.setattr(type(remote._fs), "ls", log)
+    assert remote.find(f"shapes/squares/{KEY[:4]}") == [PLACE] and listed == ["/shapes/squares"]
+    assert PLACE in remote.find(KEY[:4]) and not [path for path in listed if path.startswith("/files")]
+
+
 def test_a_summary_may_hold_anything(tmp_path: Path) -> None:
     build = open_build(Entry(tmp_path / "a", "shapes", "squares", KEY), RECIPE)
     (build.path / "out.txt").write_text("text")

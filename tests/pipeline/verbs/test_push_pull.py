@@ -66,8 +66,40 @@ def test_what_other_code_made_is_not_fetched(project: Toy, far: tuple[str, str])
     project.edit("scale", "1", "2")
     assert project.run("Page", *far) == 0
     assert project.log() == ["total from 0", "page"]
+    there = {path: path.read_bytes() for path in (project.folder / "far").rglob("*") if path.is_file()}
     assert project.run("push", *far) == 0
-    assert ["pushed" in line for line in project.out] == [False, False, False, True, True]  # in place of the older
+    assert ["is there already" in line for line in project.out] == [True, True, True, False, False]
+    key = project.newest("total").name
+    refusal = (
+        f"Total: not pushed, one of other code or inputs is there: to replace it, first remove shapes/total/{key}.json"
+    )
+    assert refusal in project.out[3]
+    assert project.run("push Total", *far) == 3 and refusal in project.err[-1]
+    assert project.run(f"push {key}", *far) == 3 and "first remove" in project.err[-1]
+    assert {path: path.read_bytes() for path in (project.folder / "far").rglob("*") if path.is_file()} == there
+    (project.folder / f"far/shapes/total/{key}.json").unlink()
+    assert project.run("push Total", *far) == 0 and "Total: pushed 1 file" in project.out[0]
+
+
+def test_a_pull_replaces_nothing_by_what_is_stale(project: Toy, far: tuple[str, str]) -> None:
+    project.run("Page")
+    project.run("push", *far)
+    project.edit("scale", "1", "2")
+    project.run("Total")
+    project.edit("scale", "2", "3")  # now both are stale
+    folder = project.newest("total")
+    mine = (folder / "manifest.json").read_bytes()
+    assert project.run("pull", *far) == 0
+    assert "Total: not pulled, it would be stale here (code " in project.out[3] and "scale.py" in project.out[3]
+    assert project.run("pull Total", *far) == 3
+    assert f"run the stage, or pull it by its key, shapes/total/{folder.name}" in project.err[-1]
+    assert project.run(f"pull total/{folder.name}", *far) == 3 and "first remove the folder" in project.err[-1]
+    assert (folder / "manifest.json").read_bytes() == mine
+    shutil.rmtree(folder)
+    assert project.run(f"pull shapes/total/{folder.name}", *far) == 0 and "pulled 1 file" in project.out[0]
+    assert project.run(f"pull {folder.name}", *far) == 0 and "is here already" in project.out[0]
+    (folder / "total.txt").unlink()
+    assert project.run(f"pull {folder.name}", *far) == 0 and "pulled 1 file" in project.out[0]
 
 
 def test_pull_of_a_stage_and_of_a_key(project: Toy, far: tuple[str, str]) -> None:
