@@ -1,8 +1,9 @@
 """Bilinear resampling of maps, some rows of the result at a time.
 
 `F.interpolate` makes whole maps: 33 GB for the scores of 171 classes at 6000 x 8000 pixels. A strip of rows stays in
-the processor's cache, and has the same values: to the last bit on x86 processors, if height and width are together more
-than 128. For less torch has another kernel, which rounds otherwise.
+the processor's cache, and has the same values whatever the number of threads: to the last bit those of `F.interpolate`
+on x86 processors, if that has two threads or more, and height and width are together more than 128. Else torch has
+another kernel, which rounds otherwise.
 """
 
 from __future__ import annotations

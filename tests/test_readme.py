@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import split_matching as sm
 from split_matching.pipeline import cli, trained_run
 from split_matching.pipeline.cli import VERBS, build_parser
 from split_matching.pipeline.stages import STAGES
@@ -230,7 +231,7 @@ def test_python_of_the_readme_runs(user_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_python_of_the_docs_runs(user_folder: Path) -> None:
-    (key,) = (path.name for path in (user_folder / "artifacts/shapes/pseudo_masks").iterdir())
+    key = sm.load_run("shapes").behind["pseudo_masks"].path.name
     names: dict[str, object] = {}
     with redirect_stdout(io.StringIO()) as printed:
         for code in code_blocks(Path("docs/python.md"), "python"):

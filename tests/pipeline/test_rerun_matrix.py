@@ -347,7 +347,7 @@ def test_a_changed_field_reruns_the_stages_that_read_it_and_all_below(
         ("evaluate.predictor=dense", "decoder.dim=64", {"TrainDecoder"}),
         ("evaluate.predictor=dense", "train.matching=single", {"TrainDecoder"}),
         ("evaluate.predictor=dense", "evaluate.fusion=0.2", NOTHING),
-        ("evaluate.predictor=dense", "evaluate.gamma=0.2", {"Evaluate"}),
+        ("evaluate.predictor=dense", "evaluate.gamma=0.2", {"Evaluate", "Report"}),
         ("evaluate.predictor=dense", "text.templates=['{}']", {"EmbedText", "TrainDecoder", "Evaluate", "Report"}),
         ("evaluate.predictor=dense", "regions.expand=1.5", {"EmbedRegions", "TrainDecoder", "Report"}),
         (
