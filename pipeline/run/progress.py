@@ -81,7 +81,7 @@ class ProgressDisplay:
         memory[STARTED], memory[LOGGED], memory[TOTAL], memory[BEFORE] = now, now, total, before
         memory[USED] = min(slots, SLOTS)
         done = f", {before} done before" if before else ""
-        what = f"{total} {self._units[name]}{done}" if total else "started"
+        what = f"{_count(total, self._units[name])}{done}" if total else "started"
         self.say(f"{name}: {what}{self._place(name)}")
 
     def started(self, name: str) -> bool:
@@ -124,7 +124,7 @@ class ProgressDisplay:
         memory = self._memory.get(name)
         if memory is not None and memory[STARTED]:
             memory[ENDED] = 1
-            count = f"{memory[TOTAL]} {self._units[name]} " if memory[TOTAL] else ""
+            count = f"{_count(memory[TOTAL], self._units[name])} " if memory[TOTAL] else ""
             self.say(f"{name}: {count}in {format_duration(self.seconds(name))}")
 
     def say(self, text: str) -> None:
@@ -208,3 +208,9 @@ class ProgressDisplay:
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
+
+
+def _count(number: int, unit: str) -> str:
+    """Return "1 image" or "2 images"."""
+    one = "class" if unit == "classes" else unit.removesuffix("s")
+    return f"{number} {one if number == 1 else unit}"

@@ -179,3 +179,15 @@ def test_a_line_in_words() -> None:
 )
 def test_short_durations(seconds: float, text: str) -> None:
     assert short_duration(seconds) == text
+
+
+def test_one_is_singular() -> None:
+    stream = io.StringIO()
+    display = display_on(stream)
+    for name, total in (("Cluster", 1), ("EmbedText", 1), ("TrainDecoder", 2)):
+        display.start(name, total)
+    assert [line.split(": ")[1].split(",")[0] for line in stream.getvalue().splitlines()] == [
+        "1 image",
+        "1 class",
+        "2 steps",
+    ]
