@@ -92,6 +92,7 @@ def test_bad_data_is_one_line_and_nothing_is_lost(
     assert not list((tmp_path / "cache/voc").glob("dataset/*/manifest.json"))
 
 
+@pytest.mark.long
 def test_workers_and_shards_change_no_byte(tmp_path: Path, tree: VocTree) -> None:
     # each in a process of its own, as from a shell: workers forked after a training in the same process hung here
     for name, more in (("a", ()), ("b", ("runtime.workers=2", "runtime.shard_size=2"))):

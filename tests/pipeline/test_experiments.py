@@ -222,6 +222,7 @@ def count(artifacts: Path, slug: str) -> int:
     return len([path for path in (artifacts / "shapes" / slug).iterdir() if len(path.name) == 16])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_nothing_that_does_not_differ_runs_twice(tmp_path, variants, capsys) -> None:
     no_cls = variant(tmp_path, "no_cls", "regions: {method: mean}")

@@ -263,6 +263,7 @@ print("SEEN", seen)
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_of_every_stage_unpickles_nothing_connects_nowhere_and_writes_into_the_cache_only(tmp_path: Path) -> None:
     """Weights come from a file, the data from a folder: nothing else is to be touched but the cache and /tmp."""

@@ -86,6 +86,7 @@ def torchrun(artifacts: Path, *more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_torchrun_gives_the_weights_of_one_process(alone: Path) -> None:
     [path] = alone.glob("shapes/train/*/weights.safetensors")
     before, key = load_file(path), path.parent.name

@@ -105,7 +105,8 @@ def test_what_all_runs_differ_in_is_said_once(ask: Ask, keys: dict[str, str]) ->
     assert not [line for line in ask(*make) if line.startswith("all differ in")]  # 300 and 50
 
 
-def test_runs_that_share_a_difference(ask: Ask, tmp_path: Path) -> None:
+def test_runs_that_share_a_difference(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     for seed in range(2):
         make_run(tmp_path, seed=seed, steps=300, gamma=seed / 10)
     lines = ask("runs")
