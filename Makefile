@@ -1,5 +1,5 @@
 # make demo   the whole pipeline on the embedded data set; prints the path of the report last
-# make test   lint, types and tests: 4 to 6 minutes on 2 cores
+# make test   lint, types and tests: 7 minutes on 2 cores
 # make long   the tests that take tens of seconds each: kills, full disks, torchrun, the same bytes: 3 minutes
 # make slurm  the real stages on a real Slurm of one node, with kills: some minutes; left out without slurm-wlm and munge
 # make quick  lint, types and the tests of what was changed since main, without the slow ones: under a minute
