@@ -22,8 +22,8 @@ from split_matching.configs.colour_table import unpack
 from split_matching.errors import DataError
 from split_matching.stages.data.folder_files import describe_bytes
 from split_matching.stages.data.mask_values import stored_colours, stored_values
-from split_matching.stages.data.pixel_budget import PixelBudget
 from split_matching.stages.data.source import Source
+from split_matching.stages.ground.budget import Budget
 
 UNANNOTATED = 255
 """Training label of every pixel that is not of a seen class (65535 in uint16 labels)."""
@@ -46,7 +46,7 @@ ORIENTATION = 0x0112
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, on stderr; `_decoded` has the limit
 warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata; what matters becomes an error here
 
-_BUDGET = PixelBudget(MAX_PIXELS)
+_BUDGET = Budget(MAX_PIXELS)
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 

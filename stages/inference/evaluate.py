@@ -25,6 +25,7 @@ from split_matching.configs.class_list import ClassEntry
 from split_matching.model.label_choices import LabelChoices, choose_labels
 from split_matching.stages.data.images import IGNORE, Labels, read_all_labels
 from split_matching.stages.data.source import open_source
+from split_matching.stages.ground.budget import Budget
 from split_matching.stages.ground.class_text import embed_classes
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
@@ -36,7 +37,7 @@ from split_matching.stages.inference.exported_decoder import read_export
 from split_matching.stages.inference.metric_files import write_confused, write_metrics, write_per_image
 from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores, score_image
 from split_matching.stages.inference.predictors import load_predictor
-from split_matching.stages.inference.score_memory import Room, score_bytes
+from split_matching.stages.inference.score_memory import MOST_BYTES, score_bytes
 
 KIND = "predictions"
 
@@ -60,11 +61,11 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     predictor = load_predictor(ctx, text, torch.from_numpy(seen).to(device))
     source = open_source(config.data, ctx.data_root)
     ids = sorted(str(image["id"]) for image in ctx.inputs["dataset"].json("val.json")["images"])
-    counts, room = Counts(seen, config.evaluate), Room()
+    counts, budget = Counts(seen, config.evaluate), Budget(MOST_BYTES)
 
     def evaluate(image_id: str) -> Counted:
         truth = read_all_labels(source, image_id, [entry.id for entry in entries])
-        with room.take(score_bytes(config, truth.shape, len(entries))):
+        with budget.take(score_bytes(config, truth.shape, len(entries))):
             return counts.count(truth, predictor.score(image_id))
 
     with ShardWriter(ctx.out / "val-00000.h5", KIND, {"labels": Field("uint8", lead=2, compress=True)}) as writer:

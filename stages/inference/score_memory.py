@@ -2,41 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from threading import Condition
 from typing import Any
 
 MOST_BYTES = 2_000_000_000
 """Of the scores of all images in progress (choice)."""
 
 FLOAT_BYTES = 4
-
-
-class Room:
-    """Memory that threads take before they make something large, and give back.
-
-    Args:
-        size: bytes of it.
-    """
-
-    def __init__(self, size: int = MOST_BYTES) -> None:
-        self._size = self._free = size
-        self._changed = Condition()
-
-    @contextlib.contextmanager
-    def take(self, size: int) -> Iterator[None]:
-        """Wait until some bytes are free, and hold them. What is larger than the room gets it alone."""
-        size = min(size, self._size)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= size)
-            self._free -= size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += size
-                self._changed.notify_all()
 
 
 def score_bytes(config: Any, shape: tuple[int, int], classes: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 import zlib
 
 import numpy as np
@@ -27,8 +26,8 @@ from split_matching.stages.data.images import (
     seen_labels,
 )
 from split_matching.stages.data.photos import find_photos, read_photo
-from split_matching.stages.data.pixel_budget import PixelBudget
 from split_matching.stages.data.source import open_source
+from split_matching.stages.ground.budget import Budget
 from tests.error_lines import check_error
 
 VOC_IDS = range(1, 21)
@@ -119,31 +118,10 @@ def test_a_huge_file_is_not_read(tmp_path):
     check_error(lambda: read_bytes(tmp_path / "a.jpg"), "a.jpg", "1,073,741,825 bytes")
 
 
-def test_threads_decode_no_more_pixels_than_the_budget():
-    budget, lock, held, most = PixelBudget(100), threading.Lock(), [0], []
-
-    def decode(pixels: int) -> None:
-        for _ in range(50):
-            with budget.take(pixels):
-                with lock:
-                    held[0] += pixels
-                    most.append(held[0])
-                with lock:
-                    held[0] -= pixels
-
-    threads = [threading.Thread(target=decode, args=(pixels,)) for pixels in (10, 40, 60, 100, 250)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(most) == 250
-    assert all(value <= 100 or value == 250 for value in most), "an image above the budget is decoded alone"
-
-
 def test_decoding_takes_from_the_budget(tmp_path, monkeypatch):
     taken = []
-    budget = PixelBudget(100)
-    monkeypatch.setattr(budget, "take", lambda pixels: taken.append(pixels) or PixelBudget.take(budget, pixels))
+    budget = Budget(100)
+    monkeypatch.setattr(budget, "take", lambda pixels: taken.append(pixels) or Budget.take(budget, pixels))
     monkeypatch.setattr("split_matching.stages.data.images._BUDGET", budget)
     Image.new("L", (20, 10)).save(tmp_path / "a.png")
     read_image(tmp_path / "a.png")

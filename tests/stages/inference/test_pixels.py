@@ -12,10 +12,10 @@ from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.source import open_source
+from split_matching.stages.ground.budget import Budget
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference import evaluate
 from split_matching.stages.inference.pixels import make_pixel_scorer
-from split_matching.stages.inference.score_memory import Room
 from tests.handmade import Chain
 
 
@@ -49,12 +49,12 @@ def test_images_are_scored_one_by_one_where_no_two_fit_with_the_same_bytes(
         chain.slice = make_plan(chain.config)["evaluate"].slice
         taken: list[int] = []
 
-        class Watched(Room):
+        class Watched(Budget):
             def take(self, size: int, taken: list[int] = taken) -> contextlib.AbstractContextManager[None]:
                 taken.append(size)
                 return super().take(size)
 
-        monkeypatch.setattr(evaluate, "Room", lambda size=size: Watched(size))
+        monkeypatch.setattr(evaluate, "Budget", lambda _, size=size: Watched(size))
         chain.whole(evaluate, "evaluate")
         artifact = chain.inputs["evaluate"]
         assert len(taken) == len(artifact.shards("val").ids) and min(taken) > 1

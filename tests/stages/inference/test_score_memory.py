@@ -1,45 +1,12 @@
-"""Images that are scored at the same time: their scores fit into a room."""
+"""Memory of class scores, and who may score at the same time."""
 
 from __future__ import annotations
-
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from split_matching.configs.load import load_config
 from split_matching.stages.inference.predictors.decoder import scoring_lock
-from split_matching.stages.inference.score_memory import Room, score_bytes
-
-
-@pytest.mark.parametrize(("size", "most"), [(100, 1), (40, 2), (1000, 1), (0, 8)])
-def test_no_more_are_in_the_room_than_fit_and_at_least_one(size: int, most: int) -> None:
-    room, lock, inside, seen = Room(100), threading.Lock(), 0, []
-    together = threading.Barrier(most)
-
-    def work(_: int) -> None:
-        nonlocal inside
-        with room.take(size):
-            with lock:
-                inside += 1
-                seen.append(inside)
-            together.wait(timeout=10)  # as many as fit are in it at the same time
-            time.sleep(0.01)
-            with lock:
-                inside -= 1
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(8)))
-    assert max(seen) == most and inside == 0
-
-
-def test_an_error_gives_the_room_back() -> None:
-    room = Room(10)
-    with pytest.raises(ValueError, match="broken"), room.take(10):
-        raise ValueError("broken")
-    with room.take(10):
-        pass
+from split_matching.stages.inference.score_memory import score_bytes
 
 
 def test_scores_of_sliding_windows_are_counted() -> None:
