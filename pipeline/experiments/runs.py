@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ Outcomes = Mapping[tuple[str, Repeat], Outcome]
 
 
 def run_all(configs: Configs, jobs: int, debug: bool) -> Outcomes | None:
-    """Run everything, and print a line of progress for each run.
+    """Run everything; print what each run does now and then, and a line when it has ended.
 
     Args:
         configs: of every run.
@@ -78,21 +78,37 @@ def run_all(configs: Configs, jobs: int, debug: bool) -> Outcomes | None:
     Returns:
         What became of each run, in the order of `configs`; None if interrupted.
     """
-    progress = RunProgress(len(configs), sum(is_fresh(config) for config in configs.values()))
+    fresh = sum(is_fresh(config) for config in configs.values())
+    progress = RunProgress(len(configs), fresh)
     outcomes: dict[tuple[str, Repeat], Outcome] = {}
+    _say(f"{len(configs)} runs of Evaluate, {jobs} at a time; {fresh} of them are in the cache")
     with EvaluationPool(jobs, debug) as pool:
-        for (name, repeat), outcome in pool.run(configs):
+        for key, outcome in pool.run(configs, _name_run):
             if outcome.code == INTERRUPTED:
                 return None
-            outcomes[name, repeat] = outcome
-            line = progress.count(f"{name}, {repeat}", outcome)
-            LOGGER.info(line)
-            print(line, file=sys.stderr, flush=True)
+            outcomes[key] = outcome
+            _say(progress.count(_name_run(key), outcome))
     return {key: outcomes[key] for key in configs}
 
 
-def evaluate(config: Config, debug: bool = False) -> Outcome:
-    """Make one evaluation fresh and return its metrics; a failure is returned, not raised."""
+def _name_run(key: tuple[str, Repeat]) -> str:
+    name, repeat = key
+    return f"{name}, {repeat}"
+
+
+def _say(line: str) -> None:
+    LOGGER.info(line)
+    print(line, file=sys.stderr, flush=True)
+
+
+def evaluate(config: Config, debug: bool = False, label: str = "") -> Outcome:
+    """Make one evaluation fresh and return its metrics; a failure is returned, not raised.
+
+    Args:
+        config: what to evaluate.
+        debug: print tracebacks.
+        label: begins each line of progress.
+    """
     started = time.monotonic()
     errors: list[str] = []
     try:
@@ -101,7 +117,7 @@ def evaluate(config: Config, debug: bool = False) -> Outcome:
         fresh = stage.state.fresh
         if not fresh:
             _import_code(stage)
-        code = 0 if fresh else ensure(stage, Options(debug=debug, quiet=True), errors.append)
+        code = 0 if fresh else ensure(stage, Options(debug=debug, label=label), errors.append)
         if code:
             return Outcome(code, " ".join(errors) or "it did not finish", took=time.monotonic() - started)
         artifacts = [member.artifact() for member in plan.closure(stage.name)]
@@ -147,18 +163,18 @@ class EvaluationPool(contextlib.AbstractContextManager["EvaluationPool"]):
         self.jobs, self.debug = jobs, debug
         self._pool: ProcessPoolExecutor | None = None
 
-    def run(self, configs: Mapping[Key, Config]) -> Iterator[tuple[Key, Outcome]]:
-        """Evaluate configs, given by any name, and yield each as it ends."""
+    def run(self, configs: Mapping[Key, Config], name: Callable[[Key], str] = str) -> Iterator[tuple[Key, Outcome]]:
+        """Evaluate configs, given by any key, and yield each as it ends; `name` says what a key is called."""
         if self.jobs == 1:
             for key, config in configs.items():
-                yield key, evaluate(config, self.debug)
+                yield key, evaluate(config, self.debug, name(key))
             return
         # spawned, not forked: a worker may use the GPU
         spawn = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self.jobs, spawn, _end_with_parent, (os.getpid(),))
         submit = self._pool.submit
         started = {
-            submit(_evaluate_in_worker, _share_cores(config, self.jobs), self.debug): key
+            submit(_evaluate_in_worker, _share_cores(config, self.jobs), self.debug, name(key)): key
             for key, config in configs.items()
         }
         for future in as_completed(started):
@@ -179,8 +195,8 @@ class EvaluationPool(contextlib.AbstractContextManager["EvaluationPool"]):
         self._pool.shutdown()
 
 
-def _evaluate_in_worker(config: Config, debug: bool) -> Outcome:
-    outcome = evaluate(config, debug)
+def _evaluate_in_worker(config: Config, debug: bool, label: str) -> Outcome:
+    outcome = evaluate(config, debug, label)
     if outcome.code == INTERRUPTED:
         os._exit(INTERRUPTED)  # a pool hands out work ahead: after a return the next run would start
     return outcome

@@ -57,6 +57,7 @@ class Options:
         force: make the wanted stage again though it is fresh.
         debug: print tracebacks and luigi's log.
         quiet: print nothing but the last line and errors.
+        label: of one run among several, see `ProgressDisplay`.
         log_level: of the log file, see `keep_log`.
     """
 
@@ -64,6 +65,7 @@ class Options:
     debug: bool = False
     quiet: bool = False
     log_level: str = "info"
+    label: str = ""
 
 
 def _complain(message: str) -> None:
@@ -118,14 +120,15 @@ def ensure(stage: Stage, options: Options, complain: Callable[[str], None] = _co
 
 def _prepare(stage: Stage, options: Options) -> None:
     """Fetch what others have made, and look at raw files that were copied or touched."""
+    quiet = options.quiet or bool(options.label)  # several runs would draw over each other
     if stage.plan.config.runtime.remote is not None:
         from split_matching.pipeline.sharing import pull_missing
 
         members = stage.plan.closure(stage.name)
-        display = ProgressDisplay([m.command for m in members], ["files"] * len(members), quiet=options.quiet)
+        display = ProgressDisplay([m.command for m in members], ["files"] * len(members), quiet=quiet)
         pull_missing(stage, display, options.force)
         display.clear()
-    compare_raw_files(stage, options.quiet)
+    compare_raw_files(stage, quiet)
 
 
 def _run(
@@ -151,7 +154,10 @@ def _run(
                 # all stages of the closure: one that was fresh may turn out to be damaged
                 members = plan.closure(stage.name)
                 display = ProgressDisplay(
-                    [member.command for member in members], [member.unit for member in members], quiet=options.quiet
+                    [member.command for member in members],
+                    [member.unit for member in members],
+                    quiet=options.quiet,
+                    label=options.label,
                 )
                 if not met:
                     _warn(plan, before, display)

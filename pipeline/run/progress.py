@@ -34,6 +34,7 @@ NOTE_BYTES = 4096
 DRAWN, WHEN = range(2)  # of the display: lines that are on the terminal, and when they were drawn
 TERMINAL_SECONDS = 0.1
 LOG_SECONDS = 10.0
+LABELLED_SECONDS = 60.0
 
 
 def show(*lines: str) -> None:
@@ -51,14 +52,22 @@ class ProgressDisplay:
         units: what each stage counts, e.g. "images".
         stream: where to print.
         quiet: print nothing.
+        label: name of one run among several at the same time: begins each of its lines, of which there is one in a
+            minute, and none is drawn over another.
     """
 
     def __init__(
-        self, names: Sequence[str] = (), units: Sequence[str] = (), stream: TextIO | None = None, quiet: bool = False
+        self,
+        names: Sequence[str] = (),
+        units: Sequence[str] = (),
+        stream: TextIO | None = None,
+        quiet: bool = False,
+        label: str = "",
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
-        self._terminal = is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
+        self._begin, self._every = (f"{label}: ", LABELLED_SECONDS) if label else ("", LOG_SECONDS)
+        self._terminal = not label and is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
         self._units = dict(zip(names, units, strict=True))
         self._memory = {name: memoryview(mmap.mmap(-1, 8 * (HEADER + SLOTS))).cast("q") for name in names}
         self._notes = {name: mmap.mmap(-1, NOTE_BYTES) for name in names}
@@ -133,7 +142,7 @@ class ProgressDisplay:
         if self._quiet:
             return
         with self._alone():
-            self._write(f"{self._erase()}{self._wrap(text)}\n{self._draw()}")
+            self._write(f"{self._erase()}{self._wrap(self._begin + text)}\n{self._draw()}")
 
     def clear(self) -> None:
         """Remove the lines of progress from the terminal, before something else is printed."""
@@ -149,12 +158,12 @@ class ProgressDisplay:
     def _tick(self, name: str) -> None:
         """Draw what is going on if that is due, and tell the log."""
         memory, now = self._memory[name], time.monotonic_ns()
-        if now - memory[LOGGED] >= 1e9 * LOG_SECONDS:
+        if now - memory[LOGGED] >= 1e9 * self._every:
             memory[LOGGED] = now
             line = describe_line(name, self._units[name], *self._counts(name), self._numbers(name))
             LOGGER.info(line)
             if not self._terminal and not self._quiet:
-                self._write(f"{line}\n")
+                self._write(f"{self._begin}{line}\n")
         if self._terminal and not self._quiet and now - self._screen[WHEN] >= 1e9 * TERMINAL_SECONDS:
             self._screen[WHEN] = now
             with self._alone():

@@ -41,7 +41,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Callable[[Score], list[Config]]:
     def replace(score: Score) -> list[Config]:
         configs: list[Config] = []
 
-        def evaluate(config: Config, debug: bool = False) -> Outcome:
+        def evaluate(config: Config, debug: bool = False, label: str = "") -> Outcome:
             configs.append(config)
             found = score(config)
             if isinstance(found, str):

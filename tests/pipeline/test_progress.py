@@ -109,6 +109,23 @@ def test_training_is_one_line_of_any_terminal(
         assert re.fullmatch(r"TrainDecoder 25% \S+ left 98 img/s lr 0\.0011 loss 4\.31 seen 2\.2 pseudo 2\.11", line)
 
 
+def test_one_run_of_several_writes_labelled_lines_a_minute_apart(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [10**9]
+    monkeypatch.setattr(progress.time, "monotonic_ns", lambda: now[0])
+    display = ProgressDisplay(["TrainDecoder"], ["steps"], terminal, label="single, seed 1")
+    display.start("TrainDecoder", 100)
+    count = display.counter("TrainDecoder")
+    for second in range(1, 100):
+        now[0] = (1 + second) * 10**9
+        count(second, 100)
+    assert terminal.getvalue().splitlines() == [
+        "single, seed 1: TrainDecoder: 100 steps",
+        "single, seed 1: TrainDecoder: 60/100 (60 %), 1 steps/s, 40.0 s left",
+    ]
+
+
 def test_what_stays_is_above_what_moves(terminal: Terminal) -> None:
     display = display_on(terminal)
     display.start("TrainDecoder", 10)
