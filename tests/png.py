@@ -11,7 +11,13 @@ GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 
 
-def png(samples: np.ndarray, colour_type: int, depth: int, palette: bytes = b"") -> bytes:
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+"""First row, first column, and the steps of the seven passes of an interlaced file: PNG specification, section 8.2."""
+
+
+def png(
+    samples: np.ndarray, colour_type: int, depth: int, palette: bytes = b"", interlaced: bool = False, more: bytes = b""
+) -> bytes:
     """Return a PNG.
 
     Args:
@@ -19,13 +25,22 @@ def png(samples: np.ndarray, colour_type: int, depth: int, palette: bytes = b"")
         colour_type: one of the constants above.
         depth: bits of a sample: 1, 2, 4, 8 or 16.
         palette: RGB triples.
+        interlaced: store the rows in seven passes.
+        more: chunks to put before the palette.
     """
     height, width = samples.shape[:2]
-    rows = samples.reshape(height, -1)
-    packed = b"".join(b"\0" + _pack(row.tolist(), depth) for row in rows)
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks if chunk[1] or chunk[0] == b"IEND")
+    passes = [samples[top::down, left::right] for top, left, down, right in ADAM7] if interlaced else [samples]
+    rows = [row for part in passes if part.size for row in part.reshape(len(part), -1)]
+    packed = b"".join(b"\0" + pack_row(row.tolist(), depth) for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, int(interlaced))
+    colours = chunk(b"PLTE", palette) if palette else b""
+    body = chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + colours + body
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def unpack(data: bytes) -> np.ndarray:
@@ -62,11 +77,8 @@ def _unfilter(kind: int, line: bytearray, above: bytearray, pixel: int) -> None:
         line[at] = (line[at] + (0, a, b, (a + b) // 2, nearest)[kind]) % 256
 
 
-def _pack(row: list[int], depth: int) -> bytes:
+def pack_row(row: list[int], depth: int) -> bytes:
+    """Return the samples of a row, packed into bytes."""
     bits = "".join(format(value, f"0{depth}b") for value in row)
     bits += "0" * (-len(bits) % 8)
     return int(bits, 2).to_bytes(len(bits) // 8, "big")
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError, format_count
 from split_matching.stages.data.folder_files import PICTURES, describe_endings
 from split_matching.stages.data.image_audit import COLOURED, KINDS, MOST_COLOURS, ImageAudit
+from split_matching.stages.data.images import TURN
 from split_matching.stages.data.layouts.voc import voc_palette
 from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.source import Source
@@ -65,6 +67,7 @@ def find_all(source: Source, data: DataConfig, classes: ClassList, ids: Ids, aud
         *_find_bad_files(audits),
         *_find_unknown_ids(classes, audits, bool(data.colours)),
         *_find_two_values(classes, audits),
+        *_find_own_palettes(audits),
         *_find_odd_names(classes),
         *_find_odd_classes(classes, ids, audits),
         *_find_duplicates(ids, audits),
@@ -128,9 +131,9 @@ def _find_unknown_ids(classes: ClassList, audits: Audits, coloured: bool) -> Ite
     ]
     more = f" and {len(pixels) - SHOWN} more" if len(pixels) > SHOWN else ""
     if coloured:
-        yield Finding(
-            f"colours without an id of the class list: {', '.join(shown)}{more}; add them to data.colours", True
-        )
+        grey = all(len(set(unpack(value))) == 1 for value in pixels) and not any(audit.counts for audit in audits)
+        remedy = "all are grey, so masks hold ids: leave data.colours out" if grey else "add them to data.colours"
+        yield Finding(f"colours without an id of the class list: {', '.join(shown)}{more}; {remedy}", True)
         return
     yield Finding(
         f"ids outside the class list: {', '.join(shown)}{more}; {_explain(classes, audits, set(pixels))}", True
@@ -153,6 +156,12 @@ def _explain(classes: ClassList, audits: Audits, unknown: set[int]) -> str:
         return (
             "these are the grey values of VOC's colours: a palette PNG was converted to grey. Use the original masks, "
             "whose palette indices are the ids"
+        )
+    values = {*unknown, *occurring} - {0, *classes.ignore}
+    step = math.gcd(*values)
+    if step > 1 and len(values) > 1 and max(unknown) // step <= last:
+        return (
+            f"all ids are multiples of {step}: were they spread to be seen? Use the original masks, or divide by {step}"
         )
     if len(unknown) > 30:
         return "so many values are no class ids; are these colours, a depth map or a compressed (JPEG) mask?"
@@ -196,6 +205,25 @@ def _find_two_values(classes: ClassList, audits: Audits) -> Iterator[Finding]:
         )
 
 
+def _find_own_palettes(audits: Audits) -> Iterator[Finding]:
+    """Masks whose palettes give a colour different indices: a program has numbered the colours of each file anew."""
+    first: dict[int, tuple[int, str]] = {}
+    moved: list[str] = []
+    for audit in audits:
+        often = Counter(audit.palette.values())
+        for index, colour in audit.palette.items():
+            if often[colour] == 1:
+                before, image_id = first.setdefault(colour, (index, audit.image_id))
+                if before != index:
+                    moved.append(f"{unpack(colour)} has index {before} in {image_id} and {index} in {audit.image_id}")
+    if moved:
+        yield Finding(
+            f"masks have palettes of their own, so that their indices are no ids: colour {_list(moved[:1])}. Use masks "
+            "that no program has repacked, or give the id of each colour: data.colours",
+            True,
+        )
+
+
 def _find_odd_names(classes: ClassList) -> Iterator[Finding]:
     """Names that are no classes, and names that are one text to CLIP."""
     if classes.ignored_names:
@@ -219,17 +247,35 @@ def _find_odd_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[
     if empty:
         without = format_count(len(empty), "mask has", "masks have")
         yield Finding(f"{without} no pixel of any class, e.g. of {empty[0].image_id}", False)
-    pixels, images = count_totals(usable)
+    pixels, _ = count_totals(usable)
     for split in SPLITS:
         wanted = classes.entries if split == "val" else classes.seen()
         never = [entry.name for entry in wanted if not pixels[split].get(entry.id)]
-        if split in ids and never:
+        whole = split in ids and sum(audit.split == split for audit in audits) == len(ids[split])
+        if whole and pixels[split] and len(never) == len(wanted):
+            kind = "seen class" if split == "train" else "class"
+            yield Finding(
+                f"no mask of {split} has a pixel of any {kind}: correct the masks, or choose other images", True
+            )
+        elif split in ids and never:
             result = "cannot be learnt" if split == "train" else f"{'has' if len(never) == 1 else 'have'} no score"
             found = format_count(len(never), "class never occurs", "classes never occur")
             yield Finding(f"{found} in {split} and {result}: {_list(never)}", False)
+    yield from _find_odd_first_class(classes, usable)
+
+
+def _find_odd_first_class(classes: ClassList, usable: Audits) -> Iterator[Finding]:
+    """A first class that occurs nowhere, or nearly everywhere: ids may be counted from another number."""
+    pixels, images = count_totals(usable)
     first = classes.entries[0]
     share = sum(pixels[split][first.id] for split in SPLITS) / sum(pixels[split].total() for split in SPLITS)
     often = sum(images[split][first.id] for split in SPLITS) / len(usable)
+    if classes.by_place and first.id == 0 and not often:
+        yield Finding(
+            f"id 0 ({first.name}), the first of the list, is in no mask; if ids are counted from 1, all classes are "
+            "shifted: --set data.first_id=1",
+            False,
+        )
     if share >= BACKGROUND_SHARE and often >= BACKGROUND_IMAGES and len(classes.entries) > 2:
         place = "data.first_id" if classes.by_place else "the ids of the list"
         yield Finding(
@@ -247,7 +293,7 @@ def _find_duplicates(ids: Ids, audits: Audits) -> Iterator[Finding]:
         yield Finding(f"{found} in both lists: {_list(both)}; remove them from one", True)
     by_file: dict[str, dict[str, str]] = {}
     for audit in audits:
-        if audit.sha256:
+        if audit.sha256 and not audit.undecodable:
             by_file.setdefault(audit.sha256, {}).setdefault(audit.image_id, audit.split)
     groups = [group for group in by_file.values() if len(group) > 1]
     across = [_name_equals(group) for group in groups if len(set(group.values())) > 1]
@@ -272,7 +318,11 @@ def _find_rotated(audits: Audits) -> Iterator[Finding]:
     rotated = [audit.image_id for audit in audits if audit.rotated]
     if rotated:
         found = format_count(len(rotated), "image has", "images have")
-        yield Finding(f"{found} an EXIF orientation, which is not applied: {_list(rotated)}", False)
+        yield Finding(
+            f"{found} an EXIF orientation, which is not applied: {_list(rotated)}; if masks were drawn on the upright "
+            f"images, turn the images' pixels, {TURN}",
+            False,
+        )
 
 
 def _find_subsets(data: DataConfig, ids: Ids) -> Iterator[Finding]:

@@ -88,6 +88,15 @@ FOREIGN = {
 }
 """Annotations that are no masks, and what makes masks of them."""
 
+OTHER_PICTURES = {
+    b"ftyp": "a HEIC or AVIF picture; convert it",  # behind its size
+    b"II*\0": "a TIFF of a kind that is not read; save it as PNG",
+    b"MM\0*": "a TIFF of a kind that is not read; save it as PNG",
+    b"8BPS": "a document of Photoshop; export it as PNG",
+    b"version https://git-lfs": "a pointer of Git LFS; run `git lfs pull`",
+}
+"""What files that cannot be read begin with, and what they are."""
+
 _STARTS = {
     b"{": ".json",
     b"[": ".json",
@@ -99,9 +108,12 @@ _STARTS = {
 
 
 def describe_bytes(data: bytes) -> str:
-    """Return what a file that is no image is by its first bytes: annotations of another kind, with what to do."""
+    """Return what a file that is not read is by its first bytes; where that is known, what to do stands behind ;."""
     start = data[:100].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.lower().startswith((b"<!doctype html", b"<html")):
         return "a web page, not an image"
+    for sign, meaning in OTHER_PICTURES.items():
+        if data.startswith(sign) or (sign == b"ftyp" and data[4:8] == sign):
+            return meaning
     kind = next((ending for sign, ending in _STARTS.items() if start.startswith(sign)), "")
     return f"not an image but {FOREIGN[kind]}" if kind else "not an image"

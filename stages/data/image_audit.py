@@ -19,17 +19,18 @@ from split_matching.stages.data.images import (
     class_id,
     decode_values,
     decode_with_orientation,
+    open_image,
     read_bytes,
 )
-from split_matching.stages.data.mask_values import ColouredError
+from split_matching.stages.data.mask_values import ColouredError, stored_palette
 from split_matching.stages.data.source import Source
 
-COLOURED = "masks are coloured"
-"""Kind of what is wrong with a mask that has colours."""
+COLOURED, UNDECODABLE = "masks are coloured", "images cannot be decoded"
+"""Kinds of what is wrong with a mask that has colours, and with an image file that is none."""
 
 KINDS = {
     "images are absent": "image is absent",
-    "images cannot be decoded": "image cannot be decoded",
+    UNDECODABLE: "image cannot be decoded",
     "masks are absent": "mask is absent",
     "masks cannot be used": "mask cannot be used",
     "masks have another size than their images": "mask has another size than its image",
@@ -53,6 +54,7 @@ class ImageAudit:
         sha256: of the image file; "" where there is none.
         rotated: the image has an EXIF orientation.
         colours: pixels of each colour, 0xRRGGBB, of a mask that holds colours and no ids; the most frequent ones.
+        palette: the colour, 0xRRGGBB, of each palette index that a mask of ids has; none without a palette.
         error: kind and message of what is wrong with the files; None if nothing is.
     """
 
@@ -64,6 +66,12 @@ class ImageAudit:
     rotated: bool = False
     error: tuple[str, str] | None = None
     colours: Mapping[int, int] = field(default_factory=dict)
+    palette: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def undecodable(self) -> bool:
+        """Whether the image file is none that can be decoded."""
+        return self.error is not None and self.error[0] == UNDECODABLE
 
     @property
     def usable(self) -> bool:
@@ -78,7 +86,7 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         image_path = source.image_path(image_id)
         data = read_bytes(image_path)
         sha256 = hashlib.sha256(data).hexdigest()
-        kind = "images cannot be decoded"
+        kind = UNDECODABLE
         pixels, turned = decode_with_orientation(data, image_path)
         shape, rotated = pixels.shape, turned != 1
         del pixels  # a large image beside the next thread's
@@ -97,13 +105,16 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         return ImageAudit(split, image_id, {}, {}, sha256, rotated, (kind, str(error)))
     known = {*classes.ids, *classes.ignore}
     counts, unknown = Counter[int](), Counter[int]()
-    for value, number in _count_values(values):
+    there = _count_values(values)
+    for value, number in there:
         raw = class_id(value, table)
         if raw in known:
             counts[raw] += number
         else:
             unknown[value] += number
-    return ImageAudit(split, image_id, counts, unknown, sha256, rotated)
+    colours = {} if isinstance(table, Mapping) else stored_palette(open_image(content))
+    palette = {value: colours[value] for value, _ in there if value in colours}
+    return ImageAudit(split, image_id, counts, unknown, sha256, rotated, palette=palette)
 
 
 def _count_values(values: NDArray[Any]) -> list[tuple[int, int]]:

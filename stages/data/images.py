@@ -43,6 +43,15 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000")
 ORIENTATION = 0x0112
 """EXIF tag."""
 
+TURN = "as `exiftran -ai` or `mogrify -auto-orient` does"
+"""How an image's pixels are turned as its EXIF orientation says."""
+
+SUBFILE, OVERVIEW_OR_ALPHA = 254, 1 | 4
+"""Tag of a page of a TIFF, and its bits where the page belongs to another one: a smaller copy, or its alpha."""
+
+MOST_PAGES = 100
+"""Pages of a mask that are looked at (choice)."""
+
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, on stderr; `_decoded` has the limit
 warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata; what matters becomes an error here
 
@@ -222,11 +231,25 @@ def decode_values(
         (H, W) values, whatever they mean: uint8, uint16 for a file of more bits, uint32 0xRRGGBB for colours.
     """
     with _decoded(data, path, "mask") as image:
+        _check_one_page(image, data, path)
         mask: NDArray[Any]
-        mask = stored_colours(image, path) if isinstance(table, Mapping) else stored_values(image, data, path)
+        mask = stored_colours(image, data, path) if isinstance(table, Mapping) else stored_values(image, data, path)
     if shape is not None:
         check_size(mask, shape, path)
     return mask
+
+
+def _check_one_page(image: Image.Image, data: bytes, path: Path) -> None:
+    """Raise for a second page or frame of a mask; smaller copies of the first one, as GeoTIFFs have, do not count."""
+    with open_image(data) as pages:  # the decoded image would lose its pixels
+        last = pages.n_frames if image.format == "PNG" else MOST_PAGES  # type: ignore[attr-defined]
+        for number in range(1, last):
+            try:
+                pages.seek(number)
+            except EOFError:
+                return
+            if not int(getattr(pages, "tag_v2", {}).get(SUBFILE, 0)) & OVERVIEW_OR_ALPHA:
+                raise DataError(f"{path}: the mask has several pages; expected one: save the page with the ids as PNG")
 
 
 def check_size(mask: NDArray[Any], shape: tuple[int, int], path: Path) -> None:
@@ -236,10 +259,11 @@ def check_size(mask: NDArray[Any], shape: tuple[int, int], path: Path) -> None:
         DataError: it has another one.
     """
     if mask.shape != tuple(shape):
-        turned = " (turned by 90 degrees: does the image have an EXIF orientation?)" if mask.T.shape == shape else ""
+        remedy = "replace one of them"
+        if mask.T.shape == tuple(shape):
+            remedy = f"does the image have an EXIF orientation? It is not applied: turn the image's pixels, {TURN}"
         raise DataError(
-            f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} but its image is {shape[1]}x{shape[0]}{turned}; "
-            "replace one of them"
+            f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} but its image is {shape[1]}x{shape[0]}; {remedy}"
         )
 
 
@@ -339,7 +363,9 @@ def _decoded(data: bytes, path: Path, what: str) -> Iterator[Image.Image]:
     except Exception as error:  # Pillow's decoders raise almost any exception for damaged bytes
         reason = " ".join(str(error).split())
         if "cannot identify" in reason:
-            reason = f"{describe_bytes(data)}: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+            reason = describe_bytes(data)
+            if ";" not in reason:
+                reason += f": expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise DataError(
             f"{path}: the {what} cannot be decoded ({reason or type(error).__name__}); "
             "restore the file or remove its id from the split"

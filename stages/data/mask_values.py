@@ -13,8 +13,6 @@ from split_matching.errors import DataError
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Tags of a TIFF."""
 
-SMEARED = "the mask is a JPEG, which smears ids; expected a PNG: export the masks again as PNG"
-
 Values = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -37,8 +35,7 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
         ColouredError: its pixels have colours.
         DataError: it is a JPEG, or its values are no whole numbers of up to 16 bits.
     """
-    if image.format in ("JPEG", "JPEG2000"):
-        raise DataError(f"{path}: {SMEARED}")
+    check_lossless(image, data, path)
     if image.mode == "P":
         return np.array(image, dtype=np.uint8)
     depth, inverted = _depth(image, data)
@@ -57,16 +54,38 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
     )
 
 
-def stored_colours(image: Image.Image, path: Path) -> NDArray[np.uint32]:
+def stored_colours(image: Image.Image, data: bytes, path: Path) -> NDArray[np.uint32]:
     """Return the colours of a decoded mask as numbers, 0xRRGGBB; a palette's colours, and grey as three equal channels.
 
     Raises:
         DataError: it is a JPEG.
     """
-    if image.format in ("JPEG", "JPEG2000"):
-        raise DataError(f"{path}: {SMEARED}")
+    check_lossless(image, data, path)
     channels = np.array(image.convert("RGB")).astype(np.uint32)
     return np.asarray(channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])
+
+
+def stored_palette(image: Image.Image) -> dict[int, int]:
+    """Return the colour of each palette index of an image as a number, 0xRRGGBB; none where it has no palette."""
+    if image.mode != "P":
+        return {}
+    channels = np.array(image.getpalette("RGB"), np.int64).reshape(-1, 3)
+    return dict(enumerate((channels @ [1 << 16, 1 << 8, 1]).tolist()))
+
+
+def check_lossless(image: Image.Image, data: bytes, path: Path) -> None:
+    """Check that no compression has changed the values of a mask.
+
+    Raises:
+        DataError: it may have.
+    """
+    kind = {"JPEG": "a JPEG", "MPO": "a JPEG", "JPEG2000": "a JPEG"}.get(image.format or "", "")
+    if image.format == "TIFF" and str(image.info.get("compression")) in ("jpeg", "tiff_jpeg", "webp"):
+        kind = "a TIFF that is compressed as a JPEG"
+    if image.format == "WEBP" and data[12:16] == b"VP8 ":
+        kind = "a lossy WebP"
+    if kind:
+        raise DataError(f"{path}: the mask is {kind}, which smears ids; expected a PNG: export the masks again as PNG")
 
 
 def _depth(image: Image.Image, data: bytes) -> tuple[int, bool]:
@@ -92,4 +111,6 @@ def _remedy(image: Image.Image) -> str:
     channels = np.array(image if image.mode == "LA" else image.convert("RGB"))[..., : 1 if image.mode == "LA" else 3]
     if (channels == channels[..., :1]).all():
         return "its channels are equal, so save one of them as a grey PNG"
+    if not channels[..., 1:].any():
+        return "its red channel alone has values, so save that as a grey PNG"
     return "give the id of each colour, as a table: data.colours"

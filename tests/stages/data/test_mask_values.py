@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 
 from split_matching.stages.data.images import read_mask
 from tests.error_lines import check_error
-from tests.png import CHANNELS, GREY, GREY_ALPHA, PALETTE, RGB, RGBA, png, unpack
+from tests.png import CHANNELS, GREY, GREY_ALPHA, PALETTE, RGB, RGBA, chunk, pack_row, png, unpack
 
 
 def values(depth: int, shape: tuple[int, ...] = (5, 13)) -> np.ndarray:
@@ -31,6 +33,36 @@ def test_stored_values_are_the_ids(tmp_path: Path, colour_type: int, depth: int)
     read = read_mask(tmp_path / "a.png", (5, 13), range(2**depth))
     np.testing.assert_array_equal(read, stored)
     assert read.dtype == (np.uint16 if depth == 16 else np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 13), (17, 3)])
+@pytest.mark.parametrize(
+    ("colour_type", "depth"),
+    [*((GREY, depth) for depth in (1, 2, 4, 8, 16)), *((PALETTE, depth) for depth in (1, 2, 4, 8))],
+)
+def test_interlaced_files(tmp_path: Path, colour_type: int, depth: int, shape: tuple[int, int]) -> None:
+    """Adam7; narrow files have no pixels in some of the passes."""
+    stored = np.random.default_rng(depth).integers(0, 2**depth, shape)
+    palette = bytes(3 * 2**depth) if colour_type == PALETTE else b""
+    (tmp_path / "a.png").write_bytes(png(stored, colour_type, depth, palette, interlaced=True))
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), stored)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (b"gAMA", (100000).to_bytes(4, "big")),
+        (b"sBIT", b"\3"),
+        (b"tRNS", b"\0\1"),
+        (b"bKGD", b"\0\1"),
+        (b"eXIf", b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"),  # turned by 90 degrees
+    ],
+)
+@pytest.mark.parametrize("depth", [4, 8, 16])
+def test_what_else_a_file_says_changes_no_id(tmp_path: Path, kind: bytes, content: bytes, depth: int) -> None:
+    stored = values(depth)
+    (tmp_path / "a.png").write_bytes(png(stored, GREY, depth, more=chunk(kind, content)))
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), stored)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "I;16"])
@@ -59,17 +91,16 @@ def test_grey_that_was_saved_as_colour_is_named_so(tmp_path: Path) -> None:
     check_error(lambda: read_mask(tmp_path / "a.png"), "mode RGB", "its channels are equal", "grey PNG")
 
 
-@pytest.mark.parametrize("depth", [1, 2, 4, 8])
-@pytest.mark.parametrize("white_is_zero", [False, True])
-def test_tiff_of_every_depth(tmp_path: Path, depth: int, white_is_zero: bool) -> None:
+def test_ids_in_the_red_channel_are_named_so(tmp_path: Path) -> None:
+    """As CARLA's camera writes them."""
+    Image.fromarray(np.dstack([values(8), np.zeros((5, 13, 2))]).astype(np.uint8)).save(tmp_path / "a.png")
+    check_error(lambda: read_mask(tmp_path / "a.png"), "its red channel alone has values", "grey PNG")
+
+
+def tiff(stored: np.ndarray, depth: int, white_is_zero: bool, order: Literal["little", "big"]) -> bytes:
     """A TIFF of one strip, written by hand: header, the 8 tags that readers need, rows."""
-    stored = values(depth)
-    rows = b"".join(
-        int("".join(format(v, f"0{depth}b") for v in row).ljust(-(-13 * depth // 8) * 8, "0"), 2).to_bytes(
-            -(-13 * depth // 8), "big"
-        )
-        for row in stored.tolist()
-    )
+    rows = b"".join(pack_row(row, depth) for row in stored.tolist())
+    rows = stored.astype("<u2" if order == "little" else ">u2").tobytes() if depth == 16 else rows
     tags = [
         (256, 13),
         (257, 5),
@@ -81,10 +112,18 @@ def test_tiff_of_every_depth(tmp_path: Path, depth: int, white_is_zero: bool) ->
         (279, len(rows)),
     ]
     entries = b"".join(
-        number.to_bytes(2, "little") + b"\3\0\1\0\0\0" + value.to_bytes(4, "little") for number, value in tags
+        number.to_bytes(2, order) + (4).to_bytes(2, order) + (1).to_bytes(4, order) + value.to_bytes(4, order)
+        for number, value in tags
     )
-    (tmp_path / "a.tif").write_bytes(b"II*\0\x08\0\0\0" + len(tags).to_bytes(2, "little") + entries + bytes(4) + rows)
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), stored)
+    start = (b"II*\0" if order == "little" else b"MM\0*") + (8).to_bytes(4, order) + len(tags).to_bytes(2, order)
+    return start + entries + bytes(4) + rows
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize(("depth", "white_is_zero"), [*itertools.product((1, 2, 4, 8), (False, True)), (16, False)])
+def test_tiff_of_every_depth(tmp_path: Path, depth: int, white_is_zero: bool, order: Literal["little", "big"]) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(values(depth), depth, white_is_zero, order))
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), values(depth))
 
 
 @pytest.mark.parametrize(("value", "words"), [(70000, "value 70000"), (-1, "value -1"), (0.5, "fractions")])
@@ -98,7 +137,42 @@ def test_whole_numbers_of_32_bits_are_ids(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), [[0, 300], [65535, 7]])
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+def test_a_tiff_of_a_rare_kind_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(values(16), 16, True, "big"))
+    check_error(lambda: read_mask(tmp_path / "a.tif"), "a TIFF of a kind that is not read; save it as PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("a.tif", {"compression": "jpeg"}, "a TIFF that is compressed as a JPEG, which smears ids"),
+        ("a.webp", {}, "a lossy WebP, which smears ids"),
+        ("a.tif", {"save_all": True, "append_images": [Image.new("L", (13, 5))]}, "has several pages"),
+        ("a.png", {"save_all": True, "append_images": [Image.new("L", (13, 5))]}, "has several pages"),
+        ("a.gif", {"save_all": True, "append_images": [Image.new("L", (13, 5))]}, "has several pages"),
+    ],
+)
+@pytest.mark.parametrize("table", [None, {0: 0}])
+def test_files_that_hold_other_ids_than_were_drawn(
+    tmp_path: Path, name: str, options: dict[str, object], words: str, table: dict[int, int] | None
+) -> None:
+    Image.fromarray(values(4).astype(np.uint8)).save(tmp_path / name, **options)  # type: ignore[arg-type]
+    check_error(lambda: read_mask(tmp_path / name, table=table), name, words)
+
+
+@pytest.mark.parametrize("options", [{"compression": "tiff_lzw"}, {"compression": "tiff_deflate"}, {}])
+def test_a_smaller_copy_is_no_second_page(tmp_path: Path, options: dict[str, str]) -> None:
+    """GeoTIFFs have smaller copies of themselves inside, for quick views."""
+    ids = values(8).astype(np.uint8)
+    small = Image.fromarray(ids[::2, ::2])
+    small.encoderinfo = {"tiffinfo": {254: 1}}  # type: ignore[attr-defined]
+    Image.fromarray(ids).save(tmp_path / "a.tif", save_all=True, append_images=[small], **options)
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.n_frames == 2  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), ids)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000", "MPO"])
 def test_a_jpeg_is_named_before_its_colours_are(tmp_path: Path, kind: str) -> None:
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png", kind)
     check_error(lambda: read_mask(tmp_path / "a.png"), "the mask is a JPEG")
