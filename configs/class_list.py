@@ -233,6 +233,10 @@ def _locate(data: DataConfig) -> tuple[Path, str]:
     if not path.is_absolute():
         if data.root is None:
             raise DataError("data.root is not set; expected the folder of the data set: --set data.root=PATH")
+        if not data.root.is_dir():
+            raise DataError(
+                f"data.root: {data.root}: no such folder; expected that of the data set: --set data.root=PATH"
+            )
         path = data.root / path
     if not path.is_file():
         raise ConfigError(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from split_matching.configs.section import RUNTIME, Section, added
 from split_matching.configs.settings import Fraction, NonNegative, Positive
@@ -97,11 +97,11 @@ class DataConfig(Section):
             raise ValueError("expected a list or a folder below the root, not the root itself")
         return name
 
-    @field_validator("mask_suffix")
+    @field_validator("mask_suffix", "image_suffix")
     @classmethod
-    def _some_suffix(cls, suffix: str) -> str:
-        if not suffix:
-            raise ValueError("expected the end of every mask's name, such as .png")
+    def _with_an_ending(cls, suffix: str, info: ValidationInfo) -> str:
+        if "." not in suffix and (suffix or info.field_name == "mask_suffix"):
+            raise ValueError("expected the end of every name with its ending, such as .png or _mask.png")
         return suffix
 
     @model_validator(mode="after")

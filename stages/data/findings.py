@@ -18,7 +18,8 @@ from split_matching.stages.data.image_audit import COLOURED, KINDS, MOST_COLOURS
 from split_matching.stages.data.images import TURN
 from split_matching.stages.data.layouts.voc import voc_palette
 from split_matching.stages.data.listing import SPLITS
-from split_matching.stages.data.source import Source
+from split_matching.stages.data.prepare import OWN_MASKS
+from split_matching.stages.data.source import Source, find_shared_masks
 
 SHOWN = 5  # examples of one kind of finding
 BACKGROUND_SHARE, BACKGROUND_IMAGES = 0.5, 0.9  # of pixels and images: then a class may be background (choice)
@@ -68,6 +69,7 @@ def find_all(source: Source, data: DataConfig, classes: ClassList, ids: Ids, aud
         *_find_unknown_ids(classes, audits, bool(data.colours)),
         *_find_two_values(classes, audits),
         *_find_own_palettes(audits),
+        *_find_shared_masks(source, ids),
         *_find_odd_names(classes),
         *_find_odd_classes(classes, ids, audits),
         *_find_duplicates(ids, audits),
@@ -222,6 +224,13 @@ def _find_own_palettes(audits: Audits) -> Iterator[Finding]:
             "that no program has repacked, or give the id of each colour: data.colours",
             True,
         )
+
+
+def _find_shared_masks(source: Source, ids: Ids) -> Iterator[Finding]:
+    """Images that would have one mask."""
+    pairs = [f"{one} and {other}" for one, other in find_shared_masks(source, ids)]
+    if pairs:
+        yield Finding(f"images would share a mask: {_list(pairs)}; {OWN_MASKS}", True)
 
 
 def _find_odd_names(classes: ClassList) -> Iterator[Finding]:

@@ -15,6 +15,9 @@ PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".
 
 FORBIDDEN = "cannot be read (permission denied); check its permissions"
 
+LEFT_BEHIND = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+"""Folders and files that systems leave beside a user's own."""
+
 _UNSAFE = re.compile(r"[^\w.\-]")
 
 
@@ -43,7 +46,7 @@ def is_folder(path: Path) -> bool:
 
 
 def walk(folder: Path) -> list[str]:
-    """Return the paths of all files below a folder, relative to it, sorted; hidden ones are left out.
+    """Return the paths of all files below a folder, relative to it, sorted; without hidden ones and `LEFT_BEHIND`.
 
     Links to folders are followed, but for one to a folder that it lies in: that would have no end.
 
@@ -66,7 +69,7 @@ def _walk(base: str, below: str, above: tuple[str, ...], found: list[str]) -> No
     except OSError:
         return
     for entry in entries:
-        if entry.name[0] == ".":
+        if entry.name[0] == "." or entry.name in LEFT_BEHIND:
             continue
         if entry.is_dir():
             _walk(entry.path, f"{below}{entry.name}{os.sep}", (*above, real), found)
@@ -84,6 +87,7 @@ FOREIGN = {
     ".json": "polygons of LabelMe or COCO; labelme2voc.py of LabelMe, or pycocotools, makes index PNGs of them",
     ".xml": "polygons or boxes; the tool that made them (CVAT, LabelMe) exports index PNGs as `segmentation mask`",
     ".npy": "an array; PIL.Image.fromarray(numpy.load(NAME).astype('uint8')).save('NAME.png') makes an index PNG",
+    ".txt": "polygons or boxes of YOLO; DetectionDataset.from_yolo(..., force_masks=True) of `supervision` reads them",
     ".mat": "an array of Matlab; scipy.io.loadmat reads it, and PIL.Image.fromarray makes an index PNG",
 }
 """Annotations that are no masks, and what makes masks of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from split_matching.errors import DataError
@@ -15,12 +16,13 @@ ID = re.compile(r"\w[\w.\-]*")
 LONGEST_ID = 200
 
 
-def parse_list(text: str, path: Path) -> list[str]:
-    """Read a list of image ids, one a line.
+def parse_list(text: str, path: Path, find: Callable[[str, str], str] | None = None) -> list[str]:
+    """Read a list of image ids, one a line; lines that begin with # are comments.
 
     Args:
         text: the list.
         path: its file, for errors only.
+        find: returns the id of what a line names, given the line, and where it is for errors; None: lines are ids.
 
     Returns:
         Ids, sorted, each once.
@@ -29,17 +31,19 @@ def parse_list(text: str, path: Path) -> list[str]:
         DataError: the list is empty, or has a line that is no id or an id twice.
     """
     first_line: dict[str, int] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        image_id = line.strip()
-        if not image_id:
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
+        if not line or line[0] == "#":
             continue
+        where = f"{path}, line {number}"
+        image_id = find(line, where) if find else line
         if not ID.fullmatch(image_id) or len(image_id.encode()) > LONGEST_ID:
+            what = "neither an image nor an id" if find else "no image id"
             raise DataError(
-                f"{path}, line {number}: {image_id[:LONGEST_ID]!r} is no image id; expected a file name without "
-                "folder and ending, such as 2007_000032: correct the list"
+                f"{where}: {line[:LONGEST_ID]!r} is {what}; expected a file name without folder and ending, such as "
+                f"2007_000032{', or the path of an image' if find else ''}: correct the list"
             )
         if image_id in first_line:
-            raise DataError(f"{path}, line {number}: {image_id} was already on line {first_line[image_id]}; remove one")
+            raise DataError(f"{where}: {image_id} was already on line {first_line[image_id]}; remove one")
         first_line[image_id] = number
     if not first_line:
         raise DataError(f"{path}: the list is empty; expected one image id a line: fill it or choose another split")
@@ -57,8 +61,10 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the list cannot be read ({error}); expected plain text") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: the list is not text in UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: the list cannot be read ({error.strerror}); expected a text file") from None
 
 
 def check_split(split: str) -> None:

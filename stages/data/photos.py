@@ -15,7 +15,7 @@ from PIL import Image
 
 from split_matching.configs.user_path import user_path
 from split_matching.errors import DataError, one_line
-from split_matching.stages.data.folder_files import PICTURES
+from split_matching.stages.data.folder_files import PICTURES, walk
 from split_matching.stages.data.images import decode_with_orientation, orientation, read_bytes
 
 _TURNS = {
@@ -73,6 +73,7 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
     """Return the image files of a folder and all below it, or the one file, in sorted order.
 
     Whatever has an image's name and is no folder is among them: what cannot be read is named when its turn comes.
+    Hidden files are not.
 
     Args:
         given: a file or a folder.
@@ -87,9 +88,9 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
         raise DataError(f"{one_line(str(given))}: no such file or folder; give an image or a folder of images")
     own = out.resolve()
     found = [
-        Photo(path, path.relative_to(given))
-        for path in sorted(given.rglob("*"))
-        if path.suffix.lower() in PICTURES and not path.is_dir() and own not in path.resolve().parents
+        Photo(given / name, Path(name))
+        for name in walk(given)
+        if name.lower().endswith(PICTURES) and own not in (given / name).resolve().parents
     ]
     if not found:
         raise DataError(f"{one_line(str(given))}: no image in it; expected files that end in {', '.join(PICTURES)}")

@@ -206,6 +206,8 @@ def test_a_labelmap_gives_its_own_ids(tmp_path):
         ({"layout": "folder", "train_split": "."}, "not the root itself"),
         ({"layout": "folder", "val_split": "./."}, "not the root itself"),
         ({"layout": "folder", "mask_suffix": ""}, "such as .png"),
+        ({"layout": "folder", "mask_suffix": "png"}, "such as .png"),
+        ({"layout": "folder", "image_suffix": "jpg"}, "such as .png"),
         ({"layout": "voc", "download": "pascal_context"}, "is for data.layout folder"),
     ],
 )

@@ -11,6 +11,7 @@ dots for slashes and _ for unusual signs: `train.a`, `b`. So equal names in two 
 
 from __future__ import annotations
 
+import bisect
 import os
 import re
 import unicodedata
@@ -21,13 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from split_matching.configs.colour_table import locate_colours, read_colours
-from split_matching.errors import DataError
+from split_matching.errors import DataError, format_count
 from split_matching.stages.data.folder_files import FOREIGN, PICTURES, describe_endings, is_folder, make_id, walk
 from split_matching.stages.data.listing import LONGEST_ID, check_split, parse_list, read_text
 from split_matching.stages.data.raw_files import Fingerprint, make_fingerprint, stat_file
 from split_matching.stages.data.source import Layout
 
 SPLIT = "{split}"
+
+COCO = re.compile("coco|instances|annotations", re.IGNORECASE)
+"""In the names of COCO's files of polygons."""
+
+NEIGHBOURS = 50
+"""Names beside that of an absent mask that are looked at for another ending (choice)."""
 
 _PAIR = re.compile(r"(\S.*?\.\w{2,5})(?:\s*[,;]\s*|\s+)(\S.*\.\w{2,5})")
 """Image and mask on one line of a list."""
@@ -66,6 +73,7 @@ class FolderSource:
 
     def __init__(self, data: Any, root: Path) -> None:
         self._data, self._root = data, root
+        self._below: dict[Path, list[str]] = {}
         before, self._split, self._after = data.image_folder.partition(SPLIT)
         above, _, prefix = before.rpartition("/")
         self._before = prefix if self._split else ""
@@ -120,18 +128,19 @@ class FolderSource:
         """
         check_split(split)
         name = getattr(self._data, f"{split}_split")
-        found = self._read_list(split, name) if name.endswith(".txt") else self._find_in_folder(split, name)
+        found = self._read_list(split, name) if name.lower().endswith(".txt") else self._find_in_folder(split, name)
         twice = [self._files[image_id] for image_id in found if len(self._files.get(image_id, ())) > 1]
         if twice:
+            count = format_count(len(twice), "image id is", "image ids are")
             raise DataError(
-                f"{len(twice)} image ids are those of several files, first: {twice[0][0].path} and "
-                f"{twice[0][1].path}; rename one of each"
+                f"{count} of several files, first: {twice[0][0].path} and {twice[0][1].path}; rename one of each"
             )
         long = [image_id for image_id in found if len(image_id.encode()) > LONGEST_ID]
         if long:
+            count = format_count(len(long), "name is", "names are")
             raise DataError(
-                f"{self._files[long[0]][0].path}: {len(long)} names are too long, with their folders; expected "
-                f"{LONGEST_ID} bytes at most: rename them"
+                f"{self._files[long[0]][0].path}: {count} too long, with their folders; expected {LONGEST_ID} bytes at "
+                "most: rename them"
             )
         return found
 
@@ -144,25 +153,25 @@ class FolderSource:
                 f"{path}: no such list; expected one image id a line. Add it, or name another list or a folder of "
                 f"images: --set data.{split}_split=NAME"
             ) from None
-        lines = [self._resolve(line.strip(), f"{path}, line {n}") for n, line in enumerate(text.split("\n"), start=1)]
-        return parse_list("\n".join(lines), path)
+        return parse_list(text, path, self._resolve)
 
     def _resolve(self, line: str, where: str) -> str:
         """Return the id of what a line names: an id, a path, with or without ending, or an image and its mask."""
         pair = _PAIR.fullmatch(line)
         image_id = self._find(pair[1]) if pair else ""
         if pair and image_id:
-            rule, named = self._mask_rule(self._files[image_id][0]), Path(pair[2]).parts[-2:]
+            rule, named = self._mask_rule(self._files[image_id][0]), Path(_posix(pair[2])).parts[-2:]
             if rule.parts[-len(named) :] != named:
                 raise DataError(
                     f"{where}: the mask is {pair[2]}, but by data.mask_folder and data.mask_suffix it is {rule}; set "
                     "them, for example data.mask_folder={split}annot"
                 )
         # what a line names may be absent, or the line be hostile: that is said later
-        return image_id or self._find(line) or (line if ".." in line else line.replace("/", "."))
+        return image_id or self._find(line) or (line if ".." in line else _posix(line).replace("/", "."))
 
     def _find(self, name: str) -> str:
         """Return the id of the image that a list names, "" if there is none."""
+        name = _posix(name)
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
             return ""
@@ -179,6 +188,10 @@ class FolderSource:
         return ""
 
     def _find_in_folder(self, split: str, name: str) -> list[str]:
+        if (self._root / name).is_file():
+            raise DataError(
+                f"{self._root / name}: a file; expected a folder's name, or a list that ends in .txt: rename it"
+            )
         parts = Path(os.path.normpath(name)).parts
         below = parts[1:] if self._split else parts
         folder = self._root.joinpath(self._data.image_folder.replace(SPLIT, parts[0]), *below)
@@ -190,10 +203,11 @@ class FolderSource:
             )
         found = sorted(i for i, images in self._files.items() if any(m.parts[: len(parts)] == parts for m in images))
         if not found:
-            end = self._data.image_suffix or "a picture's ending"
+            ends = self._data.image_suffix or ", ".join(PICTURES)
             others = walk(folder)
-            ends = f", there is {describe_endings(others)}" if others else ""
-            raise DataError(f"{folder}: no file that ends with {end}{ends}; expected images: see data.image_suffix")
+            others_are = f" (there is {describe_endings(others)})" if others else ""
+            remedy = "see data.image_suffix" if self._data.image_suffix else "convert them, or choose another folder"
+            raise DataError(f"{folder}: no image{others_are}; expected names that end in {ends}: {remedy}")
         return found
 
     def image_path(self, image_id: str) -> Path:
@@ -207,12 +221,11 @@ class FolderSource:
     def _image(self, image_id: str) -> _Image:
         if image_id in self._files:
             return self._files[image_id][0]
-        close = [other for other in self._files if other.endswith(f".{image_id}")][:1]
-        meant = f"did you mean {close[0]}, " if close else "ids are names without ending, such as "
-        example = "with its folder?" if close else next(iter(sorted(self._files)), "a")
+        close = [other for other in self._files if f".{other}".casefold().endswith(f".{image_id}".casefold())]
+        example = next(iter(sorted(self._files)), "a")
+        meant = f"did you mean {close[0]}?" if close else f"ids are names without ending, such as {example}"
         raise DataError(
-            f"{self._images}: no image {image_id} though its split names it ({meant}{example}); "
-            "add the file or correct the list"
+            f"{self._images}: no image {image_id} though its split names it ({meant}); add the file or correct the list"
         )
 
     def mask_path(self, image_id: str) -> Path:
@@ -232,11 +245,15 @@ class FolderSource:
             return path
         folder = self._mask_folder(image.split)
         if not is_folder(folder):
-            raise DataError(f"{folder}: no such folder of masks; set where they are: --set data.mask_folder=NAME")
+            other = self._find_polygons(image)
+            there = f" ({other} holds {FOREIGN['.json']})" if other else ""
+            raise DataError(
+                f"{folder}: no such folder of masks{there}; set where they are: --set data.mask_folder=NAME"
+            )
         for other in self._spellings(folder, image.stem):
             if other.is_file():
                 return other
-        raise DataError(f"{path}: the mask is absent though there is its image; {_remedy(image, folder)}")
+        raise DataError(f"{path}: the mask is absent though there is its image; {self._remedy(image, folder)}")
 
     def _mask_folder(self, split: str) -> Path:
         return self._root / self._data.mask_folder.replace(SPLIT, split)
@@ -249,6 +266,38 @@ class FolderSource:
         suffix = self._data.mask_suffix
         stems = dict.fromkeys((stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))))
         return [folder / f"{name}{end}" for name in stems for end in (suffix, suffix.lower(), suffix.upper())]
+
+    def _find_polygons(self, image: _Image) -> Path | None:
+        """LabelMe's polygons of an image, or a file that is named as COCO's, where such files usually are."""
+        folders = (image.path.parent, self._root, self._root / "annotations")
+        whole = [path for folder in folders for path in sorted(folder.glob("*.json")) if COCO.search(path.name)]
+        return next((path for path in (image.path.with_suffix(".json"), *whole) if path.is_file()), None)
+
+    def _remedy(self, image: _Image, folder: Path) -> str:
+        """What to do about a mask that is absent, by what is there."""
+        for ending, meaning in FOREIGN.items():
+            names = (f"{image.stem}{ending}", f"{image.stem}{image.path.suffix}{ending}")
+            for place in (*(folder / name for name in names), image.path.with_suffix(ending)):
+                if place.is_file():
+                    return f"{place} holds {meaning}"
+        flat = folder / f"{Path(image.stem).name}{self._data.mask_suffix}"
+        if SPLIT not in self._data.image_folder and flat.is_file():
+            setting = f"data.image_folder={self._data.image_folder}/{SPLIT}"
+            return f"there is {flat}; if only images have folders by split: --set '{setting}'"
+        paths = self._paths_below(folder)
+        start = bisect.bisect_left(paths, image.stem)
+        beside = self._images in (folder, *folder.parents)  # then these may be images
+        for name in () if beside else paths[start : start + NEIGHBOURS]:
+            rest = name.removeprefix(image.stem)
+            if rest != name and re.fullmatch(r"[\W_][^/]*", rest):
+                return f"there is {folder / name}; if that is the mask: --set data.mask_suffix={rest}"
+        return "add it, or set what mask names end with: --set data.mask_suffix=_mask.png"
+
+    def _paths_below(self, folder: Path) -> list[str]:
+        """All files below a folder of masks, sorted; looked for once."""
+        if folder not in self._below:
+            self._below[folder] = walk(folder)
+        return self._below[folder]
 
     def mask_table(self, mask: Path) -> Mapping[int, int] | None:
         """The ids of colours, with `data.colours`; else None: masks hold the class list's ids."""
@@ -290,13 +339,9 @@ def _plain(stem: str) -> str:
     return unicodedata.normalize("NFC", stem)
 
 
-def _remedy(image: _Image, folder: Path) -> str:
-    """What to do about a mask that is absent."""
-    for ending, meaning in FOREIGN.items():
-        for place in (folder / f"{image.stem}{ending}", image.path.with_suffix(ending)):
-            if place.is_file():
-                return f"{place} holds {meaning}"
-    return "add it, or set what mask names end with: --set data.mask_suffix=_mask.png"
+def _posix(name: str) -> str:
+    """Return a path as Linux writes it, without the drive of Windows."""
+    return re.sub(r"^[A-Za-z]:(?=/)", "", name.replace("\\", "/"))
 
 
 _PLACES = ("image_folder", "image_suffix")

@@ -187,8 +187,8 @@ IMAGES = [
     Row(
         "EXIF says turn, and so is the mask",
         turned_with_mask,
-        message="{mask}: the mask is 24x32 but its image is 32x24 (turned by 90 degrees: does the image have an EXIF "
-        "orientation?); replace one of them",
+        message="{mask}: the mask is 24x32 but its image is 32x24; does the image have an EXIF "
+        "orientation? It is not applied: turn the image's pixels, as `exiftran -ai`",
     ),
     Row(
         "one pixel",
@@ -305,7 +305,11 @@ SPLITS = [
     Row("markup", lambda p: p.list("t0\n<b>t1</b>\n"), message=NO_ID.replace("{found}", "'<b>t1</b>'")),
     Row("endless id", lambda p: p.list(f"t0\n{'x' * 999}\n"), message=f"line 2: '{'x' * 200}' is no image id"),
     Row("control signs", lambda p: p.list("t0\nt1\x1b[31m\n"), message="line 2: 't1\\x1b[31m' is no image id"),
-    Row("UTF-16", lambda p: p.list("t0\nt1\n".encode("utf-16")), message="{list}: the list cannot be read ('utf-8'"),
+    Row(
+        "UTF-16",
+        lambda p: p.list("t0\nt1\n".encode("utf-16")),
+        message="{list}: the list is not text in UTF-8; save it",
+    ),
     Row(
         "no such list",
         lambda p: p.set("data.val_split=test"),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
+from split_matching.pipeline.cli import main
 from split_matching.stages.data.audit import Audit, audit_data
 from split_matching.stages.ground.context import no_progress
 from tests.folder_data import TRAIN, VAL, settings, stripes, write
@@ -133,3 +134,16 @@ def test_masks_that_were_drawn_on_upright_images(tmp_path: Path) -> None:
     text = problems(audit(root))
     assert "the mask is 24x32 but its image is 32x24; does the image have an EXIF orientation" in text
     assert "exiftran -ai" in text
+
+
+def test_images_of_two_splits_would_share_a_mask(tmp_path: Path) -> None:
+    """Masks lie in one folder, and the splits have images of one name."""
+    root = write(tmp_path)
+    for path in (root / "masks").rglob("*.png"):
+        path.rename(root / "masks" / path.name)
+    more = "data.image_folder=images/{split}"
+    assert "images would share a mask: train.a and val.a" in problems(audit(root, more))
+    command = ["PrepareDataset", "--dataset", "folder", "--artifacts", str(tmp_path / "cache"), "--set"]
+    assert main([*command, *settings(root, more)]) == 3
+    (root / "images/val/a.jpg").unlink()
+    assert main([*command, *settings(root, more)]) == 0

@@ -103,6 +103,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "there is train, val" in message and "data.train_split=NAME" in message
     message = error_line(lambda: source_of(tmp_path, "data.val_split=val.txt").ids("val"))
     assert "val.txt: no such list" in message
+    message = error_line(lambda: load_classes(load_config("folder", overrides=settings(tmp_path / "none")).data))
+    assert f"data.root: {tmp_path}/none: no such folder" in message
     message = error_line(lambda: source_of(tmp_path, "data.image_suffix=_x.png").ids("val"))
     assert "_x.png" in message and "data.image_suffix" in message
     (tmp_path / "masks/val/a.png").unlink()
@@ -127,7 +129,12 @@ def test_two_files_of_one_id_are_named(tmp_path: Path) -> None:
     shutil.copy(image, tmp_path / "images/train/a.jpeg")
     shutil.copy(image, tmp_path / "images/train/b.png")
     message = error_line(lambda: source_of(tmp_path).ids("train"))
-    assert "2 image ids" in message and "a.jpg" in message and "a.jpeg" in message and "rename one" in message
+    assert (
+        "2 image ids are of several files" in message
+        and "a.jpg" in message
+        and "a.jpeg" in message
+        and "rename one" in message
+    )
     assert source_of(tmp_path).ids("val") == ["val.a", "val.d"]
 
 

@@ -59,7 +59,7 @@ def test_unusable_lists(voc_tree):
     tree.listing("trainaug").write_text("\n \n")
     check_error(lambda: source.ids("train"), "trainaug.txt", "empty")
     tree.listing("trainaug").write_bytes(b"\xff\xfe\x00")
-    check_error(lambda: source.ids("train"), "trainaug.txt", "plain text")
+    check_error(lambda: source.ids("train"), "trainaug.txt", "not text in UTF-8")
     tree.listing("trainaug").unlink()
     check_error(lambda: source.ids("train"), "trainaug.txt", "(val)", "--set data.train_split=NAME")
 
