@@ -58,7 +58,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_inside(data: bytes, rng: random.Random) -> bytes:
-    """Mutate what a container holds, with a sound container around it: members of archives, chunks of PNG files."""
+    """Mutate what a container holds, with a sound one around it: members of archives, chunks of PNGs, variables."""
     buffer = io.BytesIO()
     if data[:4] == b"PK\3\4":
         with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
@@ -76,6 +76,9 @@ def mutate_inside(data: bytes, rng: random.Random) -> bytes:
         chunks[index] = (chunks[index][0], mutate(chunks[index][1], rng))
         parts = [len(c).to_bytes(4, "big") + n + c + zlib.crc32(n + c).to_bytes(4, "big") for n, c in chunks]
         return data[:8] + b"".join(parts)
+    if data[:6] == b"MATLAB":  # after its header: type and size of the one variable
+        variable = zlib.compress(mutate(zlib.decompress(data[136:]), rng), 1)
+        return data[:132] + len(variable).to_bytes(4, "little") + variable
     if data[:2] == b"\x1f\x8b":
         return zlib.compress(mutate(zlib.decompress(data, 31), rng), 1, 31)
     return mutate(data, rng)
@@ -127,6 +130,20 @@ def read_archive(path: Path, sound: bytes) -> str:
     outside = set(path.parent.iterdir()) - before - {out}
     shutil.rmtree(out, ignore_errors=True)
     return f"wrote {outside}" if outside else ""
+
+
+def read_matlab_masks(path: Path, sound: bytes) -> str:
+    """Masks of SBD and of PASCAL Context."""
+    from split_matching.errors import UserError
+    from split_matching.stages.data.download.pascal_context import read_context_mask
+    from split_matching.stages.data.download.voc import read_sbd_mask
+
+    for read in (read_sbd_mask, read_context_mask):
+        try:
+            read(path.read_bytes(), path.name)
+        except UserError as error:
+            check_line(error)
+    return ""
 
 
 def read_settings(path: Path, sound: bytes) -> str:
@@ -253,6 +270,21 @@ def sound_weights(folder: Path) -> list[Path]:
     return found
 
 
+def sound_matlab_masks(folder: Path) -> list[Path]:
+    """A mask in the form of each data set that has MATLAB files."""
+    import numpy as np
+    from scipy.io import savemat
+
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    content: dict[str, dict[str, object]] = {
+        "sbd.mat": {"GTcls": {"Boundaries": np.array([["a", "b"]], object), "Segmentation": mask}},
+        "context.mat": {"LabelMap": mask.astype(np.uint16)},
+    }
+    for name, values in content.items():
+        savemat(folder / name, values, do_compression=True)
+    return [folder / name for name in content]
+
+
 def sound_settings(folder: Path) -> list[Path]:
     """Configs, class lists and a list of images."""
     configs = Path(__file__).parents[2] / "configs"
@@ -363,6 +395,7 @@ def cases(short: bool) -> dict[str, Case]:
         "images": (sound_images, read_image),
         "weights": (sound_weights, read_weights),
         "archives": (sound_archives, read_archive),
+        "MATLAB masks": (sound_matlab_masks, read_matlab_masks),
         "settings and lists": (sound_settings, read_settings),
     }
     files = BATCH if short else 4000

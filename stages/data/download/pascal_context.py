@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.download.archives import explain_damage, read_members, unpack
 from split_matching.stages.data.download.fetch import Archive, Phase, fetch
+from split_matching.stages.data.download.matlab import read_matlab
 from split_matching.stages.data.download.voc import ARCHIVES, write_file
 from split_matching.stages.data.listing import SPLITS, parse_list, read_text
 from split_matching.stages.ground.context import Progress
@@ -129,7 +129,7 @@ def _convert(archive: Path, partial: Path, progress: Progress) -> None:
 
 
 def read_context_mask(data: bytes, where: str) -> NDArray[np.uint8]:
-    """Read a mask of PASCAL Context. Damaged bytes can crash scipy's reader: the archive's checksums come before.
+    """Read a mask of PASCAL Context.
 
     Args:
         data: a MATLAB file with `LabelMap`, 0 or one of 459 labels for each pixel.
@@ -141,14 +141,7 @@ def read_context_mask(data: bytes, where: str) -> NDArray[np.uint8]:
     Raises:
         DataError: not such a file.
     """
-    from scipy.io import loadmat
-
-    try:
-        content: Any = io.BytesIO(data)  # scipy takes a file; its stubs know paths only
-        labels = np.asarray(loadmat(content, variable_names=["LabelMap"])["LabelMap"])
-    except Exception as error:  # scipy raises almost any exception for damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{where}: cannot be read ({reason}); expected a MATLAB file with LabelMap") from None
+    labels = read_matlab(data, where, "LabelMap")
     whole = labels.dtype.kind in "ui" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
     if labels.ndim != 2 or labels.size == 0 or not whole or labels.min() < 0 or labels.max() > MOST:
         raise DataError(f"{where}: LabelMap is no mask of labels 0 to {MOST}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError
 from split_matching.stages.data.download.archives import explain_damage, read_members, unpack
 from split_matching.stages.data.download.fetch import Archive, Phase, fetch
+from split_matching.stages.data.download.matlab import read_matlab
 from split_matching.stages.data.layouts.voc import AUG_LIST, AUG_MASKS, voc_palette
 from split_matching.stages.data.listing import parse_list, read_text
 from split_matching.stages.ground.context import Progress
@@ -168,7 +168,7 @@ def _convert(archive: Path, own_masks: Path, partial: Path | None, progress: Pro
 
 
 def read_sbd_mask(data: bytes, where: str) -> NDArray[np.uint8]:
-    """Read a mask of SBD. Only from an archive whose MD5 is right: damaged bytes can crash scipy's reader.
+    """Read a mask of SBD.
 
     Args:
         data: a MATLAB file with the struct GTcls, as in SBD's folder `cls`.
@@ -180,15 +180,8 @@ def read_sbd_mask(data: bytes, where: str) -> NDArray[np.uint8]:
     Raises:
         DataError: not such a file.
     """
-    from scipy.io import loadmat
-
-    try:
-        content: Any = io.BytesIO(data)  # scipy takes a file; its stubs know paths only
-        mask = np.asarray(loadmat(content, variable_names=["GTcls"])["GTcls"][0]["Segmentation"][0])
-    except Exception as error:  # scipy raises almost any exception for damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{where}: cannot be read ({reason}); expected a MATLAB file with GTcls.Segmentation") from None
-    if mask.ndim != 2 or mask.dtype.kind not in "ui" or mask.size == 0 or mask.max() > CLASSES:
+    mask = read_matlab(data, where, "GTcls", "Segmentation")
+    if mask.ndim != 2 or mask.dtype.kind not in "ui" or mask.size == 0 or mask.min() < 0 or mask.max() > CLASSES:
         raise DataError(f"{where}: GTcls.Segmentation is no mask of ids 0 to {CLASSES}")
     return mask.astype(np.uint8)
 

@@ -267,7 +267,8 @@ def test_masks_that_are_no_masks_are_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(voc_archives.read_sbd_mask(mat(good), "x"), good)
     buffer = io.BytesIO()
     savemat(buffer, {"GTinst": {"Segmentation": good}})
-    for data in (b"", b"nonsense", buffer.getvalue(), mat(np.array([[21]], np.uint8))):
+    wrong = (mat(np.array([[id_]], np.int8)) for id_ in (21, -1))
+    for data in (b"", b"nonsense", buffer.getvalue(), *wrong):
         with pytest.raises(voc_archives.DataError, match="x\\.mat") as caught:
             voc_archives.read_sbd_mask(data, "x.mat")
         assert "\n" not in str(caught.value)
