@@ -15,7 +15,7 @@ from split_matching.model.clip import FrozenClip
 
 def test_the_gap_keeps_the_order_of_classes_and_narrows_cosines(tmp_path: Path) -> None:
     names = [entry.name for entry in load_shipped_classes("shapes").entries]
-    found = []
+    found, tokens = [], []
     for gap in ((0.0, 0.0), (1.8, 2.3)):
         path = tmp_path / f"{gap}.safetensors"
         save_file(widen_gap(load_file(BUNDLED), *gap), path)
@@ -24,7 +24,9 @@ def test_the_gap_keeps_the_order_of_classes_and_narrows_cosines(tmp_path: Path) 
         images = torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         cosines = torch.nn.functional.normalize(clip.encode_image(images), dim=1) @ text.T
         found.append((cosines, float((text @ text.T).mean()), clip.logit_scale))
+        tokens.append(clip.tokens(images, load_config("shapes").pseudo_masks.block))
     (before, alike_before, scale_before), (after, alike, scale) = found
+    assert torch.equal(*tokens), "what `shapes` clusters lies before the projection, and knows no gap"
     assert (before.argmax(1) == after.argmax(1)).float().mean() > 0.9
     assert after.std() < 0.5 * before.std() and alike > alike_before + 0.25
     assert scale == pytest.approx(scale_before * (2.8 * 3.3) ** 0.5, rel=1e-4)

@@ -56,14 +56,18 @@ def bilinear(values: torch.Tensor, y: float, x: float) -> float:
 
 @pytest.mark.parametrize("matching", ["split", "single"])
 @pytest.mark.parametrize("classes", ["all", "own"])
-@pytest.mark.parametrize("scale", [None, 11.0])
-def test_scores_are_the_votes_of_all_queries(matching: str, classes: str, scale: float | None) -> None:
-    """At every pixel that CLIP saw; between the cells of masks it is their logits that are interpolated."""
+@pytest.mark.parametrize(("scale", "confidence"), [(None, "quality"), (11.0, "none")])
+def test_scores_are_the_votes_of_all_queries(matching: str, classes: str, scale: float | None, confidence: str) -> None:
+    """At every pixel that CLIP saw; between the cells of masks it is their logits that are interpolated.
+
+    Candidates alone have a confidence: the seen group says "nothing" instead, and single matching has no candidates.
+    """
     g = torch.Generator().manual_seed(0)
     embeddings, text = (F.normalize(torch.randn(*shape, generator=g), dim=-1) for shape in ((2, 5, 6), (3, 6)))
     no_object, masks = torch.randn(2, 5, generator=g), 3 * torch.randn(2, 5, 2, 4, generator=g)
-    output = QueryOutput(embeddings, no_object, torch.zeros(2, 5), masks)
-    settings = config(matching=matching, group_classes=classes, candidate_temperature=scale)
+    quality = torch.randn(2, 5, generator=g)
+    output = QueryOutput(embeddings, no_object, quality, masks)
+    settings = config(matching=matching, group_classes=classes, candidate_temperature=scale, confidence=confidence)
     scores = DecoderScorer(predictor(output), text, SEEN, settings, CLIP).score([torch.zeros(2, 1, 2, 6)], [])
     assert scores.shape == (2, 3, 4, 8)
     group = 5 if matching == "single" else 2  # single matching has one group, which has all classes
@@ -79,6 +83,8 @@ def test_scores_are_the_votes_of_all_queries(matching: str, classes: str, scale:
                 weight = 1.0 if q < group else 0.3
                 if classes == "own" and matching == "split" and bool(SEEN[c]) != (q < group):
                     weight = 0.0
+                if confidence == "quality" and q >= group:
+                    weight /= 1 + math.exp(-quality[b, q])
                 votes[c] += weight * math.exp(logits[c]) / total * covers
         assert scores[b, :, y, x].tolist() == pytest.approx([vote / sum(votes) for vote in votes], rel=1e-4)
 

@@ -19,6 +19,7 @@ from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.errors import UserError
 from split_matching.model.query_decoder import LayerOutputs, QueryDecoder
+from split_matching.stages.candidates import pseudo_masks
 from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
 from split_matching.stages.training import checkpoint, train
@@ -194,6 +195,15 @@ def test_unseen_labels_change_no_byte(chain: Chain, tmp_path: Path, blank: str) 
         for path in chain.inputs[name].path.iterdir():
             assert path.read_bytes() == (other.inputs[name].path / path.name).read_bytes(), path.name
     assert trained(other, "train") == trained(chain, "whole")
+    for engine in ("faiss", "torch"):
+        found = []
+        for side in (chain, other):
+            clustered = side.branch(
+                tmp_path / engine / side.base.name, "pseudo_masks.tokens=unannotated", f"pseudo_masks.engine={engine}"
+            )
+            clustered.sharded(pseudo_masks, "pseudo_masks")
+            found.append((clustered.inputs["pseudo_masks"].path / "train-00000.h5").read_bytes())
+        assert found[0] == found[1], f"{engine}, of unannotated cells alone"
 
 
 def test_seen_labels_do_matter(chain: Chain, tmp_path: Path) -> None:
