@@ -9,6 +9,7 @@ fixed order on a device: no atomic additions. Source: choice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import cycle
 from typing import Any
 
@@ -83,7 +84,7 @@ def seed_windows(
         Seeds (B, k, D), and which of them an image uses (B, k), bool: an image with windows that have no free cell, or
         with fewer free cells than windows, has fewer than others.
     """
-    matrix = torch.from_numpy(window_matrix(*grid, windows).toarray()).to(points.device)  # (k, n)
+    matrix = _window_matrix_on(points.device, grid, windows)  # (k, n)
     counts = free.float() @ matrix.T  # (B, k)
     seeds = (matrix @ (points * free[..., None])) / counts.clamp(min=1)[..., None]
     used = counts > 0
@@ -92,6 +93,11 @@ def seed_windows(
         seeds[image, : len(cells)] = cells
         used[image] = torch.arange(len(matrix), device=points.device) < len(cells)
     return seeds, used
+
+
+@lru_cache(maxsize=8)  # a matrix has a megabyte for 32 x 32 cells, 20 for 64 x 64
+def _window_matrix_on(device: torch.device, grid: tuple[int, int], windows: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(window_matrix(*grid, windows).toarray()).to(device)
 
 
 def kmeans(points: Tensor, free: Tensor, seeds: Tensor, used: Tensor, iterations: int) -> Tensor:
@@ -125,8 +131,8 @@ def kmeans(points: Tensor, free: Tensor, seeds: Tensor, used: Tensor, iterations
 def _owners(points: Tensor, free: Tensor, centroids: Tensor, used: Tensor) -> Tensor:
     """1 where a used centroid is the closest one to a free point, 0 elsewhere. (B, k, n), float32."""
     close = closeness(points, centroids).masked_fill(~used[:, None], -torch.inf)  # (B, n, k)
-    owners = F.one_hot(close.argmax(-1), centroids.shape[1]).to(points.dtype)  # (B, n, k)
-    return (owners * free[..., None]).mT
+    owners = points.new_zeros(len(points), centroids.shape[1], points.shape[1])
+    return owners.scatter_(1, close.argmax(-1)[:, None], free[:, None].to(points.dtype))
 
 
 def label_cells(
