@@ -7,6 +7,7 @@ YAML has `classes` (each `{id, name}` or `{id, name, prompts}`, or a plain name)
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ from split_matching.errors import ConfigError
 FILE_ENDINGS = (".yaml", ".yml", ".txt")
 
 _NUMBERED = re.compile(r"(\d{1,5})\s*[:\t]\s*(\S.*)")
-_OTHERWISE_NUMBERED = re.compile(r"\d{1,5}(\s*[,;=).-]\s*|\s+)\S.*")
+_NAMES_ALONE = "expected names alone, one a line"
+_WITH_MORE = {
+    r"[\[{].*[\]}]": f"{_NAMES_ALONE}, without brackets",
+    r"\d{1,5}(\s*[,;=).-]\s*|\s+)\S.*": "expected numbers as `ID: NAME`, or names alone",
+    r".*\S\s*[,;=:\t]\s*\d{1,5}": "expected numbers in front, as `ID: NAME`, or names alone",
+    r"[^,]+(,[^,]*)+|[^;]+(;[^;]*)+|[^\t]+(\t[^\t]*)+": f"these are columns of a table; {_NAMES_ALONE}",
+    r"""(["']).*\1,?""": f"{_NAMES_ALONE}, without quotes",
+    r"[-*\u2022]\s+.*": f"{_NAMES_ALONE}, without marks in front",
+}
+"""What every line of a list may hold beside names, as a pattern, and what is said then."""
 
 
 def is_class_file(name: str) -> bool:
@@ -57,7 +67,7 @@ def read_class_file(path: Path, label: str, blank_lines: bool = False) -> dict[s
                 f"{label}: class {number} is {_yaml_word(name)}, which YAML does not take as text; quote it: 'no', '7'"
             )
         held = (entry.get("id"), name) if isinstance(entry, dict) else (entry,)
-        if any(isinstance(value, list | dict) for value in held):
+        if any(isinstance(value, list | dict | bool) for value in held):
             raise ConfigError(
                 f"{label}: class {number} is {shorten(repr(entry))}; expected a name, or {{id: NUMBER, name: NAME}}"
             )
@@ -79,23 +89,34 @@ def _read_text(path: Path, label: str, blank_lines: bool) -> list[Any]:
         lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{label}: cannot be read ({error}); expected UTF-8 text, one class name a line") from None
-    rows = [(number, line.strip(" \t\r")) for number, line in enumerate(lines, start=1) if line[:1] != "#"]
+    rows = [(number, line.strip(" \t\r")) for number, line in enumerate(lines, start=1)]
+    rows = [(number, line) for number, line in rows if line[:1] != "#"]
     if blank_lines:
         rows = [(number, line) for number, line in rows if line]
     if all(LABELMAP.fullmatch(line) for _, line in rows):
         return [name for name, _ in read_labelmap(path, label)]
-    blank = next((number for number, line in rows if not line), None)
-    if blank is not None:
-        raise ConfigError(f"{label}, line {blank}: empty; expected a class name on every line, as its place is its id")
+    _check_lines(rows, label)
     matches = [_NUMBERED.fullmatch(line) for _, line in rows]
     if all(matches):
         return [{"id": int(found[1]), "name": found[2]} for found in matches if found]
     odd = next((row for row, found in zip(rows, matches, strict=True) if not found), None)
     if odd and any(matches):
         raise ConfigError(f"{label}, line {odd[0]}: {odd[1]!r}; expected `ID: NAME` as on other lines, or on none")
-    if all(_OTHERWISE_NUMBERED.fullmatch(line) for _, line in rows):
-        raise ConfigError(f"{label}, line {rows[0][0]}: {rows[0][1]!r}; expected numbers as `ID: NAME`, or names alone")
-    comma = next((number for number, line in rows if line.endswith((",", ";"))), None)
-    if comma is not None:
-        raise ConfigError(f"{label}, line {comma}: ends with a comma; expected a name alone, one a line")
+    for pattern, expected in _WITH_MORE.items():
+        if all(re.fullmatch(pattern, line) for _, line in rows):
+            raise ConfigError(f"{label}, line {rows[0][0]}: {shorten(repr(rows[0][1]))}; {expected}")
     return [line for _, line in rows]
+
+
+def _check_lines(rows: Sequence[tuple[int, str]], label: str) -> None:
+    """Raise for a line that would shift all later ids, or whose end would become a part of a name."""
+    for number, line in rows:
+        if not line:
+            expected = "empty; expected a class name on every line, as its place is its id"
+        elif line.endswith((",", ";")):
+            expected = "ends with a comma; expected a name alone, one a line"
+        elif re.search(r"\s#", line):
+            expected = f"{shorten(repr(line))}; expected a comment on a line of its own"
+        else:
+            continue
+        raise ConfigError(f"{label}, line {number}: {expected}")

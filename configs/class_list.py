@@ -9,19 +9,20 @@ look at the true unseen classes (choice; the practice of zero-shot recognition s
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from split_matching.configs.class_files import is_class_file, read_class_file
 from split_matching.configs.class_names import find_alike, find_flaw
 from split_matching.configs.colour_table import is_labelmap
 from split_matching.configs.data_settings import DataConfig
-from split_matching.configs.section import Section
+from split_matching.configs.section import Section, format_reason
 from split_matching.configs.settings import TextConfig
 from split_matching.configs.strict_yaml import shorten
 from split_matching.configs.user_path import user_path
@@ -35,7 +36,14 @@ DEFAULT_IGNORE = (255,)
 """Mask ids that are no class where neither the list nor the config says so (choice; VOC's void)."""
 
 _RawId = Annotated[int, Field(ge=0, le=65535)]
-_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+def _compose(name: str) -> str:
+    """Return a name with accents as one sign with their letters: both forms look alike, and are one name."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_compose)]
 
 
 class _Entry(Section):
@@ -216,7 +224,7 @@ def _validate(model: type[_Model], values: Mapping[str, Any], label: str) -> _Mo
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         got = shorten(repr(first["input"]))
-        raise ConfigError(f"{label}: {where}: {first['msg']}, got {got}; correct the file") from None
+        raise ConfigError(f"{label}: {where}: {format_reason(first)}, got {got}; correct the file") from None
 
 
 def _locate(data: DataConfig) -> tuple[Path, str]:
@@ -285,7 +293,9 @@ def _fill_in(
     if not unseen:
         raise ConfigError(f"{label}: no class is unseen; expected some: --set 'data.unseen=[NAME, NAME]'")
     if isinstance(unseen, list):
-        values["unseen"] = [_find_id(name, classes, label) if isinstance(name, str) else name for name in unseen]
+        values["unseen"] = [
+            _find_id(name, classes, dropped, label) if isinstance(name, str) else name for name in unseen
+        ]
     return values, dropped
 
 
@@ -307,16 +317,21 @@ def draw_unseen(ids: Sequence[int], data: DataConfig) -> list[int]:
     return sorted(order[seen:])
 
 
-def _find_id(name: str, classes: Sequence[Any], label: str) -> Any:
-    """Return the id of an unseen class that is given by its name."""
-    ids = {entry.get("name"): entry.get("id") for entry in classes if isinstance(entry, dict)}
-    if name not in ids:
-        names = [other for other in ids if isinstance(other, str)]
-        meant = did_you_mean(name, names) or f"expected one of: {', '.join(names)}"
-        if whole := next((other for other in names if "," in other and name in map(str.strip, other.split(","))), ""):
-            meant = f"a comma ends a name, so quote {whole}: --set 'data.unseen=[\"{whole}\"]'"
-        raise ConfigError(f"{label}: unseen class {name!r} is not in the list; {meant}")
-    return ids[name]
+def _find_id(name: str, classes: Sequence[Any], dropped: Mapping[int, str], label: str) -> Any:
+    """Return the id of an unseen class that is given by its name; `dropped` are the names of ignored ids."""
+    ids = {_compose(e["name"]): e.get("id") for e in classes if isinstance(e, dict) and isinstance(e.get("name"), str)}
+    name = _compose(name)
+    if name in ids:
+        return ids[name]
+    names = list(ids)
+    meant = did_you_mean(name, names) or f"expected one of: {', '.join(names)}"
+    if whole := next((other for other in names if "," in other and name in map(str.strip, other.split(","))), ""):
+        meant = f"a comma ends a name, so quote {whole}: --set 'data.unseen=[\"{whole}\"]'"
+    if same := next((other for other in names if name == str(ids[other])), ""):
+        meant = f"expected a name: id {name} is {same}"
+    if raw := next((str(raw) for raw, other in dropped.items() if _compose(other) == name), ""):
+        meant = f"its id, {raw}, is one of `ignore`"
+    raise ConfigError(f"{label}: unseen class {name!r} is not in the list; {meant}")
 
 
 def _check(file: _File, label: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from split_matching.configs.section import Section
+from split_matching.configs.section import Section, format_reason
 from split_matching.configs.strict_yaml import read_mapping, shorten
 from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError
@@ -84,7 +84,7 @@ def read_colours(path: Path) -> dict[int, int]:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(
-                f"{path}: {where}: {first['msg']}, got {shorten(repr(first['input']))}; expected "
+                f"{path}: {where}: {format_reason(first)}, got {shorten(repr(first['input']))}; expected "
                 "`colours: [{id: 7, colours: [[128, 64, 128]]}]`"
             ) from None
         rows = [(entry.id, pack(*colour)) for entry in file.colours for colour in entry.colours]

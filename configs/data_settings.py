@@ -78,6 +78,11 @@ class DataConfig(Section):
     )
     folds: Annotated[int, Field(ge=2)] = Field(3, description="Number of folds of the seen classes.")
 
+    @field_validator("unseen", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, names: Any) -> Any:
+        return [str(name) if type(name) is int else name for name in names] if isinstance(names, list) else names
+
     @field_validator("images")
     @classmethod
     def _each_once(cls, images: tuple[str, ...]) -> tuple[str, ...]:

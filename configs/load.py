@@ -15,12 +15,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from split_matching.configs.class_files import is_class_file
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.schema import Config
-from split_matching.configs.section import Section
+from split_matching.configs.section import Section, format_reason
 from split_matching.configs.strict_yaml import parse_value, read_mapping, shorten
 from split_matching.configs.user_path import user_path
 from split_matching.environment import default_artifacts, home
@@ -118,7 +117,7 @@ def restore(values: Mapping[str, Any]) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {_format_reason(first)}") from None
+        raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {format_reason(first)}") from None
 
 
 class _Layers:
@@ -185,10 +184,10 @@ class _Layers:
         if known:
             source = self.origins[known[0]]
             value = format_value(first["input"])
-            return f"{source}: {path} is {value}: {_format_reason(first)}; change it or leave it out{more}"
+            return f"{source}: {path} is {value}: {format_reason(first)}; change it or leave it out{more}"
         # A rule over several fields, of one section or (without a path) of several: name every layer that set one of
         # them. The message of a rule over sections names its fields.
-        message = _format_reason(first)
+        message = format_reason(first)
         origins = [(known, source) for known, source in self.origins.items() if known in message or path]
         sources = dict.fromkeys(source for known, source in origins if known.startswith(f"{path}." if path else ""))
         return f"{', '.join(sources)}: {message}; change one of them{more}"
@@ -274,11 +273,6 @@ def suggest(path: str) -> str:
         or did_you_mean(path, known)
         or f"expected one of: {', '.join(sorted(siblings or Config.model_fields))}"
     )
-
-
-def _format_reason(detail: ErrorDetails) -> str:
-    message = " ".join(str(detail["msg"]).split()).removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
 
 
 def format_value(value: Any) -> str:

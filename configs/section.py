@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 RUNTIME: dict[str, Any] = {"runtime": True}
 """Mark of a field that says where or how fast something runs, never what comes out."""
@@ -66,3 +67,10 @@ def neutral_values(section: type[BaseModel]) -> dict[str, Any]:
 
 def _marks(field: FieldInfo) -> Mapping[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, Mapping) else {}
+
+
+def format_reason(detail: ErrorDetails) -> str:
+    """Return what pydantic says of a value, in the words of YAML."""
+    message = " ".join(str(detail["msg"]).split()).removeprefix("Value error, ")
+    message = message.replace("a valid tuple", "a list, such as [a, b]").replace("Tuple should", "the list should")
+    return message[:1].lower() + message[1:]

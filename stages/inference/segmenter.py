@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from split_matching.configs.class_list import MOST_CLASSES, ClassEntry
-from split_matching.configs.class_names import find_alike, find_flaw
+from split_matching.configs.class_names import as_clip_reads, find_alike, find_flaw
 from split_matching.configs.load import restore
 from split_matching.configs.schema import Config
 from split_matching.configs.settings import ClipConfig
@@ -252,7 +252,8 @@ class Segmenter:
         """
         names = check_names(names, self.prompts)
         pixels = to_pixels(image)
-        seen = tuple(name in self.seen for name in names)
+        known = {as_clip_reads(name) for name in self.seen}
+        seen = tuple(as_clip_reads(name) in known for name in names)
         marks = torch.tensor(seen, device=self.clip.device)
         decoder = DecoderScorer(self.decoder, self._text(names), marks, self.config, self.clip)
         batch = 1 if self.clip.device.type == "cpu" else self.config.runtime.batch

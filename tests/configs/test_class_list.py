@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from split_matching.configs import class_list as classes_module
@@ -69,6 +71,9 @@ def test_folds_hide_every_seen_class_once():
         ("classes: [cat, no, dog]\nunseen: [cat]\n", ["class 2 is no, off or false", "quote it"]),
         ("classes: [cat, 7]\nunseen: [cat]\n", ["class 2 is the number 7", "quote it"]),
         ("classes: [{id: 1, name: yes}, {id: 2, name: b}]\nunseen: [2]\n", ["class 1 is yes, on or true"]),
+        ("classes: [{id: yes, name: a}, {id: 2, name: b}]\nunseen: [2]\n", ["class 1 is {'id': True", "id: NUMBER"]),
+        ("classes: [{id: 1, name: a}]\nunseen: [1]\n", ["the list should have at least 2 items"]),
+        ("ignore: 255\nclasses: [a, b]\nunseen: [b]\n", ["ignore: input should be a list, such as [a, b], got 255"]),
         ("classes: [a, {id: 2, name: b}]\nunseen: [a]\n", ["class 2 is {'id': 2", "all plain names"]),
         (
             f"classes: [{', '.join(f'n{i}' for i in range(256))}]\nignore: []\nunseen: [n1]\n",
@@ -85,7 +90,7 @@ def test_folds_hide_every_seen_class_once():
         (f"classes: [{'red ' * 80}a, {'red ' * 80}b]\nunseen: [{'red ' * 80}b]\n", ["same text"]),
         (
             "ignore: [0]\nclasses: [{id: 1, name: a, prompts: word}, {id: 2, name: b}]\nunseen: [1]\n",
-            ["classes.0.prompts", "tuple", "'word'"],
+            ["classes.0.prompts", "a list", "'word'"],
         ),
         (
             "ignore: [0]\nclasses: [{id: 1, name: a, prompts: ['']}, {id: 2, name: b}]\nunseen: [1]\n",
@@ -122,7 +127,10 @@ def test_ignore_is_255_where_nobody_says(tmp_path):
     assert two.ids == (0, 255) and two.ignore == ()
 
 
-@pytest.mark.parametrize("text", ["# my classes\na\nb\nc\n", "#mine\r\na\r\nb\r\nc\r\n", "a\nb\n# end\nc\n\n\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["# my classes\na\nb\nc\n", "a\n  # the rest\nb\n\t#\nc", "#mine\r\na\r\nb\r\nc\r\n", "a\nb\n# end\nc\n\n\n"],
+)
 def test_comments_are_no_classes(tmp_path, text):
     (tmp_path / "c.txt").write_bytes(text.encode())
     found = load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=("c",)))
@@ -137,6 +145,18 @@ def test_comments_are_no_classes(tmp_path, text):
         ("0 a\n1 b\n2 c\n", "line 1: '0 a'; expected numbers as `ID: NAME`"),
         ("0,a\n1,b\n2,c\n", "expected numbers as `ID: NAME`"),
         ("a,\nb,\nc\n", "line 1: ends with a comma"),
+        ("0: a\n1: b,\n2: c\n", "line 2: ends with a comma"),
+        ("id,name\n0,a\n1,c\n", "line 1: 'id,name'; these are columns of a table"),
+        ("a\tA\nc\tC\n", "these are columns of a table"),
+        ("a;#090909\nc;#080808\n", "these are columns of a table"),
+        ("a: 0\nb: 1\nc: 2\n", "line 1: 'a: 0'; expected numbers in front, as `ID: NAME`"),
+        ("a,0\nb,1\nc,2\n", "expected numbers in front, as `ID: NAME`"),
+        ('"a"\n"b"\n"c"\n', "without quotes"),
+        ("- a\n- b\n- c\n", "without marks in front"),
+        ('["a", "b", "c"]\n', "without brackets"),
+        ("a\nb # bees\nc\n", "line 2: 'b # bees'; expected a comment on a line of its own"),
+        ("0: a # first\n1: c\n", "line 1: '0: a # first'; expected a comment on a line of its own"),
+        ("caf\u00e9\ncafe\u0301\nc\n", "name caf\u00e9 appears twice"),
     ],
 )
 def test_text_lists_that_would_shift_ids_are_errors(tmp_path, text, words):
@@ -218,3 +238,48 @@ def test_settings_that_name_no_file_are_refused(values, words):
 
 def test_synonyms_join_people_and_motorcycles():
     assert same_classes([("pedestrian",), ("minibike",), ("bicycle",)], ["person", "motorbike"]) == [True, True, False]
+
+
+NAMES = "wall\ntv,monitor\ncaf\u00e9\ndog\n"
+
+
+@pytest.mark.parametrize(
+    ("unseen", "words"),
+    [
+        (
+            ["tv", "monitor"],
+            "'tv' is not in the list; a comma ends a name, so quote tv,monitor: --set 'data.unseen=[\"",
+        ),
+        (["Dog"], "did you mean dog?"),
+        ([3], "'3' is not in the list; expected a name: id 3 is dog"),
+        (["wall"], "'wall' is not in the list; its id, 0, is one of `ignore`"),
+        (["horse"], "expected one of: tv,monitor, caf\u00e9, dog"),
+    ],
+)
+def test_unseen_classes_that_are_not_in_the_list(tmp_path, unseen, words):
+    (tmp_path / "c.txt").write_text(NAMES, encoding="utf-8")
+    data = DataConfig(classes=str(tmp_path / "c.txt"), unseen=unseen, ignore=(0, 255))
+    check_error(lambda: load_classes(data), words, kind=ConfigError)
+
+
+@pytest.mark.parametrize("unseen", [["tv,monitor"], [" tv,monitor "], ["cafe\u0301"], ["caf\u00e9"]])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_unseen_classes_are_found_however_accents_are_written(tmp_path, unseen, form):
+    (tmp_path / "c.txt").write_text(unicodedata.normalize(form, NAMES), encoding="utf-8")
+    found = load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=unseen))
+    assert [entry.id for entry in found.unseen_entries] == [1 if "tv" in unseen[0] else 2]
+    assert found.names == ("wall", "tv,monitor", "caf\u00e9", "dog")
+
+
+@pytest.mark.parametrize("first", [0, 1, 250])
+def test_a_name_that_falls_on_255_is_never_dropped_in_silence(tmp_path, first):
+    """Whatever is counted from, the class of id 255 is an error, unless the config says what is ignored."""
+    names = "".join(f"n{place}\n" for place in range(first, 256))
+    (tmp_path / "c.txt").write_text(names)
+    data = DataConfig(classes=str(tmp_path / "c.txt"), unseen=(f"n{first}",), first_id=first)
+    check_error(lambda: load_classes(data), "'n255' has id 255, which is ignored unless told", kind=ConfigError)
+    told = load_classes(data.model_copy(update={"ignore": (255,)}))
+    assert told.ids == tuple(range(first, 255)) and told.ignored_names == {255: "n255"}
+    if first:
+        kept = load_classes(data.model_copy(update={"ignore": ()}))
+        assert kept.ids == tuple(range(first, 256)) and kept.ignore == ()

@@ -70,7 +70,7 @@ CONFIGS = [
         "empty list",
         lambda p: p.set("pseudo_masks.windows=[]"),
         2,
-        "pseudo_masks.windows is []: tuple should have at least 1 item",
+        "pseudo_masks.windows is []: the list should have at least 1 item",
     ),
     Row(
         "endless value",

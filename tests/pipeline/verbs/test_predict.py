@@ -119,6 +119,14 @@ def test_order_of_names_is_that_of_the_labels(segmenter: Segmenter) -> None:
     assert first.names == tuple(NAMES) and again.names == tuple(NAMES[::-1])
 
 
+def test_a_name_that_clip_reads_as_a_seen_one_is_seen(segmenter: Segmenter) -> None:
+    """`evaluate.gamma` is subtracted from it too, as its embedding is the same."""
+    plain = segmenter.predict(picture(64, 64), ["red plain", "red striped", "dog"])
+    other = segmenter.predict(picture(64, 64), ["Red  PLAIN", "Red striped", "dog"])
+    assert plain.seen == other.seen == (True, False, False)
+    np.testing.assert_array_equal(plain.labels, other.labels)
+
+
 def test_classes_of_the_runs_own_list_stand_for_their_prompts(segmenter: Segmenter, tmp_path: Path) -> None:
     prompts = {"tvmonitor": ("red striped", "red plain"), "other": ("dog",)}
     weights = segmenter.decoder.state_dict()

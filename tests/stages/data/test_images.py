@@ -51,6 +51,23 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode):
     np.testing.assert_array_equal(pixels, np.repeat(grey[..., None], 3, axis=2))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "most"),
+    [
+        ("a.jp2", {"irreversible": False}, 0),
+        ("a.webp", {"lossless": True}, 0),
+        ("a.bmp", {}, 0),
+        ("a.tif", {}, 0),
+        ("a.jpg", {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (16, 12))]}, 8),  # of phones
+    ],
+)
+def test_every_format_is_read(tmp_path, name, options, most):
+    colours = np.add.outer(np.arange(12), np.arange(16))[..., None] * np.array([3, 5, 7])
+    Image.fromarray(colours.astype(np.uint8)).save(tmp_path / name, **options)
+    read = read_image(tmp_path / name)
+    assert read.shape == (12, 16, 3) and np.abs(read.astype(int) - colours).max() <= most
+
+
 def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
     Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)).save(tmp_path / "deep.png")
     assert read_image(tmp_path / "deep.png")[0, 0].tolist() == [128, 128, 128]
@@ -107,6 +124,9 @@ def test_a_pipe_is_named_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     Image.new("RGB", (4, 4)).save(tmp_path / "b.jpg")
     (tmp_path / "c.jpg").symlink_to("nowhere")
+    (tmp_path / "._b.jpg").touch()  # of macOS
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX/b.jpg").touch()
     assert [photo.path.name for photo in find_photos(tmp_path, tmp_path / "out")] == ["a.jpg", "b.jpg", "c.jpg"]
     check_error(lambda: read_photo(tmp_path / "a.jpg"), "a.jpg", "not a regular file")
     assert find_photos(tmp_path / "a.jpg", tmp_path / "out")[0].path == tmp_path / "a.jpg"
