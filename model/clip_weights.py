@@ -73,10 +73,12 @@ def check_weights(clip: ClipConfig) -> None:
     """
     register_architectures()
     if clip.model not in open_clip.list_models():
-        if clip.model.startswith(("hf-hub:", "local-dir:")):
+        kind, _, place = clip.model.partition(":")
+        if kind in ("hf-hub", "local-dir"):
             raise ConfigError(
-                f"clip.model {clip.model!r} names a place, not an architecture: give the architecture of its "
-                "open_clip_config.json as clip.model, and the file of weights as clip.weights=PATH"
+                f"clip.model {clip.model!r} names a place, which may change, and keys of results would not: "
+                f"give the architecture in {place}/open_clip_config.json (its `model_cfg`, if it has another, as "
+                "configs/clip/NAME.json) as clip.model, and its file of weights as clip.weights=PATH"
             )
         meant = did_you_mean(clip.model.replace("/", "-").replace("@", "-"), open_clip.list_models())
         raise ConfigError(

@@ -97,50 +97,12 @@ def test_what_else_a_checkpoint_holds_is_an_error(tmp_path: Path, tiny: dict[str
         from_file(tmp_path / "w.pt")
 
 
-def as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names that Hugging Face's CLIPModel gives, tensor by tensor."""
-    found = {
-        "logit_scale": state["logit_scale"],
-        "visual_projection.weight": state["visual.proj"].T.contiguous(),
-        "text_projection.weight": state["text_projection"].T.contiguous(),
-        "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
-        "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
-        "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
-        "vision_model.embeddings.position_ids": torch.arange(len(state["visual.positional_embedding"]))[None],
-        "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
-        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
-    }
-    for kind in ("weight", "bias"):
-        found[f"vision_model.pre_layrnorm.{kind}"] = state[f"visual.ln_pre.{kind}"]
-        found[f"vision_model.post_layernorm.{kind}"] = state[f"visual.ln_post.{kind}"]
-        found[f"text_model.final_layer_norm.{kind}"] = state[f"ln_final.{kind}"]
-        for ours, theirs in (("visual.transformer", "vision_model"), ("transformer", "text_model")):
-            for block in range(
-                sum(name.startswith(f"{ours}.resblocks.") and name.endswith("ln_1.bias") for name in state)
-            ):
-                own, other = f"{ours}.resblocks.{block}", f"{theirs}.encoder.layers.{block}"
-                for place, part in zip("qkv", state[f"{own}.attn.in_proj_{kind}"].chunk(3), strict=True):
-                    found[f"{other}.self_attn.{place}_proj.{kind}"] = part.clone()
-                found[f"{other}.self_attn.out_proj.{kind}"] = state[f"{own}.attn.out_proj.{kind}"]
-                found[f"{other}.layer_norm1.{kind}"] = state[f"{own}.ln_1.{kind}"]
-                found[f"{other}.layer_norm2.{kind}"] = state[f"{own}.ln_2.{kind}"]
-                found[f"{other}.mlp.fc1.{kind}"] = state[f"{own}.mlp.c_fc.{kind}"]
-                found[f"{other}.mlp.fc2.{kind}"] = state[f"{own}.mlp.c_proj.{kind}"]
-    return found
-
-
-def test_weights_of_transformers_are_converted(tmp_path: Path) -> None:
-    state = create_open_clip(ClipConfig(model="shapes-vit", weights="random")).state_dict()
-    save_file(as_transformers(state), tmp_path / "model.safetensors")
-    read = read_weight_file(tmp_path / "model.safetensors").tensors
-    assert read.keys() == state.keys() and all(torch.equal(read[name], state[name]) for name in state)
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"model": "ViT-B/16"}, "did you mean ViT-B-16?"),
-        ({"model": "hf-hub:laion/CLIP-ViT-B-16"}, "names a place, not an architecture"),
+        ({"model": "hf-hub:laion/CLIP-ViT-B-16"}, "names a place, which may change"),
+        ({"model": "local-dir:/data/my-clip"}, "give the architecture in /data/my-clip/open_clip_config.json"),
         ({"model": "tiny-clip", "weights": "hf-hub:laion/CLIP"}, "is no file on this machine"),
         ({"model": "tiny-clip", "weights": "https://host/w.pt"}, "is no file on this machine"),
     ],
