@@ -130,22 +130,25 @@ class ClassList:
         Returns:
             The seen classes that remain.
         """
-        seen = tuple(entry for entry in self.entries if entry.id not in self.unseen_ids)
-        if fold is None:
-            return seen
-        return tuple(entry for place, entry in enumerate(seen) if place % folds != fold)
+        hidden = {entry.id for entry in self.hidden(fold, folds)}
+        return tuple(entry for entry in self.entries if entry.id not in self.unseen_ids | hidden)
 
     def hidden(self, fold: int | None, folds: int = 3) -> tuple[ClassEntry, ...]:
-        """The seen classes that a fold hides: every `folds`-th one, starting with number `fold` (choice).
+        """The seen classes that a fold hides: one of every `folds` classes in a row, each time the next one (choice).
+
+        So each fold hides some of every kind, as classes of a kind stand together in a list; and it does not hide a
+        whole kind that comes at equal steps: every third seen class of `shapes` would be all those of one pattern.
 
         Args:
             fold: 0..folds-1; None hides none.
             folds: number of folds.
 
         Returns:
-            The hidden classes; the folds together hide every seen class once.
+            The hidden classes, in order; the folds together hide every seen class once.
         """
-        return () if fold is None else self.seen()[fold::folds]
+        if fold is None:
+            return ()
+        return tuple(entry for place, entry in enumerate(self.seen()) if (place - place // folds) % folds == fold)
 
 
 def prompts_of(entries: Iterable[ClassEntry], text: TextConfig) -> dict[str, tuple[str, ...]]:

@@ -53,9 +53,21 @@ def test_folds_hide_every_seen_class_once():
     voc = load_shipped_classes("voc")
     hidden = [entry for fold in range(4) for entry in voc.hidden(fold, 4)]
     assert sorted(entry.id for entry in hidden) == [entry.id for entry in voc.seen()]
-    assert voc.hidden(1, 4) == voc.seen()[1::4]
+    assert [entry.id for entry in voc.hidden(1, 4)] == [2, 7, 12, 13]  # the 2nd, 3rd, 4th, 1st of four in a row
     assert set(voc.seen(1, 4)) == set(voc.seen()) - set(voc.hidden(1, 4))
     assert voc.hidden(None) == ()
+
+
+def test_a_fold_of_shapes_is_like_its_unseen_classes_one_of_each_colour_and_no_pattern_as_a_whole():
+    shapes = load_shipped_classes("shapes")
+    for hidden, left in [
+        (shapes.unseen_entries, shapes.seen()),
+        *((shapes.hidden(f), shapes.seen(f)) for f in range(3)),
+    ]:
+        colours, patterns = zip(*(entry.name.split() for entry in hidden), strict=True)
+        assert sorted(colours) == ["blue", "green", "purple", "red", "white", "yellow"]
+        remaining = [entry.name.split()[1] for entry in left]
+        assert all(remaining.count(pattern) >= 2 for pattern in ("plain", "striped", "dotted", "checked")), patterns
 
 
 @pytest.mark.parametrize(

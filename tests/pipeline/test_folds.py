@@ -60,7 +60,7 @@ def test_folds_give_the_table_of_variants_and_their_gammas(tmp_path, variants, r
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1] == str(folder / "ablation.html")
     assert "mean ± sample deviation over 3 folds of the seen classes, 2 seeds each" in captured.out
-    assert captured.err.startswith("[1/18] default, fold 0, seed 0: hIoU 79.9")
+    assert captured.err.splitlines()[1].startswith("[1/18] default, fold 0, seed 0: hIoU 79.9")
     assert '<th class="n">fold 2, seed 1</th>' in (folder / "ablation.html").read_text()
 
 
