@@ -31,7 +31,7 @@ class Folder:
     Args:
         path: where it is.
         kind: "artifact", "damaged" (no readable manifest), "partial" (a build in progress) or "leftover" (of a process
-            that was killed while it renamed or removed a folder).
+            that was killed while it renamed or removed a folder); for `gc` also "events" (of TensorBoard).
         artifact: for kind "artifact".
     """
 

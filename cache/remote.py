@@ -34,6 +34,9 @@ from split_matching.errors import ConfigError, CorruptError, UserError, first_li
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
 """Protocols that show an object when it was sent whole, and have no folders."""
 
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "ssh": "paramiko", "sftp": "paramiko"}
+"""The packages of the extra `remote`, by protocol."""
+
 FILES = "files"
 """Folder of all files, beside those of data sets."""
 
@@ -252,8 +255,9 @@ class Remote:
         except UserError:
             raise
         except ImportError as error:
-            hint = "pip install 'split-matching[remote]'"
-            raise ConfigError(f"{self.address}: a package for it is missing ({_say(error)}): {hint}") from error
+            package = PACKAGES.get(self.address.partition("://")[0].rpartition("::")[2])
+            what = f"{package}: pip install {package}, or 'split-matching[remote]'" if package else _say(error)
+            raise ConfigError(f"{self.address}: a package is missing for it: {what}") from error
         except Exception as error:
             hint = "check the address, your rights and the network"
             raise UserError(f"{self.address}: {_say(error)}; {hint}") from error

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from split_matching.configs.load import load_with_origins
 from split_matching.configs.schema import Config
+from split_matching.environment import default_artifacts
 from split_matching.errors import ConfigError, did_you_mean
 from split_matching.pipeline import stages
 from split_matching.pipeline.plan import Plan
@@ -68,9 +69,13 @@ def add_cache_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="print tracebacks")
 
 
+def cache_of(options: argparse.Namespace) -> Path:
+    """Return the folder of the cache that the options of `add_cache_options` name."""
+    return Path(options.artifacts) if options.artifacts else default_artifacts()
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a verb that runs stages."""
-    add_device_option(parser)
     add = parser.add_argument
     add("--workers", type=int, metavar="N", help="processes that work at the same time (runtime.workers)")
     add("--engine", choices=("processes", "slurm"), help="who does the work (runtime.engine)")
@@ -119,7 +124,8 @@ def add_log_option(parser: argparse.ArgumentParser) -> None:
         "--log-level",
         choices=LOG_LEVELS,
         default="info",
-        help="what the log file in artifacts/DATASET/logs/ keeps (default: info)",
+        metavar="LEVEL",
+        help=f"what the log file in artifacts/DATASET/logs/ keeps: {', '.join(LOG_LEVELS)} (default: info)",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -159,14 +160,45 @@ def _run(arguments: list[str]) -> int:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Wraps paragraphs to the terminal; lists and examples, which are indented, stay as they are."""
+    """Wraps everything to the terminal: paragraphs, indented lists of two columns, and commands, to be copied."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines: list[str] = []
-        for is_text, group in itertools.groupby(text.splitlines(), lambda line: line[:1].strip() != ""):
-            block = list(group)
-            lines += textwrap.wrap(" ".join(block), width) if is_text else block
+        for block in _blocks(text):
+            item = re.match(r"(  \S.*?\s{2,})\S", block)
+            if block.startswith("  ") and not item:
+                lines += _wrap_command(block, width)
+            else:
+                hanging = " " * len(item[1]) if item else ""
+                lines += textwrap.wrap(block, width, subsequent_indent=hanging) or [""]
         return "\n".join(lines)
+
+
+def _blocks(text: str) -> list[str]:
+    """Return paragraphs, empty lines, and items of lists with the lines below them that are indented further."""
+    blocks: list[str] = []
+    for line in text.splitlines():
+        goes_on = blocks and blocks[-1] and line.strip()
+        if goes_on and (line.startswith("   ") or not (line.startswith(" ") or blocks[-1].startswith(" "))):
+            blocks[-1] += f" {line.strip()}"
+        else:
+            blocks.append(line.rstrip())
+    return blocks
+
+
+def _wrap_command(line: str, width: int) -> list[str]:
+    """Break a command as a shell reads it, rather before an option than between its values."""
+    words = re.findall(r"""(?:"[^"]*"|'[^']*'|\S)+""", line)
+    lines, start = [], "  "
+    for place, word in enumerate(words):
+        values = itertools.takewhile(lambda other: not other.startswith("--"), words[place + 1 :])
+        group = " ".join([word, *values]) if word.startswith("--") else word
+        needed = len(group) if len(group) + 8 <= width else len(word)
+        if start.strip() and len(start) + needed + 2 > width:
+            lines.append(f"{start}\\")
+            start = "      "
+        start += f"{word} "
+    return [*lines, start.rstrip()]
 
 
 class _ShowVersion(argparse.Action):

@@ -12,7 +12,8 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from split_matching.pipeline.text import flatten
 
 FOLDER = "tensorboard"
 LONGEST = 120  # characters of a run's name before its key
+PREFIX = "events.out.tfevents."
 VERSION = "brain.Event:2"
 
 
@@ -66,7 +68,7 @@ class EventFile:
         folder = plan.root / plan.config.dataset / FOLDER / run_name(self._stage)
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files of a run in the order of their names
-        return RecordWriter((folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}").open("wb"))
+        return RecordWriter((folder / f"{PREFIX}{time.time_ns()}.{os.getpid()}").open("wb"))
 
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()
@@ -91,3 +93,12 @@ def run_name(stage: Stage) -> str:
     ]
     name = re.sub(r"[^\w=.,-]+", "_", "_".join(differs))  # of a folder, which a shell takes as it is
     return "_".join(part for part in (name[:LONGEST], stage.key[:8]) if part)
+
+
+def event_folders(root: Path) -> Iterator[Path]:
+    """Yield the folders of events in a cache, which end with the key of their stage; others there are left out."""
+    for path in sorted(root.glob(f"*/{FOLDER}/*")):
+        if re.fullmatch(r"(.*_)?[0-9a-f]{8}", path.name) and path.is_dir() and not path.is_symlink():
+            files = list(path.iterdir())
+            if files and all(file.name.startswith(PREFIX) for file in files):
+                yield path

@@ -22,6 +22,7 @@ from split_matching.environment import command, shell_line
 from split_matching.errors import ConfigError
 from split_matching.pipeline.arguments import (
     add_config_options,
+    add_device_option,
     add_log_option,
     add_run_options,
     add_variants_option,
@@ -66,6 +67,7 @@ SEEDS_ON_FOLDS = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ablate`."""
     add_config_options(parser)
+    add_device_option(parser)
     add_run_options(parser)
     add_log_option(parser)
     add_variants_option(parser, "each has a row of the table")

@@ -12,7 +12,7 @@ from split_matching.cache.entry import KEY_LENGTH
 from split_matching.cache.folders import find_artifact, is_key
 from split_matching.cache.keys import changed_names
 from split_matching.cache.lineage import trace
-from split_matching.pipeline.arguments import add_config_options, load_plan
+from split_matching.pipeline.arguments import add_cache_options, cache_of
 from split_matching.pipeline.known_runs import find_run, settings_of
 from split_matching.pipeline.text import describe_change
 
@@ -31,13 +31,13 @@ Behind = Mapping[str, Artifact]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `diff`."""
-    add_config_options(parser)
     parser.add_argument("keys", nargs=2, metavar="KEY", help="hex digits, as in the names of folders; or a run's name")
+    add_cache_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the differences."""
-    print(*compare(load_plan(options).root, *options.keys), sep="\n")
+    print(*compare(cache_of(options), *options.keys), sep="\n")
     return 0
 
 

@@ -23,6 +23,7 @@ from split_matching.pipeline.arguments import (
     parse_natural,
 )
 from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.run.events import event_folders
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.text import format_size
 
@@ -36,7 +37,7 @@ each stage are kept (--keep), with what they were made from, and of a data set t
 one. Other data sets than the given one are left alone without --all. Files that a killed process left are removed as
 well, and unfinished builds that nobody has written to for a day and that no known config continues. Never removed:
 what a running process makes or reads, what an unfinished build reads, and the artifacts of a stage whose key is
-unknown because its raw files are not there.
+unknown because its raw files are not there. What TensorBoard shows of a training goes with the training.
 """
 EXIT_CODES = "0 done, or nothing to do, 2 wrong usage or config, or nobody to ask"
 EXAMPLES = ("gc --dataset shapes --variants configs/ablations/*.yaml --keep 5 --dry-run",)
@@ -183,7 +184,17 @@ def decide(plan: Plan, configs: Sequence[Config], keep: int, dataset: str = "") 
         sources.append(dict(folder.artifact.manifest["inputs"]) if folder.artifact else {})
     _keep_sources(found, rest, sources)
     found.removed.extend((folder, "no known config reaches it") for folder in rest)
+    found.removed.extend((folder, "of no training that is kept") for folder in _stray_events(plan.root, dataset, found))
     return found
+
+
+def _stray_events(root: Path, dataset: str, found: Decision) -> Iterator[Folder]:
+    """Yield what TensorBoard shows of trainings that are not kept."""
+    kept = {(folder.place[0], folder.path.name[:8]) for folder, _ in found.kept}
+    for path in event_folders(root):
+        folder = Folder(path, "events")
+        if dataset in ("", folder.place[0]) and (folder.place[0], path.name[-8:]) not in kept:
+            yield folder
 
 
 def _keep_sources(found: Decision, rest: list[Folder], sources: list[dict[str, str]]) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from split_matching.cache.notes import read_note, write_note
-from split_matching.environment import default_artifacts
-from split_matching.pipeline.arguments import add_cache_options
+from split_matching.pipeline.arguments import add_cache_options, cache_of
 from split_matching.pipeline.known_runs import check_name, find_run
 
 HELP = "give a run a name, or write a note about it"
@@ -32,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Keep what was given, and print what there is."""
-    root = Path(options.artifacts) if options.artifacts else default_artifacts()
+    root = cache_of(options)
     if options.name:
         check_name(options.name)
     found = find_run(root, options.key)

@@ -8,17 +8,16 @@ from pathlib import Path
 
 from split_matching.configs.load import dataset_name, known_datasets, load_config
 from split_matching.configs.schema import Config
-from split_matching.environment import default_artifacts
-from split_matching.pipeline.arguments import add_cache_options, parse_output_file
+from split_matching.pipeline.arguments import add_cache_options, cache_of, parse_output_file
 from split_matching.pipeline.known_runs import list_runs
 from split_matching.pipeline.run_tables import COLUMNS, choose_runs, sort_runs, to_csv, to_json, to_latex, to_text
 
 HELP = "every trained or evaluated run of the cache, side by side"
 DESCRIPTION = """
 Prints a line for each run: key, date, data set, mIoU of seen (S) and unseen (U) classes and their harmonic mean (h),
-seed, time and size of its training and evaluation, its name, and the settings that differ from its data set's config.
-Reads manifests only, so runs of a config file that is gone are listed too: they are compared with what most runs of
-their data set have. A run that was trained and not evaluated has no results.
+seed, time and size of its training and evaluation, its present name, and the settings that differ from its data set's
+config. Reads manifests only, so runs of a config file that is gone are listed too: they are compared with what most
+runs of their data set have. A run that was trained and not evaluated has no results.
 """
 EXIT_CODES = "0 printed, 2 wrong usage, or a condition on what no run has"
 EXAMPLES = (
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the runs, or write the page and print its path."""
     config = _config_of(options.dataset)
-    root = Path(options.artifacts) if options.artifacts else config.runtime.artifacts if config else default_artifacts()
+    root = config.runtime.artifacts if config and not options.artifacts else cache_of(options)
     found = list_runs(root, config)
     if options.dataset:
         found = [run for run in found if run.dataset == dataset_name(options.dataset)]

@@ -12,6 +12,7 @@ from split_matching.cache.notes import read_note, write_note
 from split_matching.configs.schema import Config
 from split_matching.pipeline.arguments import (
     add_config_options,
+    add_device_option,
     add_images_option,
     add_log_option,
     add_run_options,
@@ -45,6 +46,8 @@ EXAMPLES = {
         "--dataset voc --set data.root=/data --set-file configs/backbones/siglip.yaml",
     ),
 }
+WITHOUT_CLIP = ("RenderShapes", "PrepareDataset")
+"""Stages that run nothing on a GPU, nor do those that they need."""
 NAMED = {"TrainDecoder": "train", "Evaluate": "evaluate", "Report": "evaluate"}
 """Stages that take a name for the run: the stage whose result is the run."""
 
@@ -57,6 +60,8 @@ def examples(name: str) -> tuple[str, ...]:
 def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the arguments of a stage."""
     add_config_options(parser)
+    if name not in WITHOUT_CLIP:
+        add_device_option(parser)
     add_run_options(parser)
     add_images_option(parser)
     parser.add_argument("--force", action="store_true", help="make this one stage again even if it is fresh")

@@ -1,8 +1,9 @@
 """A page of all pseudo masks: a slider for `pseudo_masks.merge`, filters, and a map of the regions' embeddings.
 
-The page loads nothing. Its one script is inline and allowed by its digest. What it shows comes as JSON that the
-template escapes, and the script makes no markup of it. No unseen name and no unseen annotation is on it. Unseen
-names are read for colours alone: those of the seen classes follow from the whole list, to be the same on all pages.
+The page loads nothing. Its one script is inline and allowed by its digest; without it, the worst images are plain
+pictures. What the script shows comes as JSON that the template escapes, and it makes no markup of it. No unseen name
+and no unseen annotation is on the page. Unseen names are read for colours alone: those of the seen classes follow from
+the whole list, to be the same on all pages.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from split_matching.stages.pages.formats import page_template, read_script
 from split_matching.stages.pages.gallery_image import GalleryImage
 from split_matching.stages.pages.gallery_maker import GalleryMaker
 from split_matching.stages.pages.gallery_numbers import RegionCurves, principal_plane
+from split_matching.stages.pages.gallery_stills import make_stills
 from split_matching.stages.pages.sheets.sources import States, describe_sources
 
 SCRIPTS = ("gallery.js", "gallery_map.js")
@@ -100,6 +102,7 @@ def render_gallery(images: Sequence[GalleryImage], points: Sequence[int], page: 
         images=images,
         data=json.dumps(data, separators=(",", ":")),
         merge=page["curves"]["merges"][page["own"]],
+        stills=make_stills(images, page["own"], page["classes"]),
         points_shown=bool(points),
         named=any(len(image.names) for image in images),
         script=script,

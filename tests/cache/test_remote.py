@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -285,7 +287,7 @@ def test_names_at_the_address_that_are_no_artifacts_are_left_out(made: Artifact,
     ("address", "kind", "says"),
     [
         ("nosuch://x/y", UserError, "Protocol not known: nosuch"),
-        ("dropbox://x/y", ConfigError, r"pip install 'split-matching\[remote\]'"),
+        ("dropbox://x/y", ConfigError, "a package is missing for it: ImportError: .*dropboxdrivefs"),
         ("file:///proc/nowhere", UserError, "check the address"),
     ],
 )
@@ -295,6 +297,27 @@ def test_an_address_that_does_not_work_is_one_line(
     with pytest.raises(kind, match=says) as error:
         Remote(address).push(made)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "package", "client"),
+    [
+        ("s3", "s3fs", "s3fs"),
+        ("gs", "gcsfs", "gcsfs"),
+        ("ssh", "paramiko", "fsspec.implementations.sftp"),
+        ("sftp", "paramiko", "fsspec.implementations.sftp"),
+    ],
+)
+def test_a_missing_client_is_one_line_that_says_what_to_install(
+    protocol: str, package: str, client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, protocol, raising=False)
+    monkeypatch.delitem(sys.modules, client, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError) as error:
+        Remote(f"{protocol}://place/cache")
+    what = f"a package is missing for it: {package}: pip install {package}, or 'split-matching[remote]'"
+    assert str(error.value) == f"{protocol}://place/cache: {what}"
 
 
 def test_a_password_is_not_shown() -> None:

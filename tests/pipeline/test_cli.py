@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from split_matching.pipeline import cli
 from split_matching.pipeline.cli import main
 from split_matching.pipeline.stages import STAGES
 
@@ -140,3 +142,15 @@ def test_a_cache_that_may_not_be_read_is_one_line(monkeypatch, capsys, tmp_path)
     assert main(["EmbedText", "--dataset", "shapes", "--artifacts", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "manifest.json: permission denied" in error and "--artifacts DIR" in error
+
+
+def test_every_help_fits_80_columns_and_its_commands_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = cli.build_parser("split-matching")
+    parsers = next(action for action in parser._actions if action.dest == "verb").choices
+    texts = {name: member.format_help() for name, member in {"": parser, **parsers}.items()}
+    assert not [line for text in texts.values() for line in text.splitlines() if len(line) > 80]
+    for name, verb in cli.VERBS.items():
+        lines = texts[name].replace("\\\n", "").splitlines()
+        commands = [shlex.split(line) for line in lines if line.startswith(f"  {cli.command()} ")]
+        assert commands == [shlex.split(f"{cli.command()} {example}") for example in verb.EXAMPLES]

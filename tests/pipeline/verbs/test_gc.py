@@ -77,6 +77,23 @@ def test_gc_shows_sizes_and_removes_nothing_when_dry_or_not_asked(
     assert cached(project) == before
 
 
+def test_gc_removes_the_events_of_trainings_that_are_gone(project: Toy) -> None:
+    project.run("Page")
+    kept, *gone = [*three_more_totals(project)[::-1], "shapes/total/0123456789abcdef"]  # the newest one is kept
+    board = project.folder / "artifacts/shapes/tensorboard"
+    folders = [board / f"train.steps=3_{Path(name).name[:8]}" for name in (kept, *gone)]
+    others = [board / "mine", board / "notes_01234567"]  # no key; not only events
+    for folder in (*folders, *others):
+        folder.mkdir(parents=True)
+        (folder / "events.out.tfevents.1.2").write_bytes(b"12345")
+    (others[1] / "note.txt").write_text("why")
+    assert project.run("gc", "--dry-run") == 0
+    assert f"remove       5 B  shapes/tensorboard/{folders[1].name}  (of no training that is kept)" in project.out
+    assert all(folder.exists() for folder in folders)
+    assert project.run("gc", "--yes") == 0
+    assert [folder.exists() for folder in (*folders, *others)] == [True, False, False, False, True, True]
+
+
 def leftover(project: Toy, name: str, days: float, slug: str = "total") -> Path:
     path = project.folder / "artifacts/shapes" / slug / name
     path.mkdir(parents=True)

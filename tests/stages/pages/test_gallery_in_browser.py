@@ -18,7 +18,7 @@ from tests.browser import Browser
 
 pytestmark = pytest.mark.slow
 
-DOT = "R0lGODlhAQABAAAAACwAAAAAAQABAAA="  # a picture of one pixel
+DOT = "R0lGODlhAQABAIAAAP///wAAACwAAAAAAQABAAACAkQBADs="  # a picture of one pixel
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable
@@ -110,6 +111,30 @@ def test_regions_are_listed_with_areas_and_nearest_seen_classes(
     assert len(rows) == labels.max() > 0
     assert rows[0].split()[:2] == ["1", f"{(labels == 1).mean():.1%}"]
     assert re.search(r"[a-z]+ -?\d\.\d\d, [a-z]+ -?\d\.\d\d, [a-z]+ -?\d\.\d\d$", rows[0])
+
+
+def test_without_script_the_gallery_shows_pictures_of_the_worst_images(
+    inspect: Inspect, arguments: list[str], tmp_path: Path
+) -> None:
+    assert inspect("pseudo_masks", "--out", str(tmp_path / "x.html")) == 0
+    text = (tmp_path / "x.html").read_text()
+    without = text.split("<noscript>")[1].split("</noscript>")[0]
+    qualities = [float(value) for value in re.findall(r"quality (-?\d\.\d+) · annotated", without)]
+    assert len(qualities) == 4 and qualities == sorted(qualities)
+    (shard,) = Path(arguments[3]).glob("voc_cached/pseudo_masks/*/train-00000.h5")
+    pictures = re.findall(r'base64,([^"]+)" width="(\d+)" height="(\d+)" alt="(t\d+),', without)
+    assert len(pictures) == 4
+    for content, across, down, image_id in pictures:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))).astype(int)
+        assert pixels.shape == (int(down), int(across), 3)
+        labels = ShardReader(shard).read(image_id, "labels")
+        image, regions = np.split(pixels, 2, axis=1)
+        difference = np.abs(image - regions).max(axis=2)
+        height, width = (side // n for side, n in zip(difference.shape, labels.shape, strict=True))
+        for (row, column), region in np.ndenumerate(labels):
+            y, x = row * height + height // 4, column * width + width // 4
+            inside = difference[y : y + height // 2, x : x + width // 2]
+            assert (inside.mean() > 8) == (region > 0), f"{image_id}: painted where there is a region"
 
 
 def test_matches_give_each_query_to_one_target(
@@ -241,7 +266,8 @@ def test_curve_of_the_gallery_is_what_quality_measures(
 def test_hostile_names_and_ids_do_not_become_markup() -> None:
     evil = "\"'><script>alert(1)</script></template>"
     table = RegionTable([np.ones((2, 2), np.uint8)])
-    card = GalleryImage(evil, "", (1, 1), 0.5, (0,), table, [[(0, 50)]])
+    dot = "R0lGODlhAQABAIAAAP///wAAACwAAAAAAQABAAACAkQBADs="  # a picture of one pixel
+    card = GalleryImage(evil, dot, (1, 1), 0.5, (0,), table, [[(0, 50)]])
     curves = {"merges": [0.85], "queries": 1, "regions": [1], "covered": [1], "crowded": [1], "iou": None}
     page = {
         "dataset": evil,
