@@ -24,7 +24,7 @@ from split_matching.errors import UserError, format_count
 from split_matching.pipeline.known_runs import EVALUATED, REPORTED, describe_run
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import session, torchrun
-from split_matching.pipeline.run.cpu import WAITING
+from split_matching.pipeline.run.cpu import WAITING, keep_memory
 from split_matching.pipeline.run.events import EventFile
 from split_matching.pipeline.run.gpus import take_gpu
 from split_matching.pipeline.run_tables import list_differences
@@ -106,12 +106,13 @@ def load_module(stage: Stage, alone: bool) -> ModuleType:
 
 
 def set_threads(runtime: RuntimeConfig, alone: bool) -> int:
-    """Tell libraries that are yet to be loaded how many CPU threads to use, and return the number."""
+    """Tell libraries that are yet to be loaded how many CPU threads to use, and return the number; see also `cpu`."""
     cores = len(os.sched_getaffinity(0))
     threads = runtime.threads or (cores if alone else max(1, cores // runtime.workers))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
+    keep_memory()
     return threads
 
 
