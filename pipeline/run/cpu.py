@@ -1,4 +1,4 @@
-"""How the libraries use the CPU and its memory: environment variables that they read when they are loaded, and malloc."""
+"""How the libraries use the CPU and memory: environment variables that they read when they are loaded, and malloc."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ long as libgomp lets them. What the environment says already is left as it is.
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's settings in glibc's malloc.h
 MMAP_BYTES = 32 << 20
-"""Blocks of this size have memory of their own, which goes back to the system at once; the largest that glibc allows."""
+"""From this size on, a block goes back to the system when it is freed; the largest that glibc allows."""
 TRIM_BYTES = 128 << 20
 """Freed memory at the end of the heap that the process keeps."""
 

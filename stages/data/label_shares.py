@@ -51,11 +51,6 @@ def _pooling_cells(have: int, want: int) -> tuple[NDArray[np.int64], NDArray[np.
     return cells, np.repeat(place, counts), counts.astype(np.float32)
 
 
-def label_counts(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """How many cells have each label, from 0 on; not counted is the largest value of the type: unannotated. (n,)."""
-    return np.bincount(labels.ravel(), minlength=1)[: np.iinfo(labels.dtype).max]
-
-
 def present_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
     """Labels that occur, ascending, unannotated left out. Shape: (K,)."""
-    return np.flatnonzero(label_counts(labels))
+    return np.flatnonzero(np.bincount(labels.ravel(), minlength=1)[: np.iinfo(labels.dtype).max])
