@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from split_matching.configs.class_list import ClassList
 from split_matching.errors import DataError
@@ -18,7 +19,7 @@ from split_matching.stages.data.images import (
     check_size,
     class_id,
     decode_values,
-    decode_with_orientation,
+    measure,
     open_image,
     read_bytes,
 )
@@ -87,9 +88,8 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         data = read_bytes(image_path)
         sha256 = hashlib.sha256(data).hexdigest()
         kind = UNDECODABLE
-        pixels, turned = decode_with_orientation(data, image_path)
-        shape, rotated = pixels.shape, turned != 1
-        del pixels  # a large image beside the next thread's
+        shape, turned = measure(data, image_path)
+        rotated = turned != 1
         kind = "masks are absent"
         mask_path = source.mask_path(image_id)
         content = read_bytes(mask_path)
@@ -97,7 +97,7 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         table = source.mask_table(mask_path)
         values = decode_values(content, mask_path, table=table)
         kind = "masks have another size than their images"
-        check_size(values, (shape[0], shape[1]), mask_path)
+        check_size(values, shape, mask_path)
     except ColouredError as error:
         problem = (COLOURED, str(error))
         return ImageAudit(split, image_id, {}, {}, sha256, rotated, problem, _count_colours(content, mask_path))
@@ -112,8 +112,7 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
             counts[raw] += number
         else:
             unknown[value] += number
-    colours = {} if isinstance(table, Mapping) else stored_palette(open_image(content))
-    palette = {value: colours[value] for value, _ in there if value in colours}
+    palette = {} if isinstance(table, Mapping) else stored_palette(open_image(content), [value for value, _ in there])
     return ImageAudit(split, image_id, counts, unknown, sha256, rotated, palette=palette)
 
 
@@ -121,7 +120,9 @@ def _count_values(values: NDArray[Any]) -> list[tuple[int, int]]:
     """Each value of a mask with its number of pixels, by value."""
     if values.dtype == np.uint32:  # colours
         return list(zip(*(side.tolist() for side in np.unique(values, return_counts=True)), strict=True))
-    counts = np.bincount(values.ravel())  # half the time of np.unique, which sorts
+    if values.dtype == np.uint8:  # a fifth of the time of bincount, which makes long integers of them
+        return [(value, number) for value, number in enumerate(Image.fromarray(values).histogram()) if number]
+    counts = np.bincount(values.ravel())
     return [(int(value), int(counts[value])) for value in np.flatnonzero(counts)]
 
 

@@ -123,6 +123,14 @@ def decode_with_orientation(data: bytes, path: Path) -> tuple[NDArray[np.uint8],
         return to_rgb(image, path), orientation(image)
 
 
+def measure(data: bytes, path: Path) -> tuple[tuple[int, int], int]:
+    """Decode the bytes of an image for its size alone; return (H, W) and the orientation that EXIF gives."""
+    with _decoded(data, path, "image") as image:
+        if image.mode != "RGB":
+            to_rgb(image, path)  # an error where pixels have no fixed range
+        return (image.height, image.width), orientation(image)
+
+
 def to_rgb(image: Image.Image, name: Path | str) -> NDArray[np.uint8]:
     """Return the pixels of any mode as (H, W, 3) uint8; see `read_image`. `name` is for errors only."""
     if image.mode.startswith("I;16"):

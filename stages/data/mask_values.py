@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +66,11 @@ def stored_colours(image: Image.Image, data: bytes, path: Path) -> NDArray[np.ui
     return np.asarray(channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])
 
 
-def stored_palette(image: Image.Image) -> dict[int, int]:
-    """Return the colour of each palette index of an image as a number, 0xRRGGBB; none where it has no palette."""
-    if image.mode != "P":
-        return {}
-    channels = np.array(image.getpalette("RGB"), np.int64).reshape(-1, 3)
-    return dict(enumerate((channels @ [1 << 16, 1 << 8, 1]).tolist()))
+def stored_palette(image: Image.Image, indices: Iterable[int]) -> dict[int, int]:
+    """Return the colours of palette indices of an image as numbers, 0xRRGGBB; none where it has no palette."""
+    colours = image.getpalette("RGB") if image.mode == "P" else None
+    found = ((index, (colours or [])[3 * index : 3 * index + 3]) for index in indices)
+    return {index: c[0] << 16 | c[1] << 8 | c[2] for index, c in found if c}
 
 
 def check_lossless(image: Image.Image, data: bytes, path: Path) -> None:
