@@ -285,7 +285,7 @@ class Report(Stage):
     makes = "one HTML page with numbers and pictures"
     module = "split_matching.stages.pages.report"
     output = "report.html"
-    unit = "examples"
+    unit = "images"
 
     @property
     def reads(self) -> tuple[str, ...]:
