@@ -136,7 +136,7 @@ def run(options: Options) -> Report:
             continue
         try:
             report = part(options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a stage that fails ends its part, not the others
             traceback.print_exc()
             notes.append(f"{name}: failed ({first_line(error)})")
             continue

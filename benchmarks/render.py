@@ -46,7 +46,7 @@ def page(results: Results) -> str:
     """All tables, as Markdown."""
     if not results:
         return "Nothing has been measured yet: `make bench`."
-    parts = [machines(results), comparisons(results)]
+    parts = [machines(results), comparisons(results), demo(results)]
     parts += [floors(results, suffix) for suffix in ("", "-cuda")]
     parts += [plan(results, suffix) for suffix in ("", "-cuda")]
     parts.append(many_machines(results))
@@ -92,6 +92,15 @@ def comparisons(results: Results) -> str:
     head = ("what", "measured", "target", "", "medians of the sides")
     settings = [f"- `{name}`: {value['question']} {value['setting']}." for name, value in results.items()]
     return "\n".join(["**Against targets**", "", markdown(head, rows), "", *settings])
+
+
+def demo(results: Results) -> str:
+    """Where the seconds of the demo went, stage by stage."""
+    if len(sides := results.get("cold", {}).get("sides", [])) < 2:
+        return ""
+    whole = sides[0]["median"]
+    rows = [(s["name"], f"{s['median']:.1f}", f"{100 * s['median'] / whole:.0f} %") for s in sides]
+    return f"**Where the seconds of the demo went**\n\n{markdown(('what', 'seconds', 'share'), rows)}"
 
 
 def floors(results: Results, suffix: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, render
+from benchmarks import cold, gpu, render
 from benchmarks.bench import NAMES, NEEDS
 from benchmarks.measure import Check, Options, Report, Side, paired, ratio, table, to_json
 
@@ -69,15 +69,19 @@ def test_a_part_of_the_gpu_script_that_fails_or_comes_too_late_is_named(monkeypa
     def bad(options: Options) -> Report:
         raise RuntimeError("no such kernel")
 
-    clock = iter([0.0, 1.0, 2.0, gpu.SECONDS + 3.0])
+    def broken(options: Options) -> Report:
+        raise SystemExit("ExtractFeatures ended with 1")
+
+    clock = iter([0.0, 1.0, 2.0, 3.0, gpu.SECONDS + 3.0])
     monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(gpu, "PARTS", {"bad": bad, "good": good, "late": good})
+    monkeypatch.setattr(gpu, "PARTS", {"bad": bad, "broken": broken, "good": good, "late": good})
     report = gpu.run(QUICK)
     assert [side.name for side in report.sides] == ["good: x"] and report.facts == {"good_z": 4.0}
     assert [(check.what, check.met) for check in report.checks] == [("good: y", True)]
     lines = report.setting.splitlines()
-    assert lines[0] == "bad: failed (RuntimeError: no such kernel)" and lines[1] == "good: two images"
-    assert lines[2] == "late: not run, there was no time left"
+    assert lines[0] == "bad: failed (RuntimeError: no such kernel)"
+    assert lines[1] == "broken: failed (SystemExit: ExtractFeatures ended with 1)"
+    assert lines[2:] == ["good: two images", "late: not run, there was no time left"]
 
 
 def test_the_gpu_script_measures_what_it_has_of_its_own() -> None:
@@ -85,6 +89,21 @@ def test_the_gpu_script_measures_what_it_has_of_its_own() -> None:
     for part in (gpu.forward_pass, gpu.compiled_pass):
         report = part(QUICK)
         assert all(side.median > 0 for side in report.sides) and report.checks[0].met is None
+
+
+def test_the_demo_is_taken_apart_by_stages(tmp_path: Path) -> None:
+    for stage, seconds in (("Evaluate", 10.0), ("TrainDecoder", 60.0)):
+        folder = tmp_path / "shapes" / stage.lower() / "0123"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"stage": stage, "seconds": seconds}))
+    took = {"whole": 80.0, **cold.stage_seconds(tmp_path)}
+    assert list(took.items()) == [("whole", 80.0), ("TrainDecoder", 60.0), ("Evaluate", 10.0)]
+    sides = [{"name": name, "median": value} for name, value in took.items()]
+    assert render.demo({"cold": {"sides": sides}}).splitlines()[-2:] == [
+        "| TrainDecoder | 60.0 | 75 % |",
+        "| Evaluate | 10.0 | 12 % |",
+    ]
+    assert render.demo({}) == ""
 
 
 def test_sides_are_timed_in_turn() -> None:
