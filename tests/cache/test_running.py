@@ -33,3 +33,11 @@ def test_claim_lasts_as_long_as_its_process(tmp_path: Path) -> None:
         assert len(list((tmp_path / FOLDER).glob("*.json"))) == 1
         assert claimed_folders(tmp_path) == {}
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["lock"]
+
+
+def test_claims_of_one_process_leave_each_other(tmp_path: Path) -> None:
+    """A claim removes the files of processes that have ended; its own process has not."""
+    with claim(tmp_path, []):
+        with claim(tmp_path, []):
+            assert len(list((tmp_path / FOLDER).glob("*.json"))) == 2
+        assert len(list((tmp_path / FOLDER).glob("*.json"))) == 1

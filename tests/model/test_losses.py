@@ -45,10 +45,21 @@ def test_mask_losses_of_images_with_several_masks_are_those_of_each_mask() -> No
 
 def test_quality_is_the_cross_entropy_with_the_iou() -> None:
     """Covered are cells 0 and 2: overlap 1 + 0.5, union 2 + 2.5 - 1.5, so the IoU is 0.5; of nothing it is 0."""
-    masks, wanted = torch.tensor([[0.5, -1, 3, 4], [-1, -1, -1, -1]]), torch.tensor([[1.0, 1, 0.5, 1], [0, 0, 0, 0]])
+    masks, wanted = torch.tensor([[0.5, -1, 3, 4], [-1, 0, -1, -1]]), torch.tensor([[1.0, 1, 0.5, 1], [0, 0, 0, 0]])
     found = quality_loss(torch.tensor([0.3, 0.3]), masks, wanted, torch.tensor([1.0, 1, 1, 0]))
     yes, no = -math.log(1 / (1 + math.exp(-0.3))), -math.log(1 / (1 + math.exp(0.3)))
     assert found.tolist() == pytest.approx([0.5 * yes + 0.5 * no, no])
+
+
+def test_quality_of_images_with_several_masks_is_that_of_each_mask() -> None:
+    g = torch.Generator().manual_seed(6)
+    masks, wanted = torch.randn(2, 3, 5, generator=g), torch.rand(2, 3, 5, generator=g)
+    valid = torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 0, 0, 0]])[:, None]  # one row an image
+    quality = torch.randn(2, 3, generator=g)
+    together = quality_loss(quality, masks, wanted, valid)
+    for image in range(2):
+        alone = quality_loss(quality[image], masks[image], wanted[image], valid[image].expand(3, 5))
+        assert together[image].tolist() == pytest.approx(alone.tolist())
 
 
 def test_nce_leaves_out_regions_that_show_the_same() -> None:

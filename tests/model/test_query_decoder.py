@@ -35,6 +35,13 @@ def test_output_shapes(upsample: int) -> None:
     assert torch.allclose(outputs[-1].embeddings.norm(dim=-1), torch.ones(2, 9), atol=1e-5)
 
 
+def test_the_last_layer_alone_is_that_of_all() -> None:
+    outputs = decoder()(tokens(), whole(tokens()))
+    (last,) = outputs.last()
+    for found, wanted in zip(vars(last).values(), vars(outputs[CONFIG.layers]).values(), strict=True):
+        assert torch.equal(found, wanted)
+
+
 def trained(model: QueryDecoder) -> QueryDecoder:
     """The decoder with no weight at its start: no norm is the identity, no bias is zero."""
     g = torch.Generator().manual_seed(7)

@@ -1,9 +1,13 @@
 """What pseudo masks may never cover."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from split_matching.configs.settings import PseudoMasksConfig
-from split_matching.stages.candidates.pseudo_masks import free_cells, remove_annotated
+from split_matching.stages.candidates.pseudo_masks import Clustered, cluster_together, free_cells, remove_annotated
 
 CONFIG = PseudoMasksConfig(min_area=0.01, max_annotated=1.0)
 QUADRANTS = np.kron(np.array([[1, 2], [3, 4]], np.uint8), np.ones((8, 8), np.uint8))
@@ -62,3 +66,27 @@ def test_cells_that_are_half_annotated_are_not_free() -> None:
     annotated[4:, 4:5] = True  # a quarter of one
     assert free_cells(annotated, (2, 2), "unannotated").tolist() == [[False, True], [True, True]]
     assert free_cells(annotated, (2, 2), "all").all()
+
+
+class Corners:
+    """Clusters an image into one region, numbered as the value of its first cell."""
+
+    BATCHED = True
+
+    def cluster(
+        self, images: Sequence[NDArray[Any]], free: Sequence[NDArray[np.bool_]], config: PseudoMasksConfig, device: str
+    ) -> list[NDArray[np.uint8]]:
+        assert all(cells.any() for cells in free) and device == "cpu"
+        return [np.full((4, 4), image[0, 0, 0], np.uint8) for image in images]
+
+
+def test_each_image_gets_its_own_regions_and_one_without_a_free_cell_has_none() -> None:
+    def image(number: int, free: bool) -> Clustered[None]:
+        cells = np.full((2, 2, 1), number, np.float32)
+        return Clustered(f"{number}", cells, cells[..., 0] > 0, np.full((2, 2), free), None, np.zeros((4, 4), np.uint8))
+
+    images = [image(1, True), image(2, False), image(3, True)]
+    cluster_together(images, Corners(), CONFIG, "cpu")
+    assert [np.unique(found.labels).tolist() for found in images] == [[1], [0], [3]]
+    cluster_together(images[1:2], Corners(), CONFIG, "cpu")
+    assert not images[1].labels.any()
