@@ -52,6 +52,8 @@ def test_dense_features_are_unit_length_maps(clip: FrozenClip, variant: str) -> 
     assert out.dense.shape == (2, 12, 16, clip.dim)
     assert torch.allclose(out.dense.norm(dim=-1), torch.ones(2, 12, 16), atol=1e-5)
     assert {block: tuple(t.shape) for block, t in out.tokens.items()} == {1: (2, 12, 16, 128), 4: (2, 12, 16, 128)}
+    assert {block: tuple(t.shape) for block, t in out.prefixes.items()} == {1: (2, 1, 128), 4: (2, 1, 128)}
+    assert torch.allclose(clip.visual.ln_post(out.prefixes[4][:, 0]) @ clip.visual.proj, out.cls, atol=1e-5)
 
 
 def test_value_features_match_a_plain_computation(clip: FrozenClip) -> None:

@@ -82,6 +82,25 @@ def test_the_verb_prints_every_method(tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(f"annotated region named right ({method})" in printed for method in ("crop", "attention", "mean"))
 
 
+def test_named_is_the_share_of_annotated_classes_that_got_their_own_name(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a region is, `attention` (the method of the config) names it class 0, and each other method another."""
+    names = {method: place for place, method in enumerate(("attention", "crop", "mean"))}
+    assert chain.config.regions.method == "attention"
+    monkeypatch.setattr(
+        "split_matching.stages.candidates.quality._Measurement._name",
+        lambda self, method, item: np.full(len(item.masks), names[method]),
+    )
+    source, seen = open_source(chain.config.data, chain.root), chain.slice.classes.seen_ids
+    truth = [np.asarray(Image.open(source.mask_path(image_id))) for image_id in source.ids("train")]
+    present = [seen.index(value) for mask in truth for value in np.unique(mask) if value in seen]
+    found = measure(context(chain), 10)
+    assert found.objects == len(present) and found.named == pytest.approx(np.mean(np.equal(present, 0)))
+    assert found.true_regions == pytest.approx({m: np.mean(np.equal(present, place)) for m, place in names.items()})
+    assert len(set(found.true_regions.values())) > 1, "the classes must differ for this to mean something"
+
+
 def test_images_without_annotation_are_an_error(chain: Chain, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(chain.root, root)

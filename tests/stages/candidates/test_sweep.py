@@ -65,6 +65,18 @@ def test_one_clustering_serves_all_settings(method: str, engine: str) -> None:
             assert np.array_equal(found, module.cluster([dense], [cells], setting, "cpu")[0])
 
 
+@pytest.mark.parametrize("tokens", ["all", "unannotated"])
+def test_a_wide_image_and_one_that_is_annotated_all_over(tokens: str) -> None:
+    config = PseudoMasksConfig(windows=(2, 4), iterations=3, scale=2, tokens=tokens)
+    dense = np.random.default_rng(5).standard_normal((4, 7, 16)).astype(np.float16)
+    labels, annotated = np.zeros((16, 28), np.uint8), np.zeros((16, 28), bool)
+    annotated[:, :8] = True
+    for map_ in sweep_image(dense, labels, annotated, config, [0.5, 0.9]).maps:
+        assert map_.shape == (8, 14) and not map_[:, :4].any() and map_[:, 6:].all()
+    whole = sweep_image(dense, labels, np.ones_like(annotated), config, [0.5, 0.9])
+    assert not any(map_.any() for map_ in whole.maps) and whole.overlaps.shape == (2, 1)
+
+
 def test_a_method_without_a_sweep_of_its_own_runs_once_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     class Method:
         @staticmethod
