@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,6 +68,7 @@ class Chain:
         sections = {name: getattr(self.config, name) for name in Config.model_fields}
         self.slice = SimpleNamespace(**sections, classes=view)
         self.inputs: dict[str, Any] = {}
+        self.progress: dict[str, list[tuple[int, int]]] = {}
         self.root = root or self.folder("shapes")
         if root is None:
             shapes.run(self.context("shapes"))
@@ -92,7 +94,8 @@ class Chain:
         return other
 
     def sharded(self, module: Any, slug: str, splits: tuple[str, ...] = ("train",)) -> None:
-        ctx = StageContext(self.slice, self.inputs, self.folder(slug), self.config.runtime, self.root)
+        seen = self.progress.setdefault(slug, [])
+        ctx = replace(self.context(slug), progress=lambda done, total: seen.append((done, total)))
         source = open_source(self.config.data, self.root)
         for split in splits:
             with ShardWriter(ctx.out / f"{split}-00000.h5", module.KIND, module.fields(self.slice)) as writer:

@@ -55,6 +55,13 @@ def test_an_early_manifest_needs_all_of_the_contents(tmp_path: Path) -> None:
     assert trace(forget_keys(make(tmp_path, "end", "d", wanted)))["lists"].path == wanted.path
 
 
+def test_an_early_manifest_is_not_of_what_holds_nothing_of_that_name(tmp_path: Path) -> None:
+    wanted, newer = make(tmp_path, "lists", "a"), make(tmp_path, "lists", "b")
+    manifest = {**newer.manifest, "files": {}, "content": {}, "created": "9999"}
+    (newer.path / MANIFEST).write_text(json.dumps({**manifest, "digest": self_digest(manifest)}))
+    assert trace(forget_keys(make(tmp_path, "end", "d", wanted)))["lists"].path == wanted.path
+
+
 def test_what_was_removed_is_left_out(tmp_path: Path) -> None:
     lists = make(tmp_path, "lists", "a")
     middle = make(tmp_path, "middle", "b", lists)

@@ -22,6 +22,7 @@ from split_matching.cache.files import self_digest
 from split_matching.cache.folders import walk_folders
 from split_matching.cache.keys import digest
 from split_matching.cache.remote import Remote
+from split_matching.cache.remote_manifest import parse_manifest
 from split_matching.errors import ConfigError, CorruptError, UserError
 from tests.cache.example_builds import IDS, KEY, RECIPE, make_plain, make_sharded
 
@@ -97,6 +98,11 @@ def test_a_summary_may_hold_anything(tmp_path: Path) -> None:
         made = build.commit(1.0, {"curve": [[0.1, 2], [0.3, float("nan")]], "name": "x", "none": None})  # type: ignore
     Remote(str(tmp_path / "far")).push(made)
     assert bytes_of(pull(Remote(str(tmp_path / "far")), tmp_path / "b").path) == bytes_of(made.path)
+
+
+def test_a_result_may_have_taken_no_time(made: Artifact) -> None:
+    written = rewrite(lambda m: m.update(seconds=0))(copy.deepcopy(dict(made.manifest)))
+    assert parse_manifest(written)["seconds"] == 0
 
 
 def test_nested_files_and_equal_ones(tmp_path: Path) -> None:
@@ -241,6 +247,7 @@ HOSTILE = {
     "another key": rewrite(lambda m: m.update(key="0" * 64)),
     "another data set": rewrite(lambda m: m.update(dataset="../x")),
     "escape sequence in a value": rewrite(lambda m: m["config"].update(x=["\x1b[31m"])),
+    "negative seconds": rewrite(lambda m: m.update(seconds=-0.001)),
     "seconds no number": rewrite(lambda m: m.update(seconds="long")),
     "NaN": rewrite(lambda m: m.update(seconds=float("nan"))),
     "missing field": rewrite(lambda m: m.pop("inputs")),

@@ -1,5 +1,7 @@
 """The visual tower, called block by block, is open_clip's own."""
 
+import socket
+
 import numpy as np
 import open_clip
 import pytest
@@ -11,6 +13,7 @@ from split_matching.configs.settings import ClipConfig
 from split_matching.errors import ConfigError, DataError
 from split_matching.model.clip import FrozenClip
 from split_matching.model.clip_weights import create_open_clip
+from split_matching.model.hub_files import can_reach_hub
 from split_matching.model.weights_identity import weights_identity
 
 TINY = ClipConfig(model="shapes-vit", weights="random")
@@ -221,6 +224,28 @@ def test_identity_is_the_bytes_not_the_path(tmp_path) -> None:
     assert weights_identity(ClipConfig(weights=str(tmp_path / "b.pt"))) != first
     assert weights_identity(ClipConfig(weights="random", seed=3)) == "random:3"
     assert weights_identity(ClipConfig(weights="openai")) == "tag:openai"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "answers", "reachable"), [({}, True, True), ({}, False, False), ({"https": "x"}, False, True)]
+)
+def test_the_hub_is_reachable_if_it_answers_or_a_proxy_does(
+    monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str], answers: bool, reachable: bool
+) -> None:
+    asked: list[object] = []
+
+    def connect(address: object, timeout: float) -> socket.socket:
+        asked.append(address)
+        if not answers:
+            raise OSError("no network")
+        return socket.socket()
+
+    monkeypatch.setattr("split_matching.model.hub_files.getproxies", lambda: proxies)
+    monkeypatch.setattr("split_matching.model.hub_files.socket.create_connection", connect)
+    for endpoint, address in (("https://a.example", ("a.example", 443)), ("http://b:8080", ("b", 8080))):
+        monkeypatch.setattr("split_matching.model.hub_files.ENDPOINT", endpoint)
+        assert can_reach_hub() is reachable
+        assert proxies or asked[-1] == address
 
 
 def test_missing_tag_without_network_says_which_file_and_how(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -1,13 +1,16 @@
 """Losses against plain loops; each group learns from its own targets only."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from split_matching.configs.settings import DecoderConfig, TrainConfig
-from split_matching.model.criterion import SplitCriterion, Targets
+from split_matching.model.criterion import Matching, SplitCriterion, Targets
+from split_matching.model.match_statistics import match_statistics
 from split_matching.model.query_decoder import LayerOutputs, QueryOutput
 from tests.model.layer_by_layer import terms_layer_by_layer
 from tests.model.plain_costs import best_pairs, plain_costs
@@ -66,6 +69,38 @@ def test_images_without_targets_train_without_nan(seen: tuple[int, ...], regions
     terms["loss"].backward()
     for tensor in vars(prediction).values():
         assert tensor.grad is not None and torch.isfinite(tensor.grad).all()
+
+
+def test_statistics_of_matches_by_hand() -> None:
+    """Three seen queries and a candidate on 16 cells; whole and half masks."""
+    nothing, half, other = torch.zeros(16), torch.arange(16) < 8, torch.arange(16) % 2 == 0
+    drawn = torch.stack([torch.stack([nothing, half, nothing, nothing]), torch.stack([nothing + 1, half, half, half])])
+    masks = (2 * drawn - 1).unflatten(2, (4, 4))  # (2, 4, 4, 4): logits of -1 and 1
+    wanted = replace(
+        targets((1, 2), (3, 1)),
+        seen_masks=torch.stack([torch.stack([other * 1.0, nothing]), torch.stack([nothing, nothing + 1])]),
+        region_masks=torch.stack([torch.stack([nothing + 0.5, half + 0.0, nothing]), torch.stack([half + 0.0] * 3)]),
+    )
+    one, first = np.array([0]), np.array([1])
+    probability, cosine = torch.zeros(2, 3, 2), torch.zeros(2, 1, 3)
+    probability[0, 1, 0], probability[1, 0, 1], cosine[0, 0, 1], cosine[1, 0, 0] = 0.2, 0.7, 0.3, -0.1
+    matching = Matching(
+        torch.zeros(2, 3, 6), probability, cosine, [(first, one), (one, first)], [(one, first), (one, one)]
+    )
+    outputs = stack(QueryOutput(torch.zeros(2, 4, 1), torch.zeros(2, 4), torch.zeros(2, 4), masks))
+    assert match_statistics(matching, outputs, wanted) == {
+        "images": 2,
+        "seen_score": 0.45,
+        "seen_iou": 0.6667,  # 4 / 12 and 1
+        "seen_queries": [1, 1, 0],
+        "candidate_without_query": 2,
+        "candidate_score": 0.1,
+        "candidate_iou": 0.5,  # 0 and 1
+        "candidate_queries": [2],
+    }
+    none = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+    matching = Matching(matching.logits, probability, cosine, [none, none], [none, none])
+    assert match_statistics(matching, outputs, wanted) == {"images": 2, "candidate_without_query": 2}
 
 
 @pytest.mark.parametrize("group", ["seen", "candidate"])

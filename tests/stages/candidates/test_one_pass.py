@@ -58,6 +58,10 @@ def test_both_ways_make_the_same_bytes(overrides: list[str], tmp_path: Path) -> 
     kept, made = (chain.inputs["pseudo_masks"].shards("train") for chain in (apart, once))
     assert made.ids == kept.ids and len(made.ids) == 4
     assert set(kept.fields) == {"labels"} and set(made.fields) == {"labels", "embeddings"}
+    assert apart.progress == {
+        slug: [(1, 4), (2, 4), (3, 4), (4, 4)] for slug in ("features", "pseudo_masks", "regions")
+    }
+    assert once.progress == {slug: [(1, 4), (2, 4), (3, 4), (4, 4)] for slug in ("pseudo_masks", "regions")}
     assert sum(int(kept.read(image_id, "labels").max()) for image_id in kept.ids) > 0
     for image_id in kept.ids:
         assert np.array_equal(made.read(image_id, "labels"), kept.read(image_id, "labels"))
