@@ -23,6 +23,7 @@ from split_matching.errors import DataError
 from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import Source
 from split_matching.stages.ground.context import Progress, no_progress
+from split_matching.stages.ground.picture_files import write_picture
 from split_matching.stages.ground.region_map import masks_of
 
 CATEGORY = {"id": 1, "name": "region", "supercategory": "pseudo mask"}
@@ -109,7 +110,7 @@ class MaskExporter:
             counts[image_id] = int(labels.max(initial=0))
             picture = Image.fromarray(labels)
             picture.putpalette(bytes(3) + colours.tobytes())
-            picture.save(folder / f"masks/{image_id}.png")
+            write_picture(picture, folder / f"masks/{image_id}.png", "PNG")
             original = self.source.image_path(image_id).resolve()
             (folder / f"images/{image_id}{original.suffix}").symlink_to(original)
         # a list of classes has at least two

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from split_matching.stages.ground.context import StageContext
+from split_matching.stages.ground.picture_files import write_picture
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 40, 40),
@@ -247,7 +248,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
 
 def _write_scene(root: Path, name: str, scene: Scene, colours: list[int]) -> None:
     # quality 95 without chroma subsampling: at 128 px, VOC-like JPEG settings would blur the patterns themselves
-    Image.fromarray(scene.image).save(root / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
+    write_picture(Image.fromarray(scene.image), root / f"JPEGImages/{name}.jpg", "JPEG", quality=95, subsampling=0)
     mask = Image.fromarray(scene.mask())
     mask.putpalette(colours)
-    mask.save(root / "SegmentationClassAug" / f"{name}.png", optimize=False)
+    write_picture(mask, root / f"SegmentationClassAug/{name}.png", "PNG", optimize=False)

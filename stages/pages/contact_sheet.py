@@ -20,6 +20,7 @@ from split_matching.stages.data.images import class_id, decode_values, read_byte
 from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import Source, open_source
+from split_matching.stages.ground.picture_files import write_picture
 from split_matching.stages.pages.colours import class_colours
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, draw_swatch, load_font
 from split_matching.stages.pages.overlays import NO_LABEL, overlay, resize_image
@@ -80,7 +81,7 @@ def write_contact_sheet(audit: Audit, data: DataConfig, root: Path | None, path:
     pairs = [_read_pair(source, image, audit.classes) for image in choose_images(audit.images)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        _draw(pairs, audit.classes).save(temporary, "PNG")
+        write_picture(_draw(pairs, audit.classes), temporary, "PNG")
 
 
 @dataclass(frozen=True)

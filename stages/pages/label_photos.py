@@ -22,6 +22,7 @@ from split_matching.cache.files import atomic_write, parse_json
 from split_matching.errors import DataError, one_line
 from split_matching.stages.data.images import read_bytes
 from split_matching.stages.data.photos import Photo, decode_photo
+from split_matching.stages.ground.picture_files import write_picture
 from split_matching.stages.inference.segmenter import Prediction, Segmenter
 from split_matching.stages.pages.colours import class_colours
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, SWATCH, draw_swatch, load_font
@@ -185,4 +186,4 @@ def _write_index(path: Path, labels: NDArray[np.uint8], colours: NDArray[np.uint
 
 def _write_png(path: Path, image: Image.Image) -> None:
     with atomic_write(path, sync=False) as temporary:
-        image.save(temporary, "PNG")
+        write_picture(image, temporary, "PNG")

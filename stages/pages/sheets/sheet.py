@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from split_matching.cache.files import atomic_write
 from split_matching.stages.data.resize import resize_labels
+from split_matching.stages.ground.picture_files import write_picture
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, SWATCH, draw_swatch, load_font
 from split_matching.stages.pages.overlays import resize_image
 
@@ -73,7 +74,7 @@ def write_sheet(sheet: Sheet, path: Path) -> None:
     """Draw a sheet into a PNG file, atomically; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        Image.fromarray(draw_sheet(sheet)).save(temporary, "PNG")
+        write_picture(Image.fromarray(draw_sheet(sheet)), temporary, "PNG")
 
 
 def draw_sheet(sheet: Sheet) -> NDArray[np.uint8]:
