@@ -21,6 +21,7 @@ def test_a_note_is_kept_changed_and_removed(tmp_path: Path) -> None:
     write_note(tmp_path, "toy", KEY, Note("wide"))
     assert read_note(tmp_path, "toy", KEY) == Note("wide")
     write_note(tmp_path, "toy", KEY, Note())
+    write_note(tmp_path, "toy", KEY, Note())  # once more
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

@@ -59,6 +59,12 @@ def test_dense_features_are_unit_length_maps(clip: FrozenClip, variant: str) -> 
     assert torch.allclose(clip.visual.ln_post(out.prefixes[4][:, 0]) @ clip.visual.proj, out.cls, atol=1e-5)
 
 
+def test_an_image_without_a_region_has_no_embedding(clip: FrozenClip) -> None:
+    none, one = torch.zeros(0, 64, dtype=torch.bool), torch.ones(1, 64, dtype=torch.bool)
+    assert [tuple(e.shape) for e in clip.encode_regions(images(), [none, none], 2)] == [(0, clip.dim)] * 2
+    assert [tuple(e.shape) for e in clip.encode_regions(images(), [one, none], 2)] == [(1, clip.dim), (0, clip.dim)]
+
+
 def test_value_features_match_a_plain_computation(clip: FrozenClip) -> None:
     batch = images()
     x, _ = clip.tower.embed(batch)

@@ -19,12 +19,22 @@ from split_matching.model import clip_weights
 from split_matching.model.clip import FrozenClip
 from split_matching.model.clip_weights import create_open_clip
 from split_matching.model.weight_files import read_weight_file
+from split_matching.model.weight_names import plain_names
 from split_matching.pipeline.stages import make_plan
 
 
 @pytest.fixture(scope="module")
 def tiny() -> dict[str, torch.Tensor]:
     return create_open_clip(ClipConfig(model="tiny-clip", weights="random")).state_dict()
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.module."])
+def test_wrappers_in_front_of_all_names_are_taken_off(wrapper: str) -> None:
+    names = ("visual.proj", "logit_scale", "text_projection")
+    found = plain_names({f"{wrapper}{name}": torch.full((1,), place) for place, name in enumerate(names)})
+    assert {name: int(tensor) for name, tensor in found.items()} == {name: place for place, name in enumerate(names)}
+    strange = {"other.visual.proj": torch.zeros(1), "other.logit_scale": torch.zeros(1)}
+    assert plain_names(strange).keys() == strange.keys()
 
 
 def from_file(path: Path, name: str = "tiny-clip", **settings: object) -> FrozenClip:

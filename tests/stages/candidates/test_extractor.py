@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from split_matching.stages.candidates import features, pseudo_masks
+from split_matching.configs.load import load_config
+from split_matching.stages.candidates import features, pseudo_masks, regions
 from split_matching.stages.candidates.extractor import Extractor, shifted_views, stitch
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from tests.handmade import Chain
@@ -24,6 +25,17 @@ def test_views_are_moved_by_symmetric_offsets(shifts: int, patch: int, offsets: 
     for index, (y, x) in enumerate((y, x) for y in offsets for x in offsets):
         inner = views[1 + index, :, 8:24, 8:40]
         assert torch.equal(inner[0], rows[8:24, 8:40] + y) and torch.equal(inner[1], cols[8:24, 8:40] + x)
+
+
+def test_fields_of_a_shard() -> None:
+    blocks = "features.decoder_blocks=[1, 3]"
+    one, two = (load_config("shapes", overrides=[blocks, f"features.shifts={shifts}"]) for shifts in (1, 2))
+    leads = {"cls": 0, "prefix_1": 1, "prefix_3": 1, "dense": 2, "tokens_1": 2, "tokens_3": 2}
+    for config, expected in ((one, leads), (two, {**leads, "stitched": 2})):
+        assert {name: (field.dtype, field.lead) for name, field in features.fields(config).items()} == {
+            name: ("float16", lead) for name, lead in expected.items()
+        }
+    assert [(name, field.lead) for name, field in regions.fields(one).items()] == [("embeddings", 1)]
 
 
 def test_one_shift_is_the_image_alone() -> None:

@@ -92,6 +92,8 @@ def test_pngs_are_a_data_set_of_the_layout_folder(exporter: MaskExporter, tmp_pa
     assert source.ids("train") == [f"train.{name}" for name in MAPS]
     for name in MAPS:
         image_id = f"train.{name}"
+        palette = Image.open(source.mask_path(image_id)).getpalette()
+        assert palette is not None and palette[:9] == [0, 0, 0, *region_colours(254)[:2].ravel().tolist()]
         assert read_image(source.image_path(image_id)).shape == (*SIZES[name], 3)
         assert read_mask(source.mask_path(image_id), SIZES[name], {0, 1, 2, 3}).tolist() == FULL[name]
     assert sorted(path.name for path in out.parent.iterdir()) == ["masks"]

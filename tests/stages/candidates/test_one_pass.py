@@ -69,6 +69,28 @@ def test_both_ways_make_the_same_bytes(overrides: list[str], tmp_path: Path) -> 
     assert (once.base / name).read_bytes() == (apart.base / name).read_bytes()
 
 
+def test_computed_features_of_the_last_image_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Watched:
+        def __init__(self, ctx: object) -> None: ...
+        def load(self, image_id: str) -> str:
+            asked.append(image_id)
+            return image_id
+
+        def extract(self, images: list[str]) -> list[dict[str, str]]:
+            return [{"dense": f"dense {image_id}", "cls": f"cls {image_id}"} for image_id in images]
+
+    monkeypatch.setattr("split_matching.stages.candidates.computed_features.Extractor", Watched)
+    found = ComputedFeatures(Chain(tmp_path, *NOT_KEPT).context("features"))
+    first, second = found.ids[:2]
+    read: list[object] = [
+        found.read(i, f) for i, f in ((first, "dense"), (first, "cls"), (second, "cls"), (first, "cls"))
+    ]
+    assert read == [f"dense {first}", f"cls {first}", f"cls {second}", f"cls {first}"]
+    assert asked == [first, second, first]
+
+
 def test_images_that_share_forward_passes_keep_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: several images a batch, the last one not full."""
     apart = by_stages(tmp_path, "shapes.train_scenes=7", "regions.method=attention", "regions.blocks=2")

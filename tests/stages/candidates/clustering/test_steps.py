@@ -12,6 +12,7 @@ from split_matching.stages.candidates.clustering.steps import (
     label_merges,
     link_centroids,
     prepare,
+    to_unit_length,
     window_seeds,
 )
 
@@ -79,6 +80,12 @@ def test_a_window_without_a_free_cell_gives_no_seed_and_few_cells_are_the_seeds_
     assert window_seeds(points, free.ravel(), (4, 4), (2,)).ravel().tolist() == [2.5, 3, 4.5, 5]
     free[1, 1] = free[1, 0] = False
     assert window_seeds(points, free.ravel(), (4, 4), (1, 2)).ravel().tolist() == [0, 1]
+
+
+def test_vectors_of_any_shape_are_scaled_and_zero_remains() -> None:
+    rows = np.array([[[3.0, 4, 0], [0, 0, 0]], [[0, 0, -2], [1, 2, 2]]])
+    expected = [[[0.6, 0.8, 0], [0, 0, 0]], [[0, 0, -1], [1 / 3, 2 / 3, 2 / 3]]]
+    assert to_unit_length(rows) == pytest.approx(np.array(expected))
 
 
 def test_closeness_orders_centroids_as_distances_do() -> None:
