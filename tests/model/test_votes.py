@@ -33,7 +33,8 @@ def test_probabilities_equal_a_plain_loop() -> None:
 def test_confidence_equals_a_plain_loop(kind: str) -> None:
     g = torch.Generator().manual_seed(2)
     masks, quality = 2 * torch.randn(2, 3, 4, 5, generator=g), torch.randn(2, 3, generator=g)
-    masks[1, 2] = -1  # a query that draws nothing
+    masks[1, 2] = masks[1, 1] = -1  # a query that draws nothing
+    masks[1, 1, 3, 4], masks[0, 0, 0, 0] = 2, 0  # one that draws a single cell; a logit of 0 draws nothing
     output = QueryOutput(torch.zeros(2, 3, 1), torch.zeros(2, 3), quality, masks)
     found = candidate_confidence(output, kind)
     for b in range(2):

@@ -74,6 +74,21 @@ def test_scores_equal_set_arithmetic(seed: int) -> None:
         assert result.pacc == pytest.approx(np.mean(truth[labelled] == prediction[labelled]))
 
 
+@pytest.mark.parametrize("classes", [3, 256])
+def test_large_maps_of_bytes_are_counted_as_others(classes: int) -> None:
+    """300 x 400 pixels: more than a table of all pairs of bytes has entries."""
+    rng = np.random.default_rng(classes)
+    truth, prediction = rng.integers(0, classes, (2, 300, 400)).astype(np.uint8)
+    ignore = IGNORE if classes < 256 else 65535
+    truth[rng.random(truth.shape) < 0.2] = IGNORE
+    counts = np.zeros((classes, classes), np.int64)
+    counted = truth != ignore
+    np.add.at(counts, (truth[counted], prediction[counted]), 1)
+    confusion = ConfusionMatrix(classes)
+    confusion.update(truth, prediction, ignore)
+    np.testing.assert_array_equal(confusion.counts, counts)
+
+
 def test_images_add_up_as_one() -> None:
     rng = np.random.default_rng(0)
     truth, prediction = rng.integers(0, 5, (2, 6, 40, 30)).astype(np.uint8)
