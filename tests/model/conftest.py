@@ -4,6 +4,10 @@ import json
 
 import open_clip
 import pytest
+import torch
+
+from split_matching.configs.settings import ClipConfig
+from split_matching.model.clip_weights import create_open_clip
 
 TINY = {
     "embed_dim": 24,
@@ -44,3 +48,9 @@ def small_architectures(tmp_path_factory: pytest.TempPathFactory) -> None:
     (folder / "tiny-clip.json").write_text(json.dumps(TINY))
     (folder / "tiny-map.json").write_text(json.dumps(SIGLIP))
     open_clip.add_model_config(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(small_architectures: None) -> dict[str, torch.Tensor]:
+    """Random weights of tiny-clip; a test that changes them copies the dict."""
+    return create_open_clip(ClipConfig(model="tiny-clip", weights="random")).state_dict()
