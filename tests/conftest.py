@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # before torch is imported: threads that spin while they wait take the cores from the tests beside
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.browser import Browser, find_browser, open_browser
+
+if TYPE_CHECKING:
+    from split_matching.stages.inference.segmenter import Segmenter
 
 Mask = NDArray[np.integer]
 
@@ -66,6 +70,11 @@ def blocks(*ids: int, shape: tuple[int, int] = (24, 32)) -> NDArray[np.uint8]:
     """A mask of vertical stripes of equal width, one an id."""
     stripes = np.minimum(np.arange(shape[1]) * len(ids) // shape[1], len(ids) - 1)
     return np.tile(np.asarray(ids, np.uint8)[stripes], (shape[0], 1))
+
+
+def noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    """A picture of this height and width that holds nothing."""
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -137,6 +146,14 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     options = ["--artifacts", str(tmp_path_factory.mktemp("cache")), "--set", *settings]
     assert cli.main(["Evaluate", *options, "--quiet"]) == 0
     return options
+
+
+@pytest.fixture(scope="session")
+def segmenter(tiny_run: list[str]) -> Segmenter:
+    """The decoder of `tiny_run`, with its CLIP."""
+    from split_matching.pipeline.trained_run import load_segmenter
+
+    return load_segmenter("shapes", [f"runtime.artifacts={tiny_run[1]}", *tiny_run[3:]])
 
 
 @pytest.fixture(scope="module")

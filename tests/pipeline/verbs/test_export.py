@@ -1,4 +1,4 @@
-"""The verb `export` for pseudo masks, through the command line; that of decoders is in test_predict.py."""
+"""The verb `export` for pseudo masks, through the command line; that of decoders is in test_export_decoder.py."""
 
 from __future__ import annotations
 

@@ -1,0 +1,52 @@
+"""Photographs: found by folders, names and patterns, and read as they are meant to be looked at."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from split_matching.errors import DataError
+from split_matching.stages.data.photos import find_all_photos, find_photos, read_photo
+from tests.conftest import noise
+
+
+def test_orientation_of_a_photograph_is_applied(tmp_path: Path) -> None:
+    pixels = noise(8, 12)
+    exif = Image.Exif()
+    for turn in range(1, 9):
+        exif[0x0112] = turn
+        Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+        assert np.array_equal(read_photo(tmp_path / "a.png"), expected)
+
+
+def test_photos_are_named_one_by_one_or_by_patterns(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.png", "more/a.jpg", "[1].jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(*words: str) -> list[str]:
+        return [
+            str(photo.path.relative_to(tmp_path))
+            for photo in find_all_photos([f"{tmp_path}/{w}" for w in words], tmp_path / "o")
+        ]
+
+    assert found("a.jpg", "c.png", "a.jpg") == ["a.jpg", "c.png"]
+    assert found("?.jpg") == ["a.jpg", "b.jpg"] and found("[1].jpg") == ["[1].jpg"]
+    assert found("more") == ["more/a.jpg"]
+    with pytest.raises(DataError, match="would have the same results"):
+        found("a.jpg", "more/a.jpg")
+    with pytest.raises(DataError, match="no such file or folder"):
+        found("x*.jpg")
+    with pytest.raises(DataError, match="nothing is fetched from the web"):
+        find_all_photos(["https://host/a.jpg"], tmp_path)
+
+
+def test_photos_are_found_below_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("b.JPG", "a.webp", "out/x.png", "c.doc"):
+        (tmp_path / name).touch()
+    assert [str(photo.name) for photo in find_photos(tmp_path, tmp_path / "out")] == ["a.webp", "b.JPG"]
+    with pytest.raises(DataError, match="no image in it"):
+        find_photos(tmp_path / "out", tmp_path / "out")
