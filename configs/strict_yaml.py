@@ -5,6 +5,8 @@ Plain YAML keeps the last of two equal keys and says nothing: a second `train:` 
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,12 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:str", _StrictLoader.construct_y
 
 
 def _load(text: str) -> Any:
+    """Parse YAML; the value belongs to the caller. Raises what `_parse` raises."""
+    return deepcopy(_parse(text))
+
+
+@lru_cache(maxsize=128)  # by the text itself: a command reads the class list once for each stage
+def _parse(text: str) -> Any:
     """Parse YAML; whatever is wrong with a value is a YAMLError, but RecursionError for deep nesting."""
     try:
         return yaml.load(text, Loader=_StrictLoader)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from split_matching.configs.load import known_datasets, load_config, load_with_origins
 from split_matching.configs.schema import Config
+from split_matching.configs.strict_yaml import read_mapping
 from split_matching.errors import ConfigError
 from tests.error_lines import error_line
 
@@ -218,3 +219,12 @@ def test_reading_a_config_needs_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_file_is_read_as_it_is_now_whatever_its_last_reader_did_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("train: {steps: 3}\n")
+    read_mapping(path, "a")["train"]["steps"] = 4
+    assert read_mapping(path, "a") == {"train": {"steps": 3}}
+    path.write_text("train: {steps: 5}\n")
+    assert read_mapping(path, "a") == {"train": {"steps": 5}}
