@@ -1,6 +1,6 @@
 # make demo   the whole pipeline on the embedded data set; prints the path of the report last
-# make test   lint, types and tests: 7 minutes on 2 cores
-# make long   the tests that take tens of seconds each: kills, full disks, torchrun, the same bytes: 3 minutes
+# make test   lint, types and tests: 5 minutes on 2 cores
+# make long   the long tests: kills, full disks, several processes, browser, the same bytes: 5 minutes
 # make slurm  the real stages on a real Slurm of one node, with kills: some minutes; left out without slurm-wlm and munge
 # make quick  lint, types and the tests of what was changed since main, without the slow ones: under a minute
 # make lint   lint and types only
@@ -39,11 +39,11 @@ demo: $(RUN_STAMP)
 	@$(BIN)/python run_pipeline.py Report --dataset shapes --workers $(WORKERS) $(ARGS)
 
 test: lint
-	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
-	    echo "make: no Chromium here: the test that opens the pages in a browser is left out (apt-get install chromium)"
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not long"
 
 long: $(DEV_STAMP)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	    echo "make: no Chromium here: the tests that open the pages in a browser are left out (apt-get install chromium)"
 	@$(BIN)/python -m pytest $(PARALLEL) -m long
 
 slurm: $(DEV_STAMP)

@@ -63,7 +63,13 @@ def place(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Return the names that a file imports, see `_imports`."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     """Dotted names that a file imports, also inside functions; `from a import b` gives a.b, where b may be a module.
 
     Names of ours come without the package: `split_matching.cache.keys` gives cache.keys.
@@ -275,7 +281,7 @@ def test_command_line_starts_without_heavy_libraries():
 )
 def test_every_way_to_import_is_seen(monkeypatch, source, name):
     monkeypatch.setattr(sys.modules[__name__], "tree", lambda path: ast.parse(source))
-    assert name in set(imports(ROOT / "stages" / "made_up.py"))
+    assert name in set(_imports(ROOT / "stages" / "made_up.py"))
 
 
 def test_a_permit_covers_its_submodules_only():

@@ -16,8 +16,6 @@ from PIL import Image
 
 from tests.handmade import TINY
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (?:An? )(.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
@@ -30,6 +28,7 @@ for words in json.load(sys.stdin):
     if code := main(words):
         sys.exit(code)
 """
+"""Runs commands in one process: most of the time of one alone is its imports."""
 
 
 def commands(section: str, data: Path) -> list[list[str]]:
@@ -60,17 +59,18 @@ def apply(section: str, checkout: Path) -> None:
         edited.write_text(code.replace(old, new), encoding="utf-8")
 
 
-def run(checkout: Path, words: list[list[str]]) -> str:
+def run(checkout: Path, words: list[list[str]]) -> list[str]:
+    """Run commands in the checkout; returns what each of them prints."""
     done = subprocess.run(
         [sys.executable, "-c", RUN], cwd=checkout, input=json.dumps(words), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return re.split(r"^\$ .*\n", done.stdout, flags=re.MULTILINE)[1:]
 
 
 def states(output: str) -> dict[str, str]:
     """State of every stage of a run from the output of `status --json`."""
-    found = {stage["stage"]: stage["state"] for stage in json.loads(output[output.index("{") :])["stages"]}
+    found = {stage["stage"]: stage["state"] for stage in json.loads(output)["stages"]}
     return {name: state for name, state in found.items() if name != "PretrainClip"}  # the weights are random
 
 
@@ -87,15 +87,18 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def copy_checkout(folder: Path) -> Path:
+    for name in ("cache", "configs", "model", "stages", "pipeline", "split_matching"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("run_pipeline.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout, for all tests here."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for name in ("cache", "configs", "model", "stages", "pipeline", "split_matching"):
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run_pipeline.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, copy)
-    return copy
+    """A copy of the checkout, for all tests that run its commands."""
+    return copy_checkout(tmp_path_factory.mktemp("checkout"))
 
 
 STATUS = ["status", "--json", "--set", *TINY]
@@ -103,22 +106,31 @@ EASY = [name for name in SECTIONS if name != "loss"]
 
 
 @pytest.fixture(scope="module")
-def extended(checkout: Path, pairs: Path) -> str:
-    """What the commands of all sections but that of the loss print, after a whole run of the project as it is."""
-    before = run(checkout, [["Report", "--quiet", "--set", *TINY], STATUS])
+def extended(checkout: Path, pairs: Path) -> None:
+    """Runs the project as it is, then the commands of all sections but that of the loss."""
+    _, before = run(checkout, [["Report", "--quiet", "--set", *TINY], STATUS])
     assert set(states(before).values()) == {"fresh"}, before
     for section in EASY:
         apply(section, checkout)
-    after = run(checkout, [STATUS])
+    after, *_ = run(checkout, [STATUS, *(words for section in EASY for words in commands(section, pairs))])
     assert [name for name in states(before) if states(after)[name] != "fresh"] == []
-    return run(checkout, [words for section in EASY for words in commands(section, pairs)])
 
 
 def test_page_has_what_people_add() -> None:
     assert list(SECTIONS) == ["stage", "page", "clustering method", "loss", "backbone", "layout of data sets"]
 
 
-def test_a_stage_and_a_page_make_their_files(extended: str, checkout: Path) -> None:
+def test_edits_fit_and_keep_the_style_of_the_project(tmp_path: Path) -> None:
+    copy = copy_checkout(tmp_path)
+    for section in SECTIONS:
+        apply(section, copy)
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=copy, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_a_stage_and_a_page_make_their_files(extended: None, checkout: Path) -> None:
     (table,) = checkout.glob("artifacts/shapes/region_sizes/*/sizes.csv")
     rows = table.read_text().splitlines()
     assert rows[0] == "image,regions,mean_area" and len(rows) == 1 + 4  # training scenes
@@ -127,7 +139,8 @@ def test_a_stage_and_a_page_make_their_files(extended: str, checkout: Path) -> N
     assert all(row.split(",")[0] in page.read_text() for row in rows[1:])
 
 
-def test_a_clustering_method_makes_other_pseudo_masks(extended: str, checkout: Path) -> None:
+@pytest.mark.long
+def test_a_clustering_method_makes_other_pseudo_masks(extended: None, checkout: Path) -> None:
     manifests = [
         json.loads(path.read_text()) for path in checkout.glob("artifacts/shapes/pseudo_masks/*/manifest.json")
     ]
@@ -138,7 +151,8 @@ def test_a_clustering_method_makes_other_pseudo_masks(extended: str, checkout: P
     assert "stages/candidates/clustering/multiscale_faiss.py" not in ward
 
 
-def test_a_backbone_and_a_layout_are_found_by_name(extended: str, checkout: Path) -> None:
+@pytest.mark.long
+def test_a_backbone_and_a_layout_are_found_by_name(extended: None, checkout: Path) -> None:
     models = [
         json.loads(path.read_text())["config"]["clip"]["model"]
         for path in checkout.glob("artifacts/shapes/features/*/manifest.json")
@@ -148,24 +162,14 @@ def test_a_backbone_and_a_layout_are_found_by_name(extended: str, checkout: Path
     assert "train.a" in lists.read_text()
 
 
-def test_a_loss_with_a_neutral_weight_keeps_every_result(extended: str, checkout: Path, pairs: Path) -> None:
+@pytest.mark.long
+def test_a_loss_with_a_neutral_weight_keeps_every_result(extended: None, checkout: Path, pairs: Path) -> None:
     apply("loss", checkout)
     adopt, train = commands("loss", pairs)
-    stale = states(run(checkout, [STATUS]))
-    assert stale["TrainDecoder"] == "stale" and stale["EmbedRegions"] == "fresh"
-    adopted = states(run(checkout, [adopt, STATUS]))
-    assert {name for name, state in adopted.items() if state != "fresh"} == set()
-    run(checkout, [train])
+    stale, _, adopted, _ = run(checkout, [STATUS, adopt, STATUS, train])
+    assert states(stale)["TrainDecoder"] == "stale" and states(stale)["EmbedRegions"] == "fresh"
+    assert {name for name, state in states(adopted).items() if state != "fresh"} == set()
     first = [
         json.loads(path.read_text().splitlines()[0]) for path in checkout.glob("artifacts/shapes/train/*/metrics.jsonl")
     ]
     assert len(first) == 2 and first[0]["loss"] != first[1]["loss"]
-
-
-def test_edits_keep_the_style_of_the_project(extended: str, checkout: Path) -> None:
-    """The last test: all edits of the page are made."""
-    for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "."], cwd=checkout, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr

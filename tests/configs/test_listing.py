@@ -115,10 +115,15 @@ def test_json_says_the_same(capsys):
 # ---- the JSON schema ----
 
 
+@pytest.fixture(scope="module")
+def schema() -> dict[str, object]:
+    made = config_schema()
+    Draft202012Validator.check_schema(made)
+    return made
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_shipped_files_are_valid(path: Path):
-    schema = config_schema()
-    Draft202012Validator.check_schema(schema)
+def test_shipped_files_are_valid(path: Path, schema: dict[str, object]):
     Draft202012Validator(schema).validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
@@ -137,8 +142,8 @@ def test_shipped_files_are_valid(path: Path):
         ("trane: {steps: 1}", False),
     ],
 )
-def test_the_schema_accepts_what_load_accepts(text: str, valid: bool, tmp_path: Path):
-    assert Draft202012Validator(config_schema()).is_valid(yaml.safe_load(text)) == valid
+def test_the_schema_accepts_what_load_accepts(text: str, valid: bool, schema: dict[str, object], tmp_path: Path):
+    assert Draft202012Validator(schema).is_valid(yaml.safe_load(text)) == valid
     (tmp_path / "x.yaml").write_text(text)
     try:
         load_config("shapes", [tmp_path / "x.yaml"])

@@ -28,9 +28,9 @@ def images(size: int = 64, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("model", ["shapes-vit", "ViT-B-32-quickgelu"])
-def test_cls_equals_open_clip_at_native_size(model: str) -> None:
-    clip = FrozenClip(ClipConfig(model=model, weights="random"))
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_cls_equals_open_clip_at_native_size(quick_gelu: bool) -> None:
+    clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random", quick_gelu=quick_gelu))
     batch = images(clip.native)
     with torch.no_grad():
         expected = clip.model.encode_image(batch)
@@ -270,13 +270,12 @@ def test_missing_tag_without_network_says_which_file_and_how(monkeypatch: pytest
 
 @pytest.mark.slow
 def test_bundled_clip_names_unseen_scenes_zero_shot() -> None:
-    """The acceptance bar of the small CLIP: 95 % top-1 on fresh single-object scenes, over all 24 names."""
+    """The acceptance bar of the small CLIP: 95 % top-1 on new single-object scenes, over all 24 names."""
     from split_matching.stages.training.pretrain import probe
 
-    assert probe(FrozenClip(ClipConfig(model="shapes-vit", weights="bundled")), 480) >= 0.95
+    assert probe(FrozenClip(ClipConfig(model="shapes-vit", weights="bundled")), 240) >= 0.95
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion2b_s34b_b88k", False)])
 def test_activation_is_the_one_the_weights_were_trained_with(
     monkeypatch: pytest.MonkeyPatch, tag: str, quick: bool
@@ -287,13 +286,13 @@ def test_activation_is_the_one_the_weights_were_trained_with(
     real = open_clip.create_model
 
     def without_download(name: str, pretrained: str | None, **settings: object) -> object:
-        seen.update(settings, pretrained=pretrained)
-        return real(name, pretrained=None, **settings)
+        seen.update(settings, name=name, pretrained=pretrained)
+        return real("shapes-vit", pretrained=None, **settings)  # makes in no time what ViT-B-16 takes seconds for
 
     monkeypatch.setattr("split_matching.model.clip_weights._check_available", lambda clip: None)
     monkeypatch.setattr("split_matching.model.clip_weights.open_clip.create_model", without_download)
     model = create_open_clip(ClipConfig(model="ViT-B-16", weights=tag))
-    assert seen["pretrained"] == tag
+    assert (seen["name"], seen["pretrained"]) == ("ViT-B-16", tag)
     activations = {type(block.mlp.gelu).__name__ for block in model.visual.transformer.resblocks}
     assert activations == ({"QuickGELU"} if quick else {"GELU"})
 

@@ -78,6 +78,23 @@ def test_clustering_holds_its_own_engine(engine: str, other: str) -> None:
     assert not [name for name in found if other in name]
 
 
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code that makes results."""
+    folder = tmp_path_factory.mktemp("code")
+    for room in ("model", "stages"):
+        shutil.copytree(ROOMS / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def code(root: Path) -> dict[str, list[dict[str, str]]]:
+    """The code of every stage as it is in a copy."""
+    return {
+        stage.command: [module_closure(module, root=root) for module in (stage.module, *stage.chosen)]
+        for stage in shapes().stages.values()
+    }
+
+
 @pytest.mark.parametrize(
     ("file", "variable", "stale"),
     [
@@ -89,24 +106,15 @@ def test_clustering_holds_its_own_engine(engine: str, other: str) -> None:
     ],
 )
 def test_a_renamed_variable_makes_stale_only_the_stages_that_run_the_file(
-    file: str, variable: str, stale: set[str], tmp_path: Path
+    file: str, variable: str, stale: set[str], copy: Path
 ) -> None:
-    for room in ("model", "stages"):
-        shutil.copytree(ROOMS / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-
-    def code() -> dict[str, list[dict[str, str]]]:
-        members = shapes().stages.values()
-        return {
-            stage.command: [module_closure(module, root=tmp_path) for module in (stage.module, *stage.chosen)]
-            for stage in members
-        }
-
-    before = code()
-    path = tmp_path / file
+    before = code(copy)
+    path = copy / file
     text = path.read_text(encoding="utf-8")
     path.write_text(re.sub(rf"\b{variable}\b", "renamed", text), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != text
-    after = code()
+    after = code(copy)
+    path.write_text(text, encoding="utf-8")
     assert {name for name in before if before[name] != after[name]} == stale
 
 

@@ -140,7 +140,7 @@ def relabel(source: Path, target: Path, ids: Sequence[int]) -> Path:
     return target
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_folds_are_blind_to_unseen_classes(tmp_path: Path) -> None:
     unseen = sorted(load_shipped_classes("shapes").unseen_ids)
     assert main(["RenderShapes", "--artifacts", str(tmp_path / "data"), "--quiet", "--set", *REAL]) == 0

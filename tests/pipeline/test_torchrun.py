@@ -18,7 +18,7 @@ from split_matching.cache.entry import read_progress
 from split_matching.pipeline.cli import main
 from tests.handmade import TINY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (*TINY, "train.batch=4", "train.steps=8", "train.lr=5e-5", "shapes.train_scenes=6", "runtime.threads=1")
@@ -86,7 +86,6 @@ def torchrun(artifacts: Path, *more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.long
 def test_torchrun_gives_the_weights_of_one_process(alone: Path) -> None:
     [path] = alone.glob("shapes/train/*/weights.safetensors")
     before, key = load_file(path), path.parent.name
@@ -121,7 +120,6 @@ def test_a_batch_that_cannot_be_shared_is_said_once(alone: Path) -> None:
     assert not silent
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("receiver", [0, 1])
 def test_a_signal_to_one_process_saves_the_step_and_ends_both(alone: Path, receiver: int) -> None:
     job = Job(alone, "train.steps=100000", "train.checkpoint_every=100000", f"train.seed={receiver + 2}")
@@ -134,7 +132,6 @@ def test_a_signal_to_one_process_saves_the_step_and_ends_both(alone: Path, recei
     assert read_progress(path.parent)[0] > 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_takes_the_other_with_it(alone: Path, victim: int) -> None:
     job = Job(alone, "train.steps=100000", f"train.seed={victim}")

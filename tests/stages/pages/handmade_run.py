@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -119,10 +119,13 @@ def make_context(
     *,
     config: Config | None = None,
     names: Mapping[int, str] | None = None,
-    log: list[dict[str, Any]] | None = None,
+    log: Sequence[dict[str, Any]] = (),
     extra: dict[str, Any] | None = None,
 ) -> StageContext:
-    """Make every upstream artifact of a tiny run on the VOC class list."""
+    """Make every upstream artifact of a tiny run on the VOC class list.
+
+    `log=LOG` is for tests of curves: most of the time of a page with them goes into drawing them.
+    """
     config = config or Config.model_validate({"dataset": "voc", "report": {"examples": 3, "worst": 1}})
     classes = load_shipped_classes(config.data.classes)
     write_data(tmp_path / "data", classes)
@@ -172,9 +175,9 @@ def make_context(
     }
     for split in ("train", "val"):
         (tmp_path / "dataset" / f"{split}.json").write_text(json.dumps({"images": images}))
-    lines = [json.dumps(record) + "\n" for record in (LOG if log is None else log)]
-    (tmp_path / "train" / "metrics.jsonl").write_text("".join(lines))
-    (tmp_path / "train" / "matching.jsonl").write_text("".join(json.dumps(record) + "\n" for record in MATCHING))
+    for name, records in (("metrics", log), ("matching", MATCHING if log else ())):
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (tmp_path / "train" / f"{name}.jsonl").write_text(lines)
     seen = [entry.id not in classes.unseen_ids for entry in entries]
     write_metrics(tmp_path / "evaluate", confusion, entries, seen, extra)
     write_confused(tmp_path / "evaluate" / "confused.csv", most, where, IDS)

@@ -13,7 +13,7 @@ from tests.stages.pages.handmade_run import LOG, SWEEP, alts, make_context, page
 
 
 def test_curves_show_what_the_log_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = page_of(make_context(tmp_path / "split", monkeypatch))
+    page = page_of(make_context(tmp_path / "split", monkeypatch, log=LOG))
     assert "Candidate group over training steps: cosine" in alts(page)
     single = [{key: value for key, value in line.items() if not key.startswith("candidate")} for line in LOG]
     page = page_of(make_context(tmp_path / "single", monkeypatch, log=single))

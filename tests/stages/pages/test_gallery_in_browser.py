@@ -16,7 +16,7 @@ from split_matching.stages.pages.gallery import render_gallery
 from split_matching.stages.pages.gallery_image import GalleryImage, RegionTable
 from tests.browser import Browser
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 DOT = "R0lGODlhAQABAIAAAP///wAAACwAAAAAAQABAAACAkQBADs="  # a picture of one pixel
 

@@ -16,9 +16,9 @@ from split_matching.pipeline.run_tables import to_json
 from split_matching.stages.pages.report import run
 from tests.browser import Browser
 from tests.pipeline.made_runs import make_run
-from tests.stages.pages.handmade_run import make_context
+from tests.stages.pages.handmade_run import LOG, make_context
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 WIDTHS = (390, 1280)
 
@@ -73,7 +73,7 @@ def test_report_with_everything_and_long_names_is_sound(
     counted = dict.fromkeys((*sizes, "decoder_flops", "crop_flops"), 123_456_789_012)
     names = {1: "averylongnamewithoutabreak" * 3, 16: "anotherlongunseenname" * 4, 2: "<b>&amp;"}
     extra = {"gamma": 0.0, "gamma_sweep": sweep, "complexity": counted}
-    ctx = make_context(tmp_path, monkeypatch, config=config, names=names, extra=extra)
+    ctx = make_context(tmp_path, monkeypatch, config=config, names=names, log=LOG, extra=extra)
     run(ctx)
     check(chromium, "long", ctx.out / "report.html", width)
 

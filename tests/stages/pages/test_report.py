@@ -32,10 +32,12 @@ from split_matching.stages.pages.report import run
 from tests.stages.pages.handmade_run import (
     FULL,
     IDS,
+    LOG,
     SIZE,
     SWEEP,
     FakeArtifact,
     FakeShards,
+    Page,
     make_context,
     manifest,
     page_of,
@@ -64,7 +66,7 @@ NEIGHBOURS = ("../../../runs.html", "../../inspect/pseudo_masks.html")
 
 
 def test_page_loads_nothing_and_runs_its_own_script_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ctx = make_context(tmp_path, monkeypatch, extra={"gamma_sweep": SWEEP})
+    ctx = make_context(tmp_path, monkeypatch, log=LOG, extra={"gamma_sweep": SWEEP})
     page = page_of(ctx)
     assert page.of("script") == [{}]
     for tag, attributes in page.tags:
@@ -85,6 +87,13 @@ def test_page_loads_nothing_and_runs_its_own_script_only(tmp_path: Path, monkeyp
     assert policies == [f"{loads}; script-src 'sha256-{digest}'"]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page of names without markup."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return page_of(make_context(tmp_path_factory.mktemp("plain"), monkeypatch))
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -96,9 +105,10 @@ def test_page_loads_nothing_and_runs_its_own_script_only(tmp_path: Path, monkeyp
         "$\\frac{1}{0}$",
     ],
 )
-def test_hostile_class_names_are_only_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = page_of(make_context(tmp_path / "plain", monkeypatch))
-    hostile = page_of(make_context(tmp_path / "hostile", monkeypatch, names={1: name, 16: name + "2"}))
+def test_hostile_class_names_are_only_text(
+    name: str, plain: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = page_of(make_context(tmp_path, monkeypatch, names={1: name, 16: name + "2"}))
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
     assert [sorted(attrs) for _, attrs in hostile.tags] == [sorted(attrs) for _, attrs in plain.tags]
     assert " ".join(name.split()) in hostile.text
@@ -107,7 +117,7 @@ def test_hostile_class_names_are_only_text(name: str, tmp_path: Path, monkeypatc
 def test_equal_inputs_give_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = []
     for place in ("first", "second"):
-        ctx = make_context(tmp_path / place, monkeypatch)
+        ctx = make_context(tmp_path / place, monkeypatch, log=LOG)
         run(ctx)
         pages.append((ctx.out / "report.html").read_bytes())
     assert pages[0] == pages[1]

@@ -14,13 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from split_matching.errors import ConfigError
 from split_matching.model.losses import nce_loss
 from split_matching.model.process_group import ProcessGroup
 from tests.handmade import Chain
 
 # four images a step, so that two processes have two each
-pytestmark = pytest.mark.slow
-
 SETTINGS = (
     *("train.batch=4", "train.steps=8", "train.lr=5e-5", "train.checkpoint_every=3", "shapes.train_scenes=9"),
     *("train.validate_every=4", "train.validate_images=3"),
@@ -71,6 +70,7 @@ def train_shared(chain: Chain, count: int, stop: int) -> None:
     assert [process.returncode for process in processes] == [0] * count, errors
 
 
+@pytest.mark.long
 def test_two_processes_give_the_weights_of_one(chain: Chain) -> None:
     """Interrupted after a checkpoint and resumed, too: the first process hands its state to the other."""
     alone = load_file(chain.train() / "weights.safetensors")
@@ -92,9 +92,11 @@ def test_two_processes_give_the_weights_of_one(chain: Chain) -> None:
     assert len(measured[0]) == 2 and (chain.folder("shared") / "best.safetensors").is_file()
 
 
-def test_a_batch_that_cannot_be_shared_is_rejected(chain: Chain) -> None:
-    with pytest.raises(AssertionError, match=r"train\.batch 4 cannot be shared evenly by 3 processes"):
-        train_shared(chain, 3, stop=0)
+def test_a_batch_that_cannot_be_shared_is_rejected(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("is_initialized", True), ("get_world_size", 3), ("get_rank", 0)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    with pytest.raises(ConfigError, match=r"^train\.batch 4 cannot be shared evenly by 3 processes$"):
+        chain.train()
 
 
 def test_shares_in_order_are_the_batch() -> None:

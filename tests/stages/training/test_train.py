@@ -71,8 +71,10 @@ def usual_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("stop", [2, 5, 6])
+@pytest.mark.parametrize(
+    ("number", "stop"),
+    [(signal.SIGINT, 2), (signal.SIGINT, 5), (signal.SIGINT, 6), (signal.SIGTERM, 5), (signal.SIGUSR1, 2)],
+)
 def test_a_signal_ends_the_training_after_its_step(chain: Chain, usual_signals: None, number: int, stop: int) -> None:
     undisturbed = trained(chain, "whole")
     name = f"{number}-{stop}"
