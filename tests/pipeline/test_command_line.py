@@ -107,6 +107,7 @@ def test_workers_and_shards_change_no_byte(tmp_path: Path, tree: VocTree) -> Non
     assert manifests[0] == manifests[1] and len(manifests[0]) == 6
 
 
+@pytest.mark.long  # processes that render scenes
 def test_weights_are_trained_and_used_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
