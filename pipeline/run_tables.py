@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import operator
 import re
@@ -15,9 +13,9 @@ from split_matching.cache.entry import KEY_LENGTH
 from split_matching.configs.strict_yaml import parse_value
 from split_matching.errors import ConfigError, did_you_mean
 from split_matching.pipeline.known_runs import METRICS, Run
-from split_matching.pipeline.text import LONG, describe_change, format_duration, format_size
-from split_matching.stages.ground.csv_cells import escape_cell
-from split_matching.stages.pages.latex import escape_latex
+from split_matching.pipeline.text import LONG, describe_change, format_size
+from split_matching.stages.ground.durations import format_duration
+from split_matching.stages.pages.text_tables import write_csv, write_latex
 
 SHORT_KEY = 8
 """Digits of a key in a table for people: enough for millions of runs."""
@@ -249,26 +247,27 @@ def to_json(runs: Sequence[Run]) -> str:
 
 def to_csv(runs: Sequence[Run]) -> str:
     """Return a line for each run, unrounded; empty where undefined."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["key", "name", "note", "date", "dataset", *METRICS, "seed", "seconds", "bytes", "differs"])
-    for run in runs:
-        words = [run.key, run.note.name, run.note.text, run.created, run.dataset]
-        numbers = [run.metrics.get(name) for name in METRICS]
-        ends = [run.seed, round(run.seconds, 3), run.size, escape_cell(", ".join(list_differences(run)))]
-        writer.writerow([*map(escape_cell, words), *numbers, *ends])
-    return stream.getvalue().rstrip("\n")
+    head = ["key", "name", "note", "date", "dataset", *METRICS, "seed", "seconds", "bytes", "differs"]
+    rows = [
+        [
+            *(run.key, run.note.name, run.note.text, run.created, run.dataset),
+            *(run.metrics.get(name) for name in METRICS),
+            *(run.seed, round(run.seconds, 3), run.size, ", ".join(list_differences(run))),
+        ]
+        for run in runs
+    ]
+    return write_csv(head, rows).rstrip("\n")
 
 
 def to_latex(runs: Sequence[Run]) -> str:
     """Return a table of results for a paper; needs the package booktabs."""
-    lines = [r"\begin{tabular}{llrrrr}", r"\toprule", r"run & data set & pAcc & mIoU S & mIoU U & hIoU \\", r"\midrule"]
     shared = shared_differences(runs)
-    for run in runs:
-        what = run.note.name or ", ".join(list_differences(run, shared)) or run.key[:KEY_LENGTH]
-        cells = [what, run.dataset, *(_percent(run.metrics.get(name)) for name in METRICS)]
-        lines.append(f"{' & '.join(escape_latex(cell) for cell in cells)} \\\\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+    names = [run.note.name or ", ".join(list_differences(run, shared)) or run.key[:KEY_LENGTH] for run in runs]
+    rows = [
+        [name, run.dataset, *(_percent(run.metrics.get(metric)) for metric in METRICS)]
+        for name, run in zip(names, runs, strict=True)
+    ]
+    return write_latex("llrrrr", ["run", "data set", "pAcc", "mIoU S", "mIoU U", "hIoU"], rows).rstrip("\n")
 
 
 def _percent(value: float | None) -> str:

@@ -308,7 +308,7 @@ class Report(Stage):
     @property
     def files(self) -> tuple[Path, ...]:
         """The template of the page, what it includes, and its scripts."""
-        names = ("page.css", "report.html.j2", "report.js", "sortable.js")
+        names = ("page.css", "report.html.j2", "pictures.html.j2", "report.js", "sortable.js")
         return tuple(ROOMS / "stages/pages/templates" / name for name in names)
 
     @property

@@ -27,16 +27,6 @@ def format_size(size: int) -> str:
     return f"{value:.1f} TB"
 
 
-def format_duration(seconds: float) -> str:
-    """Return a time with units: "3.2 s", "4 min 10 s", "2 h 5 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def join_words(words: Iterable[str]) -> str:
     """Return words with commas between them; of a long list only the first ones, and how many more there are."""
     words = list(words)

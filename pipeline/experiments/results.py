@@ -17,8 +17,8 @@ from split_matching.pipeline.experiments.machine import describe_machine
 from split_matching.pipeline.experiments.runs import Configs, Outcome, Outcomes
 from split_matching.pipeline.experiments.variants import DEFAULT, STAGE, Repeat, Request
 from split_matching.pipeline.stages import make_plan
-from split_matching.pipeline.text import format_duration
 from split_matching.stages.ground.context import StageContext
+from split_matching.stages.ground.durations import format_duration
 
 if TYPE_CHECKING:
     from split_matching.stages.pages.ablation.comparison import Comparison

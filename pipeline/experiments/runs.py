@@ -28,7 +28,7 @@ from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run.launch import INTERRUPTED, Options, ensure
 from split_matching.pipeline.run.progress import LOGGER
 from split_matching.pipeline.stages import make_plan
-from split_matching.pipeline.text import format_duration
+from split_matching.stages.ground.durations import format_duration
 
 PR_SET_PDEATHSIG = 1
 

@@ -21,7 +21,7 @@ from typing import TextIO
 
 from split_matching.pipeline.run.progress_line import describe_line, draw_lines
 from split_matching.pipeline.terminal import console_of, is_terminal
-from split_matching.pipeline.text import format_duration
+from split_matching.stages.ground.durations import format_duration
 
 LOGGER = logging.getLogger("split_matching")
 LOGGER.setLevel(logging.DEBUG)

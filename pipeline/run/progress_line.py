@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from split_matching.pipeline.terminal import console_of
-from split_matching.pipeline.text import format_duration
+from split_matching.stages.ground.durations import format_duration
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -44,7 +44,8 @@ def _draw_line(row: Row, longest: int, room: int) -> Text:
     from rich.text import Text
 
     name, unit, done, total, rate, numbers = row
-    left = f"{short_duration((total - done) / rate)} left" if rate and total > done else ""
+    # without blanks: the parts of the loss then fit 80 columns
+    left = f"{format_duration((total - done) / rate).replace(' ', '')} left" if rate and total > done else ""
     parts = [f"{100 * done // total}%", left, _speed(unit, rate, numbers).replace("images", "img")]
     parts += [f"{key} {_short(value)}" for key, value in numbers.items() if key != SPEED]
     line = Text(f"{name:<{longest}}", style="bold")
@@ -74,12 +75,3 @@ def _short(value: float) -> str:
     """A number of at most six characters or so: "4.31", "1.2e-5"."""
     text = f"{value:.3g}" if abs(value) >= 0.01 or not value else f"{value:.2g}"
     return text.replace("e-0", "e-").replace("e+0", "e+")
-
-
-def short_duration(seconds: float) -> str:
-    """Return a time as "45s", "2m25s", "1h02m", "3d04h"."""
-    rest = round(seconds)
-    for size, unit, small in ((86400, "d", "h"), (3600, "h", "m"), (60, "m", "s")):
-        if rest >= size:
-            return f"{rest // size}{unit}{rest % size * {'h': 24, 'm': 60, 's': 60}[small] // size:02}{small}"
-    return f"{rest}s"

@@ -12,9 +12,9 @@ from split_matching.errors import format_count
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run.progress import LOGGER
 from split_matching.pipeline.terminal import join_columns, print_line, print_rows
-from split_matching.pipeline.text import format_duration
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.csv_cells import read_cell
+from split_matching.stages.ground.durations import format_duration
 from split_matching.stages.pages.banners import list_banners
 
 EVALUATED = ("evaluate", "report")

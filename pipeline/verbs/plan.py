@@ -13,7 +13,8 @@ from split_matching.pipeline.arguments import add_config_options, add_images_opt
 from split_matching.pipeline.nearest import find_nearest
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.terminal import print_rows
-from split_matching.pipeline.text import WAIT, describe_state, format_duration
+from split_matching.pipeline.text import WAIT, describe_state
+from split_matching.stages.ground.durations import format_duration
 
 HELP = "what a stage would run, why, and how long it took before; a dry run"
 DESCRIPTION = """

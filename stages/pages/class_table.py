@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
 
-from split_matching.stages.ground.csv_cells import escape_cell
 from split_matching.stages.pages.class_scores import ClassScores
-from split_matching.stages.pages.latex import escape_latex
+from split_matching.stages.pages.text_tables import write_csv, write_latex
 
 COLUMNS = ("id", "name", "group", "iou", "accuracy", "boundary_iou", "truth_pixels", "predicted_pixels")
 SHARES = ("iou", "accuracy", "boundary_iou")
@@ -24,23 +21,18 @@ def table_forms(rows: Sequence[ClassScores]) -> list[tuple[str, str]]:
 
 def to_csv(rows: Sequence[ClassScores]) -> str:
     """Return a line for each class; empty where undefined."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        values = [getattr(row, name) for name in COLUMNS]
-        writer.writerow([escape_cell(v) if isinstance(v, str) else "" if _is_undefined(v) else v for v in values])
-    return stream.getvalue()
+    return write_csv(COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in rows))
 
 
 def to_latex(rows: Sequence[ClassScores]) -> str:
     """Return a table for a paper; needs the package booktabs."""
-    head = r"class & group & IoU & accuracy & boundary IoU \\"
-    lines = [r"\begin{tabular}{llrrr}", r"\toprule", head, r"\midrule"]
-    for row in rows:
-        shares = ["-" if _is_undefined(value) else f"{value:.1f}" for value in (getattr(row, name) for name in SHARES)]
-        lines.append(f"{escape_latex(row.name)} & {row.group} & {' & '.join(shares)} \\\\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    head = ["class", "group", "IoU", "accuracy", "boundary IoU"]
+    return write_latex("llrrr", head, ([row.name, row.group, *_shares(row)] for row in rows))
+
+
+def _shares(row: ClassScores) -> list[str]:
+    values = [getattr(row, name) for name in SHARES]
+    return ["-" if _is_undefined(value) else f"{value:.1f}" for value in values]
 
 
 def to_json(rows: Sequence[ClassScores]) -> str:

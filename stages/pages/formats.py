@@ -11,6 +11,8 @@ from typing import Any
 
 import jinja2
 
+from split_matching.stages.ground.durations import format_duration
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 UNDEFINED = "\N{EN DASH}"
@@ -39,7 +41,7 @@ def page_template(name: str) -> jinja2.Template:
     )
     environment.filters["number"] = format_number
     environment.filters["percent"] = format_percent
-    environment.filters["duration"] = format_duration
+    environment.filters["duration"] = format_known_duration
     return environment.get_template(name)
 
 
@@ -59,16 +61,9 @@ def format_percent(value: float | None) -> str:
     return UNDEFINED if value is None or not math.isfinite(value) else f"{value:.1f}"
 
 
-def format_duration(seconds: float | None) -> str:
-    """Return seconds as `0.42 s`, `12.3 s`, `4 min 05 s` or `2 h 03 min`, or a dash when unknown."""
-    if seconds is None or not math.isfinite(seconds):
-        return UNDEFINED
-    if seconds < 59.95:
-        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+def format_known_duration(seconds: float | None) -> str:
+    """Return a time with units, or a dash when unknown."""
+    return UNDEFINED if seconds is None or not math.isfinite(seconds) else format_duration(seconds)
 
 
 def format_time(value: Any) -> str:

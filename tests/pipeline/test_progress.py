@@ -11,7 +11,7 @@ import pytest
 
 from split_matching.pipeline.run import progress
 from split_matching.pipeline.run.progress import ProgressDisplay
-from split_matching.pipeline.run.progress_line import describe_line, short_duration
+from split_matching.pipeline.run.progress_line import describe_line
 
 TRAINING = {"images/s": 98.3, "lr": 0.001072, "loss": 4.312, "seen": 2.204, "pseudo": 2.108, "seen_class": 0.3012}
 
@@ -188,14 +188,6 @@ def test_quiet_shows_nothing_and_the_log_has_all(terminal: Terminal, monkeypatch
 def test_a_line_in_words() -> None:
     assert describe_line("A", "images", 5, 0, 2.0, {}) == "A: 5/0, 2 images/s"
     assert describe_line("A", "images", 5, 10, 0.5, {}) == "A: 5/10 (50 %), 0.5 images/s, 10.0 s left"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0s"), (59.4, "59s"), (60, "1m00s"), (145, "2m25s"), (3599.6, "1h00m"), (7380, "2h03m"), (273600, "3d04h")],
-)
-def test_short_durations(seconds: float, text: str) -> None:
-    assert short_duration(seconds) == text
 
 
 def test_one_is_singular() -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from split_matching.stages.ground.csv_cells import escape_cell
 from split_matching.stages.pages.ablation.statistics import METRICS, Difference, Spread
 from split_matching.stages.pages.ablation.tables import COMPARED, DEFAULT, Table, TableRow, TableSection, Variant
 from split_matching.stages.pages.formats import UNDEFINED
+from split_matching.stages.pages.text_tables import write_csv
 
 
 def format_spread(value: Spread) -> str:
@@ -91,25 +89,23 @@ def text_facts(table: Table) -> list[tuple[str, Any]]:
 
 def to_csv(table: Table) -> str:
     """Return one line for every variant of every table, unrounded; empty where undefined."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     head = [f"{key}_{part}" for key in METRICS for part in ("mean", "deviation", "runs")]
     head += [f"{key}_difference_{part}" for key in COMPARED for part in ("mean", "deviation", "pairs", "agree")]
-    writer.writerow(["table", "variant", "gamma", *head])
-    for section in table.sections:
-        for row in section.rows:
-            values: list[float | None] = []
-            for key in METRICS:
-                found = row.metrics[key]
-                values += [_finite_or_none(found.mean), _finite_or_none(found.deviation), found.count]
-            for key in COMPARED:
-                pair = row.differences.get(key)
-                if pair is None:
-                    values += [None] * 4
-                else:
-                    values += [_finite_or_none(pair.mean), _finite_or_none(pair.deviation), pair.count, pair.agree]
-            writer.writerow([escape_cell(section.name), escape_cell(row.variant), row.gamma, *values])
-    return stream.getvalue()
+    rows = [
+        [section.name, row.variant, row.gamma, *_numbers(row)] for section in table.sections for row in section.rows
+    ]
+    return write_csv(["table", "variant", "gamma", *head], rows)
+
+
+def _numbers(row: TableRow) -> list[float | None]:
+    values: list[float | None] = []
+    for key in METRICS:
+        found = row.metrics[key]
+        values += [found.mean, found.deviation, found.count]
+    for key in COMPARED:
+        pair = row.differences.get(key)
+        values += [None] * 4 if pair is None else [pair.mean, pair.deviation, pair.count, pair.agree]
+    return values
 
 
 def to_json(value: Any) -> Any:

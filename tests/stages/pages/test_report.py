@@ -302,5 +302,9 @@ def test_the_report_is_stale_when_a_template_of_it_changes() -> None:
         waiting += [str(other) for other in included if other not in names]
     report = make_plan(Config.model_validate({"dataset": "shapes"})).stages["report"]
     scripts = {"report.js", "sortable.js"}
-    assert {path.name for path in report.files} == names | scripts == {"report.html.j2", "page.css", *scripts}
+    assert (
+        {path.name for path in report.files}
+        == names | scripts
+        == {"report.html.j2", "pictures.html.j2", "page.css", *scripts}
+    )
     assert {f"stages/pages/templates/{name}" for name in names} <= report.code.keys()
