@@ -73,7 +73,7 @@ def test_stages_at_the_same_time_have_a_line_each(terminal: Terminal) -> None:
     assert re.fullmatch(r"EmbedText ━{7}─{23} 25% \S+ left \d+ classes/s", lines[3]) and len(lines) == 4
     display.end("Cluster")
     lines = terminal.screen()
-    assert re.fullmatch(r"Cluster: 200 images in \d\.\d s", lines[2])
+    assert re.fullmatch(r"Cluster: 200 images in \d\.\d+ s", lines[2])
     assert lines[3].startswith("EmbedText ") and len(lines) == 4
     display.end("EmbedText")
     assert terminal.screen()[4:] == [""] and terminal.screen()[3].startswith("EmbedText: 4 classes in ")

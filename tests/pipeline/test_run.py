@@ -64,7 +64,7 @@ def test_runtime_settings_rerun_nothing(project: Toy, setting: str) -> None:
 def test_changed_config_reruns_what_reads_it_and_keeps_the_old(project: Toy) -> None:
     project.run("Page")
     assert project.run("plan Page", "--set", "pseudo_masks.k=9") == 0
-    assert [re.sub(r"\d+\.\d s", "T", line) for line in project.out] == [
+    assert [re.sub(r"\d+\.\d+ s", "T", line) for line in project.out] == [
         "Numbers  fresh  took T",
         "Listing  fresh  took T",
         "Squares  run    missing (config pseudo_masks.k 8 -> 9), 4 shards, took T before",

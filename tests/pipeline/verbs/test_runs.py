@@ -80,7 +80,7 @@ def test_a_run_is_a_line(ask: Ask, keys: dict[str, str], monkeypatch: pytest.Mon
         "0",
         "1",
         "min",
-        "5",
+        "05",
         "s",
         "200",
         "B",
