@@ -97,7 +97,8 @@ def test_options_are_where_they_mean_something() -> None:
         for option in ("--workers", "--scheduler", "--device", "--images", "--set", "--set-file", "--variants")
     }
     assert having["--workers"] == having["--scheduler"] == {*stages, "ablate"}
-    assert having["--device"] == {*stages, "ablate", "inspect", "predict"}
+    computing = stages - {"RenderShapes", "PrepareDataset"}
+    assert having["--device"] == {*computing, "ablate", "inspect", "predict"}
     assert having["--variants"] == {"ablate", "gc"}
     assert having["--set"] == having["--set-file"] >= {*stages, "status", "plan", "config", "gc", "ablate"}
     assert not having["--images"] & {"gc", "check-data", "ablate"}

@@ -100,7 +100,7 @@ def test_templates_escape_everything_but_their_script() -> None:
     for path in (ROOT / "stages/pages/templates").glob("*.j2"):
         text = path.read_text(encoding="utf-8")
         marked[path.name] = re.findall(r"\{\{[^}]*\|\s*safe[^}]*\}\}|autoescape|Markup", text)
-        assert "default-src 'none'" in text, path.name
+        assert "default-src 'none'" in text or "<html" not in text, path.name  # the rest is part of a page
     found = {name: marks for name, marks in marked.items() if marks}
     assert found == {name: ["{{ script | safe }}"] for name in ("gallery.html.j2", "report.html.j2", "runs.html.j2")}
     assert page_template("gallery.html.j2").environment.autoescape is True

@@ -26,17 +26,18 @@ class Toy:
         self.err: list[str] = []
 
     @property
+    def cache(self) -> list[str]:
+        return ["--artifacts", str(self.folder / "artifacts")]
+
+    @property
     def arguments(self) -> list[str]:
-        return [
-            *("--dataset", "shapes", "--artifacts", str(self.folder / "artifacts")),
-            *("--set", "shapes.train_scenes=10", "runtime.shard_size=4"),
-        ]
+        return ["--dataset", "shapes", *self.cache, "--set", "shapes.train_scenes=10", "runtime.shard_size=4"]
 
     def run(self, verb: str, *more: str) -> int:
-        """Run the command line in this process."""
+        """Run the command line in this process; `diff` takes no config."""
         toy.install(self.folder)
         self.capsys.readouterr()
-        code = main([*verb.split(), *self.arguments, *more])
+        code = main([*verb.split(), *(self.cache if verb.startswith("diff") else self.arguments), *more])
         captured = self.capsys.readouterr()
         self.out, self.err = captured.out.splitlines(), captured.err.splitlines()
         return code
