@@ -266,6 +266,8 @@ class Evaluate(Stage):
             found += online_features(config)
         if config.evaluate.trained_on:
             found.append("evaluate.identity")
+        if config.data.fold is not None:  # which classes it hides is a rule of the code
+            found.append("classes.seen_ids")
         return tuple(found)
 
     @property

@@ -250,7 +250,7 @@ class Segmenter:
             ConfigError: no names, too many, or one twice.
             DataError: the image cannot be read.
         """
-        names = check_names(names, self.prompts)
+        names = check_names(names, self._prompts_of(names))
         pixels = to_pixels(image)
         known = {as_clip_reads(name) for name in self.seen}
         seen = tuple(as_clip_reads(name) in known for name in names)
@@ -262,13 +262,24 @@ class Segmenter:
         choices = choose_labels(scores, marks, [self.config.evaluate.gamma], *pixels.shape[:2])
         return Prediction(choices.labels(0), names, seen, scores.float().cpu().numpy())
 
+    def _prompts_of(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Prompts of the names that are among the run's own, in any spelling that is the same text to CLIP."""
+        own = {as_clip_reads(name): tuple(prompts) for name, prompts in self.prompts.items()}
+        given = {_clean(name) for name in names}
+        return {name: own[as_clip_reads(name)] for name in given if as_clip_reads(name) in own}
+
     def _text(self, names: tuple[str, ...]) -> Tensor:
         """Text embeddings of the names; those of the last call are kept. (C, D)."""
-        key = tuple((name, self.prompts.get(name, ())) for name in names)
+        prompts = self._prompts_of(names)
+        key = tuple((name, prompts.get(name, ())) for name in names)
         if self._texts is None or self._texts[0] != key:
-            embedded = self.clip.encode_classes(names, self.config.text.templates, self.prompts).to(self.clip.device)
+            embedded = self.clip.encode_classes(names, self.config.text.templates, prompts).to(self.clip.device)
             self._texts = (key, embedded)
         return self._texts[1]
+
+
+def _clean(name: object) -> str:
+    return " ".join(str(name).split())
 
 
 def check_names(names: Sequence[str], prompts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> tuple[str, ...]:
@@ -283,7 +294,7 @@ def check_names(names: Sequence[str], prompts: Mapping[str, Sequence[str]] = Map
     """
     if isinstance(names, str):
         raise ConfigError(f"class names {names!r}: expected a list of names, not one text")
-    clean = tuple(" ".join(str(name).split()) for name in names)
+    clean = tuple(map(_clean, names))
     if not clean:
         raise ConfigError("no class names: give at least one")
     if len(clean) > MOST_CLASSES:

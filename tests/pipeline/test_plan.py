@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from split_matching.configs.class_list import ClassList
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section
@@ -109,6 +110,14 @@ def test_every_semantic_field_enters_some_key() -> None:
 def test_folds_share_features() -> None:
     assert not changed("data.fold=0") & {"shapes", "dataset", "features"}
     assert {"text", "train", "evaluate"} <= changed("data.fold=0")
+
+
+@pytest.mark.parametrize("predictor", ["decoder", "dense", "regions"])
+def test_other_classes_in_a_fold_are_another_evaluation(predictor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, without = (plan(f"evaluate.predictor={predictor}", *fold)["evaluate"].key for fold in (["data.fold=0"], []))
+    monkeypatch.setattr(ClassList, "hidden", lambda self, fold, folds=3: self.seen()[:1] if fold is not None else ())
+    assert plan(f"evaluate.predictor={predictor}", "data.fold=0")["evaluate"].key != before
+    assert plan(f"evaluate.predictor={predictor}")["evaluate"].key == without
 
 
 def test_unseen_names_enter_no_key_before_evaluation() -> None:

@@ -85,6 +85,7 @@ def test_classes_of_the_runs_own_list_stand_for_their_prompts(segmenter: Segment
             ["tvmonitor", "traffic cone"], templates, {"tvmonitor": prompts["tvmonitor"]}
         )
         assert torch.equal(got.cpu(), expected)
+        assert torch.equal(changed._text(("TVmonitor", "traffic cone")).cpu(), expected), "another spelling of the same"
         assert torch.allclose(
             got[1], segmenter._text(("tvmonitor", "traffic cone"))[1], atol=1e-6
         )  # the user's own word
