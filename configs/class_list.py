@@ -137,7 +137,7 @@ class ClassList:
         """The seen classes that a fold hides: one of every `folds` classes in a row, each time the next one (choice).
 
         So each fold hides some of every kind, as classes of a kind stand together in a list; and it does not hide a
-        whole kind that comes at equal steps: every third seen class of `shapes` would be all those of one pattern.
+        whole kind that comes at equal steps: every third seen class of `shapes` would be all checked ones.
 
         Args:
             fold: 0..folds-1; None hides none.

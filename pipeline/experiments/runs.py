@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from split_matching.configs.schema import Config
-from split_matching.errors import UserError
+from split_matching.errors import UserError, format_count
 from split_matching.pipeline.experiments.variants import STAGE, Repeat
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run.launch import INTERRUPTED, Options, ensure
@@ -81,7 +81,7 @@ def run_all(configs: Configs, jobs: int, debug: bool) -> Outcomes | None:
     fresh = sum(is_fresh(config) for config in configs.values())
     progress = RunProgress(len(configs), fresh)
     outcomes: dict[tuple[str, Repeat], Outcome] = {}
-    _say(f"{len(configs)} runs of Evaluate, {jobs} at a time; {fresh} of them are in the cache")
+    _say(f"{format_count(len(configs), 'run')} of Evaluate, {jobs} at a time; {fresh} in the cache")
     with EvaluationPool(jobs, debug) as pool:
         for key, outcome in pool.run(configs, _name_run):
             if outcome.code == INTERRUPTED:

@@ -240,7 +240,8 @@ def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Opti
     if stage.config.runtime.engine == "slurm":
         from split_matching.pipeline.run import slurm
 
-        return slurm.build(stage, display, failures, partial(ensure, options=options), options.quiet)
+        made = partial(ensure, options=options)
+        return slurm.build(stage, display, failures, made, options.quiet, options.label)
     _set_up_luigi(options)
     import luigi
 

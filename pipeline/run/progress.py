@@ -52,8 +52,8 @@ class ProgressDisplay:
         units: what each stage counts, e.g. "images".
         stream: where to print.
         quiet: print nothing.
-        label: name of one run among several at the same time: begins each of its lines, of which there is one in a
-            minute, and none is drawn over another.
+        label: name of one run among several: begins each of its lines. How far a stage is is then said once a minute,
+            in the log too, and nothing is drawn over another line.
     """
 
     def __init__(

@@ -38,7 +38,9 @@ ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "REQUEUE
 REQUEUES = 1_000_000  # how often a job may reach its time limit: every time it continues from a checkpoint
 
 
-def build(stage: Stage, display: ProgressDisplay, failures: Path, ensure: Ensure, quiet: bool = False) -> None:
+def build(
+    stage: Stage, display: ProgressDisplay, failures: Path, ensure: Ensure, quiet: bool = False, label: str = ""
+) -> None:
     """Make a stage, and all it needs, by jobs of Slurm; wait until they have ended.
 
     Args:
@@ -47,6 +49,7 @@ def build(stage: Stage, display: ProgressDisplay, failures: Path, ensure: Ensure
         failures: folder for the records of what failed.
         ensure: makes one stage fresh within a job.
         quiet: show no progress.
+        label: of one run among several, see `ProgressDisplay`.
 
     Raises:
         ConfigError: there is no Slurm here, or no submitit.
@@ -58,7 +61,8 @@ def build(stage: Stage, display: ProgressDisplay, failures: Path, ensure: Ensure
         for work in works:
             before = work.find() or work.submit(before)
             display.say(f"{work.label}: job {before}")
-        _wait(stage, works, display, quiet)
+        shown = ProgressDisplay([w.label for w in works], [_unit(w) for w in works], quiet=quiet, label=label)
+        _wait(stage, works, shown)
     except KeyboardInterrupt:
         ids = " ".join(work.job for work in works if work.job)
         display.say(f"the jobs go on, and the same command waits for them; to end them: scancel {ids}")
@@ -180,9 +184,8 @@ def _has_inputs(stage: Stage) -> bool:
     return all(stage.plan[name].state.fresh for name in stage.upstream)
 
 
-def _wait(stage: Stage, works: Sequence[Work], display: ProgressDisplay, quiet: bool) -> None:
+def _wait(stage: Stage, works: Sequence[Work], shown: ProgressDisplay) -> None:
     """Wait until the jobs have ended, and show how far they are."""
-    shown = ProgressDisplay([w.label for w in works], [_unit(w) for w in works], quiet=quiet)
     missed = 0 if works else 2
     while missed < 2:  # a job that is requeued may not be listed for a moment
         time.sleep(POLL_SECONDS)

@@ -88,7 +88,7 @@ def test_a_failing_variant_is_reported_and_the_others_go_on(tmp_path, variants, 
     rows = {row["variant"]: row for row in table["sections"][0]["rows"]}
     assert rows["no_mfe"]["metrics"]["hIoU"]["count"] == 1 and rows["single"]["metrics"]["hIoU"]["count"] == 2
     first, *lines = capsys.readouterr().err.splitlines()
-    assert first == "8 runs of Evaluate, 1 at a time; 0 of them are in the cache"
+    assert first == "8 runs of Evaluate, 1 at a time; 0 in the cache"
     assert len(lines) == 8
     assert lines[1].startswith("[2/8] no_mfe, seed 0: failed: loss is not finite (")
     assert lines[0].startswith("[1/8] default, seed 0: hIoU 49.9, S 80.0, U 60.0 (")

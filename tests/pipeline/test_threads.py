@@ -52,7 +52,7 @@ def test_a_process_keeps_what_it_frees(monkeypatch: pytest.MonkeyPatch) -> None:
         blocks = [bytearray(8 << 20) for _ in range(8)]
         del blocks
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert sum(faults[1:]) < 2000
+    assert sum(faults[1:]) < 8000  # of 49,152 that would be asked for again
 
 
 def test_thresholds_of_the_user_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
