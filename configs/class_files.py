@@ -19,12 +19,14 @@ FILE_ENDINGS = (".yaml", ".yml", ".txt")
 
 _NUMBERED = re.compile(r"(\d{1,5})\s*[:\t]\s*(\S.*)")
 _NAMES_ALONE = "expected names alone, one a line"
+_OR_YAML = "or give a .yaml list, which takes any name"
+_QUOTED = r"""(["']).*\1,?"""
 _WITH_MORE = {
     r"[\[{].*[\]}]": f"{_NAMES_ALONE}, without brackets",
     r"\d{1,5}(\s*[,;=).-]\s*|\s+)\S.*": "expected numbers as `ID: NAME`, or names alone",
     r".*\S\s*[,;=:\t]\s*\d{1,5}": "expected numbers in front, as `ID: NAME`, or names alone",
     r"[^,]+(,[^,]*)+|[^;]+(;[^;]*)+|[^\t]+(\t[^\t]*)+": f"these are columns of a table; {_NAMES_ALONE}",
-    r"""(["']).*\1,?""": f"{_NAMES_ALONE}, without quotes",
+    _QUOTED: f"{_NAMES_ALONE}, without quotes",
     r"[-*\u2022]\s+.*": f"{_NAMES_ALONE}, without marks in front",
 }
 """What every line of a list may hold beside names, as a pattern, and what is said then."""
@@ -98,13 +100,15 @@ def _read_text(path: Path, label: str, blank_lines: bool) -> list[Any]:
     _check_lines(rows, label)
     matches = [_NUMBERED.fullmatch(line) for _, line in rows]
     if all(matches):
+        if all(found and re.fullmatch(_QUOTED, found[2]) for found in matches):
+            raise ConfigError(f"{label}, line {rows[0][0]}: {shorten(repr(rows[0][1]))}; {_WITH_MORE[_QUOTED]}")
         return [{"id": int(found[1]), "name": found[2]} for found in matches if found]
     odd = next((row for row, found in zip(rows, matches, strict=True) if not found), None)
     if odd and any(matches):
         raise ConfigError(f"{label}, line {odd[0]}: {odd[1]!r}; expected `ID: NAME` as on other lines, or on none")
     for pattern, expected in _WITH_MORE.items():
         if all(re.fullmatch(pattern, line) for _, line in rows):
-            raise ConfigError(f"{label}, line {rows[0][0]}: {shorten(repr(rows[0][1]))}; {expected}")
+            raise ConfigError(f"{label}, line {rows[0][0]}: {shorten(repr(rows[0][1]))}; {expected}, {_OR_YAML}")
     return [line for _, line in rows]
 
 
@@ -114,9 +118,9 @@ def _check_lines(rows: Sequence[tuple[int, str]], label: str) -> None:
         if not line:
             expected = "empty; expected a class name on every line, as its place is its id"
         elif line.endswith((",", ";")):
-            expected = "ends with a comma; expected a name alone, one a line"
+            expected = f"ends with a comma; {_NAMES_ALONE}, {_OR_YAML}"
         elif re.search(r"\s#", line):
-            expected = f"{shorten(repr(line))}; expected a comment on a line of its own"
+            expected = f"{shorten(repr(line))}; expected a comment on a line of its own, {_OR_YAML}"
         else:
             continue
         raise ConfigError(f"{label}, line {number}: {expected}")

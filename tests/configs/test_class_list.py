@@ -168,6 +168,13 @@ def test_comments_are_no_classes(tmp_path, text):
         ('["a", "b", "c"]\n', "without brackets"),
         ("a\nb # bees\nc\n", "line 2: 'b # bees'; expected a comment on a line of its own"),
         ("0: a # first\n1: c\n", "line 1: '0: a # first'; expected a comment on a line of its own"),
+        ("C #\nb\nc\n", "or give a .yaml list"),
+        ("grade:1\ngrade:2\ngrade:3\n", "or names alone, or give a .yaml list"),
+        (
+            "person, human\ncat, kitten\n",
+            "these are columns of a table; expected names alone, one a line, or give a .yaml",
+        ),
+        ("0: 'a'\n1: 'b'\n2: 'c'\n", "line 1: \"0: 'a'\"; expected names alone, one a line, without quotes"),
         ("caf\u00e9\ncafe\u0301\nc\n", "name caf\u00e9 appears twice"),
     ],
 )
@@ -176,6 +183,13 @@ def test_text_lists_that_would_shift_ids_are_errors(tmp_path, text, words):
     check_error(
         lambda: load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=("c",))), words, kind=ConfigError
     )
+
+
+def test_yaml_lists_take_names_that_text_does_not(tmp_path):
+    names = ["person, human", "C #", "grade:1", "a,"]
+    (tmp_path / "c.yaml").write_text(f"classes: {names}\n")
+    found = load_classes(DataConfig(classes=str(tmp_path / "c.yaml"), unseen=("grade:1",)))
+    assert [entry.name for entry in found.entries] == names
 
 
 def test_names_alike_to_clip_are_known(tmp_path):
