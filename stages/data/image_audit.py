@@ -19,11 +19,11 @@ from split_matching.stages.data.images import (
     check_size,
     class_id,
     decode_values,
+    decode_with_palette,
     measure,
-    open_image,
     read_bytes,
 )
-from split_matching.stages.data.mask_values import ColouredError, stored_palette
+from split_matching.stages.data.mask_values import ColouredError
 from split_matching.stages.data.source import Source
 
 COLOURED, UNDECODABLE = "masks are coloured", "images cannot be decoded"
@@ -55,7 +55,8 @@ class ImageAudit:
         sha256: of the image file; "" where there is none.
         rotated: the image has an EXIF orientation.
         colours: pixels of each colour, 0xRRGGBB, of a mask that holds colours and no ids; the most frequent ones.
-        palette: the colour, 0xRRGGBB, of each palette index that a mask of ids has; none without a palette.
+        palette: the colour, 0xRRGGBB, of each palette index that a mask of ids has; none without a palette. Without
+            ignored ids, and colours that the file's palette has more than once.
         error: kind and message of what is wrong with the files; None if nothing is.
     """
 
@@ -95,7 +96,7 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
         content = read_bytes(mask_path)
         kind = "masks cannot be used"
         table = source.mask_table(mask_path)
-        values = decode_values(content, mask_path, table=table)
+        values, colours = decode_with_palette(content, mask_path, table)
         kind = "masks have another size than their images"
         check_size(values, shape, mask_path)
     except ColouredError as error:
@@ -112,7 +113,9 @@ def audit_image(source: Source, split: str, image_id: str, classes: ClassList) -
             counts[raw] += number
         else:
             unknown[value] += number
-    palette = {} if isinstance(table, Mapping) else stored_palette(open_image(content), [value for value, _ in there])
+    ids = [value for value, _ in there if class_id(value, table) not in classes.ignore]
+    often = Counter(colours)  # of the whole palette: what programs fill it up with is often the colour of a class too
+    palette = {value: colours[value] for value in ids if value < len(colours) and often[colours[value]] == 1}
     return ImageAudit(split, image_id, counts, unknown, sha256, rotated, palette=palette)
 
 

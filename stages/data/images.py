@@ -21,7 +21,7 @@ from PIL import Image
 from split_matching.configs.colour_table import unpack
 from split_matching.errors import DataError
 from split_matching.stages.data.folder_files import describe_bytes
-from split_matching.stages.data.mask_values import stored_colours, stored_values
+from split_matching.stages.data.mask_values import check_lossless, stored_colours, stored_palette, stored_values
 from split_matching.stages.data.source import Source
 from split_matching.stages.ground.budget import Budget
 
@@ -238,13 +238,20 @@ def decode_values(
     Returns:
         (H, W) values, whatever they mean: uint8, uint16 for a file of more bits, uint32 0xRRGGBB for colours.
     """
-    with _decoded(data, path, "mask") as image:
-        _check_one_page(image, data, path)
-        mask: NDArray[Any]
-        mask = stored_colours(image, data, path) if isinstance(table, Mapping) else stored_values(image, data, path)
+    mask = decode_with_palette(data, path, table)[0]
     if shape is not None:
         check_size(mask, shape, path)
     return mask
+
+
+def decode_with_palette(data: bytes, path: Path, table: Table | None = None) -> tuple[NDArray[Any], list[int]]:
+    """Decode the bytes of a mask as `decode_values` does; return the values and the palette, see `stored_palette`."""
+    with _decoded(data, path, "mask") as image:
+        check_lossless(image, data, path)  # before pages: the photograph of a phone may have several
+        _check_one_page(image, data, path)
+        if isinstance(table, Mapping):
+            return stored_colours(image), []
+        return stored_values(image, data, path), stored_palette(image)
 
 
 def _check_one_page(image: Image.Image, data: bytes, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +33,8 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
 
     Raises:
         ColouredError: its pixels have colours.
-        DataError: it is a JPEG, or its values are no whole numbers of up to 16 bits.
+        DataError: its values are no whole numbers of up to 16 bits.
     """
-    check_lossless(image, data, path)
     if image.mode == "P":
         return np.array(image, dtype=np.uint8)
     depth, inverted = _depth(image, data)
@@ -55,22 +53,16 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
     )
 
 
-def stored_colours(image: Image.Image, data: bytes, path: Path) -> NDArray[np.uint32]:
-    """Return the colours of a decoded mask as numbers, 0xRRGGBB; a palette's colours, and grey as three equal channels.
-
-    Raises:
-        DataError: it is a JPEG.
-    """
-    check_lossless(image, data, path)
+def stored_colours(image: Image.Image) -> NDArray[np.uint32]:
+    """Return the colours of a decoded mask, 0xRRGGBB: a palette's colours, and grey as three equal channels."""
     channels = np.array(image.convert("RGB")).astype(np.uint32)
     return np.asarray(channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])
 
 
-def stored_palette(image: Image.Image, indices: Iterable[int]) -> dict[int, int]:
-    """Return the colours of palette indices of an image as numbers, 0xRRGGBB; none where it has no palette."""
-    colours = image.getpalette("RGB") if image.mode == "P" else None
-    found = ((index, (colours or [])[3 * index : 3 * index + 3]) for index in indices)
-    return {index: c[0] << 16 | c[1] << 8 | c[2] for index, c in found if c}
+def stored_palette(image: Image.Image) -> list[int]:
+    """Return the colour of each palette index of a decoded mask as a number, 0xRRGGBB; none where it has no palette."""
+    colours = iter((image.getpalette("RGB") if image.mode == "P" else None) or [])
+    return [red << 16 | green << 8 | blue for red, green, blue in zip(colours, colours, colours, strict=True)]
 
 
 def check_lossless(image: Image.Image, data: bytes, path: Path) -> None:
@@ -79,13 +71,24 @@ def check_lossless(image: Image.Image, data: bytes, path: Path) -> None:
     Raises:
         DataError: it may have.
     """
-    kind = {"JPEG": "a JPEG", "MPO": "a JPEG", "JPEG2000": "a JPEG"}.get(image.format or "", "")
+    kind = {"JPEG": "a JPEG", "MPO": "a JPEG", "JPEG2000": "a JPEG 2000"}.get(image.format or "", "")
     if image.format == "TIFF" and str(image.info.get("compression")) in ("jpeg", "tiff_jpeg", "webp"):
         kind = "a TIFF that is compressed as a JPEG"
-    if image.format == "WEBP" and data[12:16] == b"VP8 ":
+    if image.format == "WEBP" and _is_lossy_webp(data):
         kind = "a lossy WebP"
     if kind:
         raise DataError(f"{path}: the mask is {kind}, which smears ids; expected a PNG: export the masks again as PNG")
+
+
+def _is_lossy_webp(data: bytes) -> bool:
+    """Whether a WebP has a chunk of lossy pixels, maybe behind metadata or in a frame. Source: RFC 9649, section 2."""
+    start = 12
+    while start + 8 <= len(data):
+        kind, size = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
+        if kind == b"VP8 ":
+            return True
+        start += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame has 16 bytes of its own, then chunks
+    return False
 
 
 def _depth(image: Image.Image, data: bytes) -> tuple[int, bool]:

@@ -15,8 +15,9 @@ from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
 from split_matching.pipeline.cli import main
 from split_matching.stages.data.audit import Audit, audit_data
-from split_matching.stages.data.image_audit import ImageAudit
+from split_matching.stages.data.image_audit import ImageAudit, audit_image
 from split_matching.stages.data.layouts.voc import voc_palette
+from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import no_progress
 from split_matching.stages.pages.contact_sheet import choose_images
 from tests import folder_data
@@ -302,3 +303,18 @@ def test_it_runs_by_itself_and_pipes(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("sheet.png") and "images in" in done.stderr
+
+
+def test_the_palette_of_a_mask_is_read_with_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask is decoded once, within the memory for that; colours that stand for two indices tell nothing."""
+    root = write(tmp_path, {"train": {"a": (0, 1, 255), "b": (2, 3, 4)}, "val": {"v": (0, 1)}})
+    picture = Image.open(root / "masks/train/a.png")
+    picture.putpalette([9, 8, 7, 1, 2, 3] + [4] * 762)
+    picture.save(root / "masks/train/a.png")
+    data = load_config("folder", overrides=settings(root)).data
+    source, classes = open_source(data, root), load_classes(data)
+    assert audit_image(source, "train", "train.b", classes).palette == {}
+    opened, opens = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **more: opened.append(args) or opens(*args, **more))
+    assert audit_image(source, "train", "train.a", classes).palette == {0: 0x090807, 1: 0x010203}
+    assert len(opened) == 3  # the image, its mask, and once more the mask to look for a second page

@@ -69,6 +69,28 @@ def test_palettes_that_change_no_id_pass(tmp_path: Path, palette: str) -> None:
     assert audit(root).passed
 
 
+def fill_up(root: Path, rows: dict[str, list[int]], black: bool) -> None:
+    """Give masks palettes of five colours, in an order of their own, and black to the end, as many programs do."""
+    colours = np.concatenate([np.zeros((1, 3), np.uint8), COLOURS[1:5]]) if black else COLOURS[:5]
+    for path in (root / "masks").rglob("*.png"):
+        picture = Image.open(path)
+        picture.putpalette(colours[rows.get(path.stem, [0, 1, 2, 3, 4])].tobytes().ljust(768, b"\0"))
+        picture.save(path)
+
+
+def test_a_palette_that_is_filled_up_with_the_colour_of_a_class_changes_no_id(tmp_path: Path) -> None:
+    """Class 0 is black, and so is 255; no mask has both."""
+    root = write(tmp_path, {"train": {"a": (1, 0), "b": (255, 1)}, "val": {"v": (3, 4, 255), "w": (0, 2)}})
+    fill_up(root, {}, black=True)
+    assert "palette" not in problems(audit(root))
+
+
+def test_repacked_palettes_that_are_filled_up_are_found(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train": {"a": (1, 0), "b": (0, 2)}, "val": {"v": (3, 4)}})
+    fill_up(root, {"b": [1, 0, 2, 3, 4]}, black=False)
+    assert "has index 1 in train.a and 0 in train.b" in problems(audit(root))
+
+
 @pytest.mark.parametrize(
     ("splits", "words"),
     [

@@ -147,6 +147,8 @@ def test_a_tiff_of_a_rare_kind_is_not_called_damaged(tmp_path: Path) -> None:
     [
         ("a.tif", {"compression": "jpeg"}, "a TIFF that is compressed as a JPEG, which smears ids"),
         ("a.webp", {}, "a lossy WebP, which smears ids"),
+        ("a.webp", {"icc_profile": b"odd"}, "a lossy WebP, which smears ids"),
+        ("a.webp", {"save_all": True, "append_images": [Image.new("L", (13, 5), 9)]}, "a lossy WebP"),
         ("a.tif", {"save_all": True, "append_images": [Image.new("L", (13, 5))]}, "has several pages"),
         ("a.png", {"save_all": True, "append_images": [Image.new("L", (13, 5))]}, "has several pages"),
         ("a.gif", {"save_all": True, "append_images": [Image.new("L", (13, 5))]}, "has several pages"),
@@ -172,7 +174,18 @@ def test_a_smaller_copy_is_no_second_page(tmp_path: Path, options: dict[str, str
     np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), ids)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000", "MPO"])
-def test_a_jpeg_is_named_before_its_colours_are(tmp_path: Path, kind: str) -> None:
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png", kind)
-    check_error(lambda: read_mask(tmp_path / "a.png"), "the mask is a JPEG")
+def test_a_lossless_webp_with_metadata_holds_what_was_drawn(tmp_path: Path) -> None:
+    colours = np.array([[[1, 2, 3], [250, 0, 7]]], np.uint8)
+    Image.fromarray(colours).save(tmp_path / "a.webp", lossless=True, icc_profile=b"odd")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.webp", table={0x010203: 5, 0xFA0007: 2}), [[5, 2]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "pages", "words"),
+    [("JPEG", 1, "a JPEG,"), ("JPEG2000", 1, "a JPEG 2000,"), ("MPO", 1, "a JPEG,"), ("MPO", 2, "a JPEG,")],
+)
+def test_a_jpeg_is_named_before_its_colours_and_pages_are(tmp_path: Path, kind: str, pages: int, words: str) -> None:
+    picture = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+    more = {"save_all": True, "append_images": [picture.copy()]} if pages > 1 else {}
+    picture.save(tmp_path / "a.png", kind, **more)  # type: ignore[arg-type]
+    check_error(lambda: read_mask(tmp_path / "a.png"), f"the mask is {words}")
