@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,10 @@ class PairsSource:
             for split in ("train", "val")
             for image_id in self.ids(split)
         )
+
+    def shared_masks(self, ids: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+        """None: a mask lies beside its image."""
+        return []
 
     def stray_masks(self) -> list[Path]:
         """Masks without an image."""

@@ -19,7 +19,7 @@ from split_matching.stages.data.images import TURN
 from split_matching.stages.data.layouts.voc import voc_palette
 from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.prepare import OWN_MASKS
-from split_matching.stages.data.source import Source, find_shared_masks
+from split_matching.stages.data.source import Source
 
 SHOWN = 5  # examples of one kind of finding
 BACKGROUND_SHARE, BACKGROUND_IMAGES = 0.5, 0.9  # of pixels and images: then a class may be background (choice)
@@ -212,12 +212,10 @@ def _find_own_palettes(audits: Audits) -> Iterator[Finding]:
     first: dict[int, tuple[int, str]] = {}
     moved: list[str] = []
     for audit in audits:
-        often = Counter(audit.palette.values())
         for index, colour in audit.palette.items():
-            if often[colour] == 1:
-                before, image_id = first.setdefault(colour, (index, audit.image_id))
-                if before != index:
-                    moved.append(f"{unpack(colour)} has index {before} in {image_id} and {index} in {audit.image_id}")
+            before, image_id = first.setdefault(colour, (index, audit.image_id))
+            if before != index:
+                moved.append(f"{unpack(colour)} has index {before} in {image_id} and {index} in {audit.image_id}")
     if moved:
         yield Finding(
             f"masks have palettes of their own, so that their indices are no ids: colour {_list(moved[:1])}. Use masks "
@@ -228,7 +226,7 @@ def _find_own_palettes(audits: Audits) -> Iterator[Finding]:
 
 def _find_shared_masks(source: Source, ids: Ids) -> Iterator[Finding]:
     """Images that would have one mask."""
-    pairs = [f"{one} and {other}" for one, other in find_shared_masks(source, ids)]
+    pairs = [f"{one} and {other}" for one, other in source.shared_masks(ids)]
     if pairs:
         yield Finding(f"images would share a mask: {_list(pairs)}; {OWN_MASKS}", True)
 

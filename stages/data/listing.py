@@ -17,12 +17,13 @@ LONGEST_ID = 200
 
 
 def parse_list(text: str, path: Path, find: Callable[[str, str], str] | None = None) -> list[str]:
-    """Read a list of image ids, one a line; lines that begin with # are comments.
+    """Read a list of image ids, one a line; lines that begin with # are comments, unless they name an image.
 
     Args:
         text: the list.
         path: its file, for errors only.
-        find: returns the id of what a line names, given the line, and where it is for errors; None: lines are ids.
+        find: returns the id of what a line names, given the line, and where it is for errors; "" for a comment.
+            None: lines are ids.
 
     Returns:
         Ids, sorted, each once.
@@ -32,9 +33,9 @@ def parse_list(text: str, path: Path, find: Callable[[str, str], str] | None = N
     """
     first_line: dict[str, int] = {}
     for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
-        if not line or line[0] == "#":
-            continue
         where = f"{path}, line {number}"
+        if not line or (line[0] == "#" and not (find and find(line, where))):
+            continue
         image_id = find(line, where) if find else line
         if not ID.fullmatch(image_id) or len(image_id.encode()) > LONGEST_ID:
             what = "neither an image nor an id" if find else "no image id"

@@ -27,7 +27,7 @@ from split_matching.errors import DataError
 from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
 from split_matching.stages.data.listing import SPLITS
-from split_matching.stages.data.source import Source, find_shared_masks, open_source
+from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Progress, StageContext, no_progress
 from split_matching.stages.ground.ordered_map import ordered_map
 
@@ -73,7 +73,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     source = open_source(ctx.config.data, ctx.data_root)
     # declared only where a trial asks for it, so that the key of the whole data set does not depend on this field
     chosen = select_images(read_splits(source), getattr(ctx.config.data, "images", ()))
-    for one, other in find_shared_masks(source, chosen):
+    for one, other in source.shared_masks(chosen):
         raise DataError(f"{source.mask_path(one)}: would be the mask of {one} and of {other}; {OWN_MASKS}")
     jobs = [(split, image_id) for split, ids in chosen.items() for image_id in ids]
     checked: dict[str, list[CheckedImage]] = {split: [] for split in SPLITS}

@@ -45,6 +45,10 @@ class Source(Protocol):
         """What is known of the listed files without opening them."""
         ...
 
+    def shared_masks(self, ids: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+        """Pairs of images, of the ids of each split, that would have one mask file; found without opening files."""
+        ...
+
     def stray_masks(self) -> list[Path]:
         """Mask files that belong to no image file."""
         ...
@@ -101,22 +105,3 @@ def open_source(data: Any, root: Path | None) -> Source:
     if root is None:
         raise DataError("data.root is not set; expected the folder of the data set: --set data.root=PATH")
     return load_layout(data.layout).source(data, root)
-
-
-def find_shared_masks(source: Source, ids: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """Return pairs of images that would have one mask file: both folders are not described alike.
-
-    Args:
-        source: the raw files.
-        ids: the ids of each split.
-    """
-    first: dict[Path, str] = {}
-    found = []
-    for image_id in (image_id for members in ids.values() for image_id in members):
-        try:
-            path = source.mask_path(image_id)
-        except DataError:  # said elsewhere
-            continue
-        if first.setdefault(path, image_id) != image_id:
-            found.append((first[path], image_id))
-    return found

@@ -9,7 +9,7 @@ The class list has the 171 train ids; raw maps are translated when they are read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,10 @@ class CocoStuffSource:
                 mask = masks.get(f"{image_id}{CONVERTED}", masks.get(f"{image_id}.png", ABSENT))
                 rows.append((split, image_id, images.get(f"{image_id}.jpg", ABSENT), mask))
         return make_fingerprint(rows)
+
+    def shared_masks(self, ids: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+        """None: a mask has its image's id as name."""
+        return []
 
     def stray_masks(self) -> list[Path]:
         """Maps that belong to no image file."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 import bisect
 import os
 import re
+import shlex
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +75,7 @@ class FolderSource:
     def __init__(self, data: Any, root: Path) -> None:
         self._data, self._root = data, root
         self._below: dict[Path, list[str]] = {}
+        self._polygons: dict[Path, Path | None] = {}
         before, self._split, self._after = data.image_folder.partition(SPLIT)
         above, _, prefix = before.rpartition("/")
         self._before = prefix if self._split else ""
@@ -166,8 +168,11 @@ class FolderSource:
                     f"{where}: the mask is {pair[2]}, but by data.mask_folder and data.mask_suffix it is {rule}; set "
                     "them, for example data.mask_folder={split}annot"
                 )
+        image_id = image_id or self._find(line)
+        if image_id or line[0] == "#":
+            return image_id
         # what a line names may be absent, or the line be hostile: that is said later
-        return image_id or self._find(line) or (line if ".." in line else _posix(line).replace("/", "."))
+        return line if ".." in line else _posix(line).replace("/", ".")
 
     def _find(self, name: str) -> str:
         """Return the id of the image that a list names, "" if there is none."""
@@ -184,18 +189,19 @@ class FolderSource:
                     # what was left out must be the folders above, or an absolute path of another machine
                     above = image.path.parts[: len(image.path.parts) - len(image.parts)]
                     if start == 0 or name.startswith("/") or list(above[-start:]) == parts[:start]:
-                        return image_id
+                        # `#a` is also the id `_a`, and then the comment that leaves out image a
+                        return image_id if name[0] != "#" or "#" in {part[0] for part in image.parts} else ""
         return ""
 
     def _find_in_folder(self, split: str, name: str) -> list[str]:
-        if (self._root / name).is_file():
-            raise DataError(
-                f"{self._root / name}: a file; expected a folder's name, or a list that ends in .txt: rename it"
-            )
         parts = Path(os.path.normpath(name)).parts
         below = parts[1:] if self._split else parts
         folder = self._root.joinpath(self._data.image_folder.replace(SPLIT, parts[0]), *below)
         if not is_folder(folder):
+            if (self._root / name).is_file():
+                raise DataError(
+                    f"{self._root / name}: a file; expected a folder's name, or a list that ends in .txt: rename it"
+                )
             there = sorted(path.name for path in self._images.iterdir() if path.is_dir())
             raise DataError(
                 f"{folder}: no such folder of images (there is {', '.join(there) or 'none'}); name one, or a list "
@@ -269,9 +275,14 @@ class FolderSource:
 
     def _find_polygons(self, image: _Image) -> Path | None:
         """LabelMe's polygons of an image, or a file that is named as COCO's, where such files usually are."""
-        folders = (image.path.parent, self._root, self._root / "annotations")
-        whole = [path for folder in folders for path in sorted(folder.glob("*.json")) if COCO.search(path.name)]
-        return next((path for path in (image.path.with_suffix(".json"), *whole) if path.is_file()), None)
+        beside, parent = image.path.with_suffix(".json"), image.path.parent
+        if beside.is_file():
+            return beside
+        if parent not in self._polygons:  # looked for once, not for every image
+            folders = (parent, self._root, self._root / "annotations")
+            whole = (path for folder in folders for path in sorted(folder.glob("*.json")) if COCO.search(path.name))
+            self._polygons[parent] = next((path for path in whole if path.is_file()), None)
+        return self._polygons[parent]
 
     def _remedy(self, image: _Image, folder: Path) -> str:
         """What to do about a mask that is absent, by what is there."""
@@ -289,9 +300,16 @@ class FolderSource:
         beside = self._images in (folder, *folder.parents)  # then these may be images
         for name in () if beside else paths[start : start + NEIGHBOURS]:
             rest = name.removeprefix(image.stem)
-            if rest != name and re.fullmatch(r"[\W_][^/]*", rest):
-                return f"there is {folder / name}; if that is the mask: --set data.mask_suffix={rest}"
+            if rest != name and re.fullmatch(r"[\W_][^/]*", rest) and not self._is_of_another(image, name):
+                value = rest if re.fullmatch(r"[\w.\-]+", rest) else f'"{rest}"'
+                setting = shlex.quote(f"data.mask_suffix={value}")
+                return f"there is {folder / name}; if that is the mask: --set {setting}"
         return "add it, or set what mask names end with: --set data.mask_suffix=_mask.png"
+
+    def _is_of_another(self, image: _Image, name: str) -> bool:
+        """Whether a mask's name begins with that of an image whose name is longer: img_1_2.png is none of img_1."""
+        stems = (name[:end] for end in range(len(image.stem) + 1, len(name)))
+        return any(make_id(str(Path(image.split, stem))) in self._files for stem in stems)
 
     def _paths_below(self, folder: Path) -> list[str]:
         """All files below a folder of masks, sorted; looked for once."""
@@ -316,6 +334,13 @@ class FolderSource:
             for image_id in self.ids(split)
         ]
         return make_fingerprint(rows, self._colours or {})
+
+    def shared_masks(self, ids: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+        """Pairs of images whose mask is one file by the settings; whether it exists is not looked at."""
+        first: dict[Path, str] = {}
+        there = (image_id for members in ids.values() for image_id in members if image_id in self._files)
+        by_rule = [(first.setdefault(self._mask_rule(self._files[name][0]), name), name) for name in there]
+        return [(one, other) for one, other in by_rule if one != other]
 
     def stray_masks(self) -> list[Path]:
         """Mask files that belong to no image file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,10 @@ class VocSource:
             for split in ("train", "val")
             for image_id in self.ids(split)
         )
+
+    def shared_masks(self, ids: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+        """None: a mask has its image's id as name."""
+        return []
 
     def stray_masks(self) -> list[Path]:
         """Mask files that belong to no image file."""

@@ -115,6 +115,24 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "no image a" in message and "did you mean train.a" in message
 
 
+def test_polygons_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may hold as many files as images, so a look at each for each image would take hours."""
+    write(tmp_path)
+    (tmp_path / "instances_train.json").touch()
+    source, looks, glob = source_of(tmp_path, "data.mask_folder=x"), [], Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: looks.append(path) or glob(path, pattern))
+    for image_id in source.ids("train"):
+        assert "instances_train.json holds polygons" in error_line(lambda name=image_id: source.mask_path(name))
+    assert len(source.ids("train")) == 3 and len(looks) == len(set(looks)) > 0
+
+
+def test_masks_that_images_share_are_found_by_the_settings_alone(tmp_path: Path) -> None:
+    source = source_of(write(tmp_path), "data.image_folder=images/{split}", "data.mask_folder=none")
+    assert source.shared_masks({"train": ["train.a", "train.b"], "val": ["val.a", "val.d"]}) == [("train.a", "val.a")]
+    source = source_of(tmp_path, "data.mask_folder=none")
+    assert source.shared_masks({split: source.ids(split) for split in ("train", "val")}) == []
+
+
 @pytest.mark.parametrize("line", ["../secret", "/etc/passwd", "..", "a b", "images/../../x", "-x"])
 def test_hostile_lists_are_errors(tmp_path: Path, line: str) -> None:
     write(tmp_path)
