@@ -202,7 +202,7 @@ def test_ctrl_c_and_a_notice_end_with_130_and_are_resumed(project: Toy, workers:
         time.sleep(0.05)
     time.sleep(0.3)
     os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines()[-1].startswith("interrupted: finished stages, shards and steps are kept")
     assert "Traceback" not in err
