@@ -248,7 +248,7 @@ def build_parser(program: str = "") -> Parser:
                 epilog=_epilog(stage.EXIT_CODES, stage.examples(member.__name__)),
                 formatter_class=_Help,
             ),
-            member.__name__,
+            member,
         )
     for name, verb in VERBS.items():
         verb.add_arguments(

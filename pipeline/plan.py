@@ -1,9 +1,8 @@
 """The stages of one config: what each declares, and what follows from that without running anything.
 
-A subclass of `Stage` in `pipeline.stages` declares a stage: which module does its work, which part of the config it may
-read, and what it builds on. From these follow its key, the code that makes it, its place in the cache, and its state
-there. A `Plan` holds the stages of one config, and what they share. No luigi and no torch here, so that `status` and
-`plan` answer at once.
+A subclass of `Stage` in `pipeline.stages` declares a stage: its module, what it may read of the config, what it builds
+on. From these follow its key, its code, and its place and state in the cache. A `Plan` holds the stages of one config.
+No luigi and no torch here, so that `status` and `plan` answer at once.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ from split_matching.stages.data.source import layout_module
 from split_matching.stages.ground.context import Shard
 
 Files = tuple[str, ...]
-
-RAW_SIZES = "raw files"
-RAW_TIMES = "times of raw files"
+RAW_SIZES, RAW_TIMES = "raw files", "times of raw files"
 """Inputs of PrepareDataset. If the times alone differ, `run.launch` compares contents before anything reruns."""
 
 
@@ -58,6 +55,9 @@ class Stage:
 
     output: ClassVar[str] = ""
     """The file to name at the end; "" for the folder."""
+
+    on_device: ClassVar[bool] = True
+    """Whether it, or a stage that it needs, computes on `runtime.device`."""
 
     resumes: ClassVar[bool] = False
     """Whether it resumes from its own files of an interrupted run."""

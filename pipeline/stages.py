@@ -32,6 +32,7 @@ class RenderShapes(Stage):
 
     name = "shapes"
     makes = "the embedded data set: rendered scenes in the VOC layout"
+    on_device = False
     module = "split_matching.stages.data.shapes"
     reads = ("shapes",)
 
@@ -63,6 +64,7 @@ class PrepareDataset(Stage):
 
     name = "dataset"
     makes = "checked lists of images and labels"
+    on_device = False
     module = "split_matching.stages.data.prepare"
     builds_on: Mapping[str, Files] = MappingProxyType({"shapes": ()})
 

@@ -23,7 +23,8 @@ TRIM_BYTES = 128 << 20
 def keep_memory() -> bool:
     """Let the process keep what it frees, up to `TRIM_BYTES`, instead of asking the system for zeroed pages each time.
 
-    A training step of `shapes` had 4,000 page faults, a tenth to a sixth of its time, with glibc's own thresholds.
+    A training step of `shapes` had 1,200 to 4,100 page faults with glibc's own thresholds, and then about 100; it took
+    4 to 9 % less CPU time (benchmarks/README.md).
 
     Returns:
         Whether it could be said: the C library is glibc, and `MALLOC_...` in the environment does not say otherwise.

@@ -46,8 +46,6 @@ EXAMPLES = {
         "--dataset voc --set data.root=/data --set-file configs/backbones/siglip.yaml",
     ),
 }
-WITHOUT_CLIP = ("RenderShapes", "PrepareDataset")
-"""Stages that run nothing on a GPU, nor do those that they need."""
 NAMED = {"TrainDecoder": "train", "Evaluate": "evaluate", "Report": "evaluate"}
 """Stages that take a name for the run: the stage whose result is the run."""
 
@@ -57,10 +55,11 @@ def examples(name: str) -> tuple[str, ...]:
     return tuple(f"{name} {words}" for words in EXAMPLES.get(name, ("--dataset shapes",)))
 
 
-def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser, stage: type[Stage]) -> None:
     """Add the arguments of a stage."""
+    name = stage.__name__
     add_config_options(parser)
-    if name not in WITHOUT_CLIP:
+    if stage.on_device:
         add_device_option(parser)
     add_run_options(parser)
     add_images_option(parser)
