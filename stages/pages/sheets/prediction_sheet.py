@@ -35,17 +35,22 @@ def build_prediction_sheet(ctx: StageContext, image_id: str, states: States) -> 
     labelled = truth != NO_LABEL
     rows = []
     for index, row in enumerate(classes):
-        true, here = truth == index, (predicted == index) & labelled
-        if true.any() or here.any():
-            iou = (true & here).sum() / (true | here).sum()
-            cells = (row.name, row.group, format_area(true), format_area(predicted == index), f"{100 * iou:.1f}")
-            rows.append((int((true | here).sum()), SheetRow(cells, colours[index], hatched=bool(unseen[index]))))
-    rows.sort(key=lambda pair: -pair[0])
+        true, painted = truth == index, predicted == index
+        here = painted & labelled
+        union = int((true | here).sum())
+        if union or painted.any():
+            iou = f"{100 * (true & here).sum() / union:.1f}" if union else "-"
+            cells = (row.name, row.group, format_area(true), format_area(painted), iou)
+            rows.append((union, int(painted.sum()), SheetRow(cells, colours[index], hatched=bool(unseen[index]))))
+    rows.sort(key=lambda found: (-found[0], -found[1]))
     right = f", {(truth == predicted)[labelled].mean():.0%} of the labelled pixels right" if labelled.any() else ""
     return Sheet(
         f"{image_id}: prediction{right}",
         (("image", image), *panels),
         ("class", "group", "truth", "prediction", "IoU"),
-        tuple(row for _, row in rows),
-        ("hatched: unseen classes", *describe_sources(ctx.inputs, ("evaluate", "train", "features"), states)),
+        tuple(row for *_, row in rows),
+        (
+            "hatched: unseen classes; pixels without a label have no truth and count for no IoU",
+            *describe_sources(ctx.inputs, ("evaluate", "train", "features"), states),
+        ),
     )

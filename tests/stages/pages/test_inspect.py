@@ -24,6 +24,8 @@ from split_matching.stages.pages.class_scores import read_class_scores
 from split_matching.stages.pages.colours import hex_colours
 from split_matching.stages.pages.gallery import render_gallery
 from split_matching.stages.pages.gallery_image import GalleryImage, RegionTable
+from split_matching.stages.pages.overlays import NO_LABEL
+from split_matching.stages.pages.sheets import prediction_sheet
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE
 from tests.conftest import VocTree, blocks
 from tests.pipeline.test_command_line import TINY
@@ -97,6 +99,26 @@ def test_a_class_has_its_colour_of_the_report(
         drawn = set(hex_colours(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)))
     named = [name for name in colours if re.search(rf"^{name} ", table_text, re.MULTILINE)]
     assert named and all(colours[name] in drawn for name in named)
+
+
+def test_a_class_that_is_predicted_only_where_nothing_is_labelled_is_listed_without_iou(
+    inspect: Inspect,
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = Path(arguments[3])
+    (shard,) = cache.glob("voc_cached/evaluate/*/val-00000.h5")
+    names = [row.name for row in read_class_scores(next(cache.rglob("per_class.csv")))]
+    labels = ShardReader(shard).read("v1", "labels")
+    monkeypatch.setattr(prediction_sheet, "read_truth", lambda *_: np.full(labels.shape, NO_LABEL))
+    assert inspect("predictions", "--image", "v1", "--out", str(tmp_path / "x.png")) == 0
+    rows = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.split("\n\n")[1].splitlines()[1:]]
+    ids, counts = np.unique(labels[labels < len(names)], return_counts=True)
+    expected = {names[index]: f"{count / labels.size:.1%}" for index, count in zip(ids, counts, strict=True)}
+    assert expected and {cells[0]: cells[3] for cells in rows} == expected
+    assert {cells[4] for cells in rows} == {"-"}
 
 
 def test_regions_are_listed_with_areas_and_nearest_seen_classes(
