@@ -9,34 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from split_matching.configs.settings import DecoderConfig, TrainConfig
+from split_matching.configs.settings import TrainConfig
 from split_matching.errors import ConfigError, UserError
 from split_matching.model.criterion import SplitCriterion, Targets
-from split_matching.model.match_statistics import match_statistics
 from split_matching.model.matcher import NotFiniteError
-from split_matching.model.precision import decoder_dtype, in_dtype
 from split_matching.model.process_group import ProcessGroup
-from split_matching.model.query_decoder import LayerOutputs, QueryDecoder, QueryOutput
+from split_matching.model.query_decoder import LayerOutputs
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.ground.ordered_map import worker_threads
 from split_matching.stages.ground.tensor_files import write_tensors
-from split_matching.stages.training.batches import AHEAD, Batch, CachedImages, TrainingImages, prefetch
+from split_matching.stages.training.batches import AHEAD, CachedImages, TrainingImages, prefetch
 from split_matching.stages.training.checkpoint import Checkpoints, Stateful, load_checkpoint, restore_checkpoint
+from split_matching.stages.training.learner import Encoder, Learner
 from split_matching.stages.training.metric_log import MetricLog
 from split_matching.stages.training.validation import Validation
 
 WEIGHTS = "weights.safetensors"
-
-Encoder = Callable[[Tensor, Tensor, Tensor | None, Sequence[tuple[int, int]]], list[Tensor]]
-"""Token maps of a batch from its patches, validity, prompts and grids, see TokenEncoder; cached features need none."""
 
 
 def run(ctx: StageContext) -> dict[str, float | int | str]:
@@ -70,57 +65,38 @@ def train_decoder(
     group, device = ProcessGroup(), device_of(ctx)
     if config.batch % group.size:
         raise ConfigError(f"train.batch {config.batch} cannot be shared evenly by {group.size} processes")
-    known = load_file(ctx.inputs["text"].file("text.safetensors"))
-    text, scale = known["seen"], float(known["logit_scale"])  # (C, D)
-    blocks = ctx.config.features.decoder_blocks
-    model = build_decoder(ctx.config.decoder, width, len(blocks), text.shape[1], max(blocks), config.seed).to(device)
-    criterion = SplitCriterion(config, ctx.config.decoder, text, scale, group).to(device)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr, fused=True)
-    dtype = decoder_dtype(config.precision, device)
-    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
-    validation = Validation(images, ctx.config, criterion.text, group)
-    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "scaler": scaler}
-    parts |= {"best": validation.best} if config.validate_every else {}
+    text = load_file(ctx.inputs["text"].file("text.safetensors"))
+    learner = Learner(ctx.config, width, text["seen"], float(text["logit_scale"]), group, device, encoder)
+    validation = Validation(images, ctx.config, learner.criterion.text, group)
+    parts = learner.parts | ({"best": validation.best} if config.validate_every else {})
     start = _resume(ctx, parts, device, group)
-    writes = group.rank == 0
-    check = _TermCheck()
+    writes, check = group.rank == 0, _TermCheck()
     checkpoints = Checkpoints(ctx.out, parts, config.checkpoint_every, config.steps, device, check.look)
-
-    def predict(batch: Batch) -> QueryOutput:
-        return _predict(model, encoder, batch, dtype)[-1]
-
     pool = worker_threads(AHEAD)
     with pool, MetricLog(ctx, start) if writes else contextlib.nullcontext() as log, checkpoints:
         batches = prefetch(images, config, start, group, ctx.config.decoder.upsample, device, pool)
         for step, batch in enumerate((batch.to(device) for batch in batches), start):
-            outputs = _predict(model, encoder, batch, dtype)
-            terms = _find_terms(criterion, outputs, batch.targets, step, check)
+            outputs = learner.predict(batch)
+            terms = _find_terms(learner.criterion, outputs, batch.targets, step, check)
             metrics = dict(zip(terms, group.sum(torch.stack(list(terms.values()))), strict=True))
             check.add(step, metrics)
             rate = learning_rate(config, step)
-            norm = _update(model, optimizer, scaler, terms["loss"], rate, config, group)
+            norm = learner.update(terms["loss"], rate)
             if log and (step % config.log_every == 0 or step == config.steps - 1):
                 check.look()
                 numbers = _round(metrics | {"grad_norm": norm}) | {"lr": rate}
-                log.add(step, numbers, _describe_matching(criterion, outputs.last(), batch.targets))
-            miou = validation.step_done(step + 1, model, predict, pool)
+                log.add(step, numbers, learner.describe_matching(outputs, batch.targets))
+            miou = validation.step_done(step + 1, learner.model, lambda b: learner.predict(b)[-1], pool)
             if log and miou is not None:
                 log.add_validation(step + 1, miou)
             checkpoints.step_done(step + 1)
             ctx.progress(step + 1, config.steps)
     check.look()
     if writes:
-        write_tensors(ctx.out / WEIGHTS, model.state_dict())
+        write_tensors(ctx.out / WEIGHTS, learner.model.state_dict())
         validation.write_best(ctx.out)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in learner.model.parameters())
     return {"steps": config.steps, "trainable_parameters": parameters, "images": len(images.ids), **validation.summary}
-
-
-def build_decoder(config: DecoderConfig, width: int, maps: int, dim: int, blocks: int, seed: int) -> QueryDecoder:
-    """Make a decoder whose initial weights depend on the seed alone; the other arguments are those of QueryDecoder."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return QueryDecoder(config, width, maps, dim, blocks)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -128,16 +104,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     decay = (1 - step / config.steps) ** config.poly
     return (config.lr - config.min_lr) * warm * decay + config.min_lr * warm
-
-
-def _parameter_groups(model: QueryDecoder, config: TrainConfig) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: not on biases, norms, queries and prompts."""
-    free = {"queries", "query_positions", "prompts"}
-    named = list(model.named_parameters())
-    return [
-        {"params": [p for n, p in named if p.ndim > 1 and n not in free], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in named if p.ndim <= 1 or n in free], "weight_decay": 0.0},
-    ]
 
 
 def _resume(ctx: StageContext, parts: Mapping[str, Stateful], device: str, group: ProcessGroup) -> int:
@@ -150,21 +116,6 @@ def _resume(ctx: StageContext, parts: Mapping[str, Stateful], device: str, group
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------
-
-
-def _predict(model: QueryDecoder, encoder: Encoder | None, batch: Batch, dtype: torch.dtype) -> LayerOutputs:
-    """Predictions of every layer in float32, whatever the precision of the decoder's products.
-
-    Args:
-        model: the decoder.
-        encoder: see `train_decoder`; it has CLIP's own precision.
-        batch: token maps, or patches of the images alone.
-        dtype: of the decoder's products.
-    """
-    maps = encoder(batch.tokens[0].float(), batch.valid, model.prompts, batch.grids) if encoder else batch.tokens
-    with in_dtype(dtype, batch.valid.device.type):
-        outputs: LayerOutputs = model(maps, batch.valid)
-        return outputs.float32()
 
 
 def _find_terms(
@@ -220,35 +171,6 @@ class _TermCheck:
         found = dict(zip(self._names, self._values.tolist(), strict=True))
         if bad := [name for name, value in found.items() if not math.isfinite(value)]:
             raise _diverged(self._step, ", ".join(name for name in bad if name != "loss") or "the sum of the terms")
-
-
-def _update(
-    model: QueryDecoder,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    loss: Tensor,
-    rate: float,
-    config: TrainConfig,
-    group: ProcessGroup,
-) -> Tensor:
-    """Take one step of the optimizer; returns the norm of the gradients before clipping."""
-    for parameter_group in optimizer.param_groups:
-        parameter_group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    group.sum_gradients(model.parameters())
-    scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-    scaler.step(optimizer)  # in float16 a step that overflows is left out, and the scale is lowered
-    scaler.update()
-    return norm
-
-
-@torch.no_grad()
-def _describe_matching(
-    criterion: SplitCriterion, outputs: LayerOutputs, targets: Targets
-) -> dict[str, float | list[int]]:
-    return match_statistics(criterion.match(outputs, targets), outputs, targets)
 
 
 def _diverged(step: int, where: str) -> UserError:

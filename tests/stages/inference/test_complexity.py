@@ -41,7 +41,7 @@ def test_tower_is_counted_as_the_formula_of_a_vit(prompts: int) -> None:
 
 
 def test_parameters_are_those_of_the_trained_file() -> None:
-    from split_matching.stages.training.train import build_decoder
+    from split_matching.stages.training.learner import build_decoder
 
     config = load_config("shapes")
     clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))

@@ -28,7 +28,7 @@ from split_matching.stages.inference.pixels import make_pixel_scorer
 from split_matching.stages.training import train_online
 from split_matching.stages.training.augmented import AugmentedImages, cut_regions, cut_seen
 from split_matching.stages.training.batches import CachedImages, batch_ids, collate, load_batch
-from split_matching.stages.training.train import build_decoder
+from split_matching.stages.training.learner import build_decoder
 from tests.handmade import Chain
 
 PLAIN = ("train.scale_range=[1, 1]", "train.photometric=false", "train.flip=false")

@@ -18,12 +18,14 @@ from split_matching.cache.entry import read_progress
 from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.errors import UserError
+from split_matching.model.process_group import ProcessGroup
 from split_matching.model.query_decoder import LayerOutputs, QueryDecoder
 from split_matching.stages.candidates import pseudo_masks
 from split_matching.stages.data.source import open_source
 from split_matching.stages.inference import evaluate
 from split_matching.stages.training import checkpoint, train
 from split_matching.stages.training.batches import Batch, batch_ids
+from split_matching.stages.training.learner import Learner
 from split_matching.stages.training.signals import ENDING, DelayedSignals
 from split_matching.stages.training.train import learning_rate
 from tests.handmade import Chain
@@ -297,11 +299,14 @@ def test_the_decoder_has_its_precision_and_clip_its_own(chain: Chain, monkeypatc
         formats.append(torch.nn.functional.linear(patches, patches[0, 0, :1]).dtype)
         return [patches]
 
-    model = train.build_decoder(DecoderConfig(dim=8, heads=2, ffn=8, layers=1), 4, 1, 6, 0, 0)
-    product = model.mask_features.register_forward_hook(lambda module, inputs, output: formats.append(output.dtype))
+    decoder, text = DecoderConfig(dim=8, heads=2, ffn=8, layers=1), torch.eye(6)[:2]
+    config = SimpleNamespace(
+        decoder=decoder, train=TrainConfig(precision="bfloat16"), features=SimpleNamespace(decoder_blocks=[0])
+    )
+    learner = Learner(config, 4, text, 10.0, ProcessGroup(), "cpu", encoder)
+    product = learner.model.mask_features.register_forward_hook(lambda module, inputs, out: formats.append(out.dtype))
     tokens, valid = [torch.ones(1, 2, 3, 4)], torch.ones(1, 2, 3, dtype=torch.bool)
-    batch = Batch(tokens, valid, [(2, 3)], SimpleNamespace())  # it has no use for targets
-    outputs = train._predict(model, encoder, batch, torch.bfloat16)
+    outputs = learner.predict(Batch(tokens, valid, [(2, 3)], SimpleNamespace()))  # it has no use for targets
     product.remove()
     assert formats == [torch.float32, torch.bfloat16]
     assert {value.dtype for value in vars(outputs).values()} == {torch.float32}
