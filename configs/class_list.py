@@ -272,34 +272,50 @@ def _fill_in(
         numbered = {entry.get("id") for entry in classes if isinstance(entry, dict)}
         values["ignore"] = tuple(value for value in DEFAULT_IGNORE if value not in numbered)
     if classes and all(isinstance(entry, str) for entry in classes):
-        named = {data.first_id + place: name for place, name in enumerate(classes)}
-        # a plain list names background too if it has an id; that it is no class is said by the config
         if data.first_id and is_labelmap(path):
             raise ConfigError(
                 f"data.first_id is {data.first_id}, but {label} gives ids by place; leave data.first_id out"
             )
-        given = values["ignore"] if isinstance(values["ignore"], list | tuple) else ()
-        ignored = {raw for raw in given if isinstance(raw, int)}
-        dropped = {raw: name for raw, name in named.items() if raw in ignored}
-        if dropped and by_default and len(named) <= MOST_CLASSES + len(dropped):  # else that is said, later
-            raw, name = next(iter(dropped.items()))
-            raise ConfigError(
-                f"{label}: {name!r} has id {raw}, which is ignored unless told: say which ids are no class, "
-                f"--set 'data.ignore=[]' if none"
-            )
-        classes = values["classes"] = [{"id": raw, "name": name} for raw, name in named.items() if raw not in dropped]
+        values["classes"], dropped = _number_names(classes, values["ignore"], by_default, data.first_id, label)
     elif data.first_id:
         raise ConfigError(f"data.first_id is {data.first_id}, but {label} gives ids itself; leave data.first_id out")
+    values["unseen"] = _choose_unseen(values, dropped, data, label)
+    return values, dropped
+
+
+def _number_names(
+    names: Sequence[str], ignore: Any, by_default: bool, first_id: int, label: str
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Give each name of a plain list the id of its place.
+
+    Background is in such a list if it has an id; that it is no class is said by `ignore`, which may be the default.
+
+    Returns:
+        The classes; and the names of ignored ids, by id.
+    """
+    named = dict(enumerate(names, first_id))
+    ignored = {raw for raw in ignore if isinstance(raw, int)} if isinstance(ignore, list | tuple) else set()
+    dropped = {raw: name for raw, name in named.items() if raw in ignored}
+    if dropped and by_default and len(named) <= MOST_CLASSES + len(dropped):  # else that is said, later
+        raw, name = next(iter(dropped.items()))
+        raise ConfigError(
+            f"{label}: {name!r} has id {raw}, which is ignored unless told: say which ids are no class, "
+            f"--set 'data.ignore=[]' if none"
+        )
+    return [{"id": raw, "name": name} for raw, name in named.items() if raw not in dropped], dropped
+
+
+def _choose_unseen(values: Mapping[str, Any], dropped: Mapping[int, str], data: DataConfig, label: str) -> Any:
+    """Ids of the unseen classes: those of the config, or of the list; what is no list is refused later."""
+    classes = values["classes"]
     unseen = list(data.unseen) or values.get("unseen", [])
     if data.seen_share is not None:
         unseen = draw_unseen([entry["id"] for entry in classes if isinstance(entry.get("id"), int)], data)
     if not unseen:
         raise ConfigError(f"{label}: no class is unseen; expected some: --set 'data.unseen=[NAME, NAME]'")
-    if isinstance(unseen, list):
-        values["unseen"] = [
-            _find_id(name, classes, dropped, label) if isinstance(name, str) else name for name in unseen
-        ]
-    return values, dropped
+    if not isinstance(unseen, list):
+        return unseen
+    return [_find_id(name, classes, dropped, label) if isinstance(name, str) else name for name in unseen]
 
 
 def draw_unseen(ids: Sequence[int], data: DataConfig) -> list[int]:

@@ -254,7 +254,13 @@ def _find_odd_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[
     if empty:
         without = format_count(len(empty), "mask has", "masks have")
         yield Finding(f"{without} no pixel of any class, e.g. of {empty[0].image_id}", False)
-    pixels, _ = count_totals(usable)
+    yield from _find_missing_classes(classes, ids, audits)
+    yield from _find_odd_first_class(classes, usable)
+
+
+def _find_missing_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[Finding]:
+    """Classes that no mask of a split has."""
+    pixels, _ = count_totals(audits)
     for split in SPLITS:
         wanted = classes.entries if split == "val" else classes.seen()
         never = [entry.name for entry in wanted if not pixels[split].get(entry.id)]
@@ -268,7 +274,6 @@ def _find_odd_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[
             result = "cannot be learnt" if split == "train" else f"{'has' if len(never) == 1 else 'have'} no score"
             found = format_count(len(never), "class never occurs", "classes never occur")
             yield Finding(f"{found} in {split} and {result}: {_list(never)}", False)
-    yield from _find_odd_first_class(classes, usable)
 
 
 def _find_odd_first_class(classes: ClassList, usable: Audits) -> Iterator[Finding]:
