@@ -27,6 +27,7 @@ from split_matching.pipeline.run.run_log import keep_log
 from split_matching.pipeline.trained_run import segmenter_of
 
 if TYPE_CHECKING:
+    from split_matching.stages.data.photos import Photo
     from split_matching.stages.inference.segmenter import Segmenter
 
 HELP = "label your own images with any class names, by a trained run"
@@ -75,12 +76,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Label the images, and print how many."""
     from split_matching.pipeline.run.work import set_threads
+    from split_matching.stages.data.photos import find_all_photos
 
     plan = load_plan(options)
-    set_threads(plan.config.runtime, alone=True)
     with keep_log(plan, options.verb, options.log_level):
+        # both are looked at before torch and the weights are loaded, which takes long
+        entries, photos = read_names(options.classes), find_all_photos(options.image, options.out)
+        set_threads(plan.config.runtime, alone=True)
         segmenter = _load_exported(plan, options) if options.decoder else segmenter_of(plan, config_arguments(options))
-        lines, code = predict(segmenter, options.image, options.classes, options.out, options.quiet)
+        lines, code = predict(segmenter, photos, entries, options.out, options.quiet)
         show(*lines)
     return code
 
@@ -95,14 +99,14 @@ def _load_exported(plan: Plan, options: argparse.Namespace) -> Segmenter:
 
 
 def predict(
-    segmenter: Segmenter, inputs: Sequence[str], classes: str, out: Path, quiet: bool = False
+    segmenter: Segmenter, photos: Sequence[Photo], entries: Sequence[ClassEntry], out: Path, quiet: bool = False
 ) -> tuple[list[str], int]:
-    """Label images, and all images of folders.
+    """Label images.
 
     Args:
         segmenter: the trained decoder.
-        inputs: files, folders or patterns.
-        classes: see `read_names`.
+        photos: see `find_all_photos`.
+        entries: the names, see `read_names`.
         out: folder of the results.
         quiet: show no progress.
 
@@ -110,14 +114,11 @@ def predict(
         What to print, and the exit code: 0, or 3 if some image could not be read.
 
     Raises:
-        UserError: the names are wrong, or there is no image.
+        UserError: CLIP cannot tell names apart, or one is too long.
     """
-    from split_matching.stages.data.photos import find_all_photos
     from split_matching.stages.pages.label_photos import label_photos
 
-    entries = read_names(classes)
     names = segmenter.add_prompts(entries)
-    photos = find_all_photos(inputs, out)
     display = ProgressDisplay(["predict"], ["images"], quiet=quiet)
     display.start("predict", len(photos))
     complaints: list[str] = []
