@@ -20,6 +20,7 @@ FILE_ENDINGS = (".yaml", ".yml", ".txt")
 _NUMBERED = re.compile(r"(\d{1,5})\s*[:\t]\s*(\S.*)")
 _NAMES_ALONE = "expected names alone, one a line"
 _OR_YAML = "or give a .yaml list, which takes any name"
+_NUMBER_LAST = re.compile(r"(.*\S)\s+\d{1,5}")
 _QUOTED = r"""(["']).*\1,?"""
 _WITH_MORE = {
     r"[\[{].*[\]}]": f"{_NAMES_ALONE}, without brackets",
@@ -27,6 +28,7 @@ _WITH_MORE = {
     r".*\S\s*[,;=:\t]\s*\d{1,5}": "expected numbers in front, as `ID: NAME`, or names alone",
     r"[^,]+(,[^,]*)+|[^;]+(;[^;]*)+|[^\t]+(\t[^\t]*)+": f"these are columns of a table; {_NAMES_ALONE}",
     _QUOTED: f"{_NAMES_ALONE}, without quotes",
+    r"\d+": "expected names, or `ID: NAME`, not numbers alone",
     r"[-*\u2022]\s+.*": f"{_NAMES_ALONE}, without marks in front",
 }
 """What every line of a list may hold beside names, as a pattern, and what is said then."""
@@ -95,6 +97,8 @@ def _read_text(path: Path, label: str, blank_lines: bool) -> list[Any]:
     rows = [(number, line) for number, line in rows if line[:1] != "#"]
     if blank_lines:
         rows = [(number, line) for number, line in rows if line]
+    if not any(line for _, line in rows):
+        raise ConfigError(f"{label}: holds no class; {_NAMES_ALONE}")
     if all(LABELMAP.fullmatch(line) for _, line in rows):
         return [name for name, _ in read_labelmap(path, label)]
     _check_lines(rows, label)
@@ -106,10 +110,20 @@ def _read_text(path: Path, label: str, blank_lines: bool) -> list[Any]:
     odd = next((row for row, found in zip(rows, matches, strict=True) if not found), None)
     if odd and any(matches):
         raise ConfigError(f"{label}, line {odd[0]}: {odd[1]!r}; expected `ID: NAME` as on other lines, or on none")
+    _check_names_alone(rows, label)
+    return [line for _, line in rows]
+
+
+def _check_names_alone(rows: Sequence[tuple[int, str]], label: str) -> None:
+    """Raise where every line of a list holds more than a name."""
+    first = f"{label}, line {rows[0][0]}: {shorten(repr(rows[0][1]))}"
     for pattern, expected in _WITH_MORE.items():
         if all(re.fullmatch(pattern, line) for _, line in rows):
-            raise ConfigError(f"{label}, line {rows[0][0]}: {shorten(repr(rows[0][1]))}; {expected}, {_OR_YAML}")
-    return [line for _, line in rows]
+            raise ConfigError(f"{first}; {expected}, {_OR_YAML}")
+    ends = [_NUMBER_LAST.fullmatch(line) for _, line in rows]
+    words = {end[1] for end in ends if end}
+    if all(ends) and len(words) == len(rows) > 1:  # but `organ 1`, `organ 2` are names
+        raise ConfigError(f"{first}; expected numbers in front, as `ID: NAME`, or names alone, {_OR_YAML}")
 
 
 def _check_lines(rows: Sequence[tuple[int, str]], label: str) -> None:
@@ -119,6 +133,8 @@ def _check_lines(rows: Sequence[tuple[int, str]], label: str) -> None:
             expected = "empty; expected a class name on every line, as its place is its id"
         elif line.endswith((",", ";")):
             expected = f"ends with a comma; {_NAMES_ALONE}, {_OR_YAML}"
+        elif line.startswith(("//", "%", "--")):
+            expected = f"{shorten(repr(line))}; expected # in front of a comment, {_OR_YAML}"
         elif re.search(r"\s#", line):
             expected = f"{shorten(repr(line))}; expected a comment on a line of its own, {_OR_YAML}"
         else:

@@ -175,6 +175,11 @@ def test_comments_are_no_classes(tmp_path, text):
             "these are columns of a table; expected names alone, one a line, or give a .yaml",
         ),
         ("0: 'a'\n1: 'b'\n2: 'c'\n", "line 1: \"0: 'a'\"; expected names alone, one a line, without quotes"),
+        ("road 7\nsky 11\nc 13\n", "line 1: 'road 7'; expected numbers in front, as `ID: NAME`"),
+        ("road 128 64 128\nsky 70 130 180\nc 0 0 142\n", "expected numbers in front"),
+        ("0\n1\n2\n", "line 1: '0'; expected names, or `ID: NAME`, not numbers alone"),
+        ("// my classes\na\nc\n", "line 1: '// my classes'; expected # in front of a comment"),
+        ("# nothing\n\n", "holds no class"),
         ("caf\u00e9\ncafe\u0301\nc\n", "name caf\u00e9 appears twice"),
     ],
 )
@@ -183,6 +188,12 @@ def test_text_lists_that_would_shift_ids_are_errors(tmp_path, text, words):
     check_error(
         lambda: load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=("c",))), words, kind=ConfigError
     )
+
+
+def test_numbered_names_are_names(tmp_path):
+    (tmp_path / "c.txt").write_text("organ 1\norgan 2\norgan 3\n")
+    found = load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=("organ 3",)))
+    assert [(entry.id, entry.name) for entry in found.entries] == [(0, "organ 1"), (1, "organ 2"), (2, "organ 3")]
 
 
 def test_yaml_lists_take_names_that_text_does_not(tmp_path):
