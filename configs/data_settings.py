@@ -52,11 +52,19 @@ class DataConfig(Section):
         "images", description="folder: where the images are, below the root; {split} stands for any one folder."
     )
     image_suffix: str = Field("", description="folder: end of every image's name, e.g. _rgb.png; none: any picture.")
+    image_prefix: str = Field(
+        "", description="folder: start of every image's name, e.g. image_.", json_schema_extra=added(neutral="")
+    )
     mask_folder: str = Field(
         "SegmentationClassAug",
         description="Folder of the masks, unused by coco_stuff; folder: masks by default, {split} as in image_folder.",
     )
     mask_suffix: str = Field(".png", description="folder: end of every mask's name, in place of the image's ending.")
+    mask_prefix: str = Field(
+        "",
+        description="folder: start of every mask's name, in place of `image_prefix`, e.g. mask_.",
+        json_schema_extra=added(neutral=""),
+    )
     colours: str = Field(
         "",
         description="folder: what colours of masks mean: NAME of configs/colours/NAME.yaml, or a .yaml or CVAT's "

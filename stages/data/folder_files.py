@@ -121,3 +121,17 @@ def describe_bytes(data: bytes) -> str:
             return meaning
     kind = next((ending for sign, ending in _STARTS.items() if start.startswith(sign)), "")
     return f"not an image but {FOREIGN[kind]}" if kind else "not an image"
+
+
+def add_affixes(stem: str, prefix: str, suffix: str) -> str:
+    """Return a path whose file's name begins and ends with something more."""
+    folder, slash, name = stem.rpartition("/")
+    return f"{folder}{slash}{prefix}{name}{suffix}"
+
+
+def strip_affixes(path: str, prefix: str, suffix: str) -> str:
+    """Return a path without what its file's name begins and ends with, in any case of letters; "" if it does not."""
+    folder, slash, name = path.rpartition("/")
+    stem = name[len(prefix) : len(name) - len(suffix)]
+    fits = stem and name.lower() == f"{prefix}{stem}{suffix}".lower()
+    return f"{folder}{slash}{stem}" if fits else ""

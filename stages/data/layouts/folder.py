@@ -5,60 +5,40 @@
     ROOT/train/a.png          ROOT/trainannot/a.png    data.image_folder={split} data.mask_folder={split}annot
 
 Folders may be nested; {split} stands for one folder's name, the same in both. The id of an image is its path below
-`data.image_folder` (with the folder that {split} stands for) without `data.image_suffix` (or without its ending), with
-dots for slashes and _ for unusual signs: `train.a`, `b`. So equal names in two splits are two images. Source: choice.
+`data.image_folder` (with the folder that {split} stands for) without `data.image_prefix` and `data.image_suffix` (or
+its ending), with dots for slashes and _ for unusual signs: `train.a`, `b`. So equal names in two splits are two images.
+Source: choice.
 """
 
 from __future__ import annotations
 
-import bisect
 import os
 import re
-import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from split_matching.configs.colour_table import locate_colours, read_colours
 from split_matching.errors import DataError, format_count
-from split_matching.stages.data.folder_files import FOREIGN, PICTURES, describe_endings, is_folder, make_id, walk
+from split_matching.stages.data.folder_files import (
+    FOREIGN,
+    PICTURES,
+    add_affixes,
+    describe_endings,
+    is_folder,
+    make_id,
+    strip_affixes,
+    walk,
+)
+from split_matching.stages.data.layouts.absent_masks import SPLIT, AbsentMasks, FolderImage
 from split_matching.stages.data.listing import LONGEST_ID, check_split, parse_list, read_text
 from split_matching.stages.data.raw_files import Fingerprint, make_fingerprint, stat_file
 from split_matching.stages.data.source import Layout
 
-SPLIT = "{split}"
-
-COCO = re.compile("coco|instances|annotations", re.IGNORECASE)
-"""In the names of COCO's files of polygons."""
-
-NEIGHBOURS = 50
-"""Names beside that of an absent mask that are looked at for another ending (choice)."""
-
 _PAIR = re.compile(r"(\S.*?\.\w{2,5})(?:\s*[,;]\s*|\s+)(\S.*\.\w{2,5})")
 """Image and mask on one line of a list."""
-
-
-@dataclass(frozen=True)
-class _Image:
-    """One image file.
-
-    Args:
-        path: the file.
-        split: the folder that {split} stands for; "" if the folder of images has none.
-        stem: path below the folder of images, without what its name ends with.
-    """
-
-    path: Path
-    split: str
-    stem: str
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Folders below the folder of images, and the name."""
-        return Path(self.split, self.stem).parts
 
 
 class FolderSource:
@@ -75,7 +55,6 @@ class FolderSource:
     def __init__(self, data: Any, root: Path) -> None:
         self._data, self._root = data, root
         self._below: dict[Path, list[str]] = {}
-        self._polygons: dict[Path, Path | None] = {}
         before, self._split, self._after = data.image_folder.partition(SPLIT)
         above, _, prefix = before.rpartition("/")
         self._before = prefix if self._split else ""
@@ -89,31 +68,38 @@ class FolderSource:
             )
 
     @cached_property
+    def _absent(self) -> AbsentMasks:
+        def is_image(split: str, stem: str) -> bool:
+            return make_id(str(Path(split, stem))) in self._files
+
+        return AbsentMasks(self._data, self._root, self._images, self._paths_below, is_image)
+
+    @cached_property
     def _walked(self) -> tuple[list[tuple[str, str, str]], list[str]]:
         """Of the files in the folders of images: (path below `_images`, split, name) of pictures; paths of others."""
         inside = f"{re.escape(self._before)}([^/]+){re.escape(self._after)}/(.+)" if self._split else "()(.+)"
-        ends = self._data.image_suffix.lower()
         pictures, others = [], []
         for path in walk(self._images):
             place = re.fullmatch(inside, path)
             if place is None:
                 continue
-            if path.lower().endswith(PICTURES) and path.lower().endswith(ends):
+            if path.lower().endswith(PICTURES) and self._image_stem(path):
                 pictures.append((path, place[1], place[2]))
             else:
                 others.append(path)
         return pictures, others
 
     @cached_property
-    def _files(self) -> dict[str, list[_Image]]:
+    def _files(self) -> dict[str, list[FolderImage]]:
         """Image files by id; two files of one id are an error once a split has them."""
-        files: dict[str, list[_Image]] = {}
+        files: dict[str, list[FolderImage]] = {}
         for path, split, name in self._walked[0]:
-            suffix = self._data.image_suffix
-            stem = name[: -len(suffix)] if suffix else str(Path(name).with_suffix(""))
-            image = _Image(self._images / path, split, stem)
+            image = FolderImage(self._images / path, split, self._image_stem(name))
             files.setdefault(make_id("/".join(image.parts)), []).append(image)
         return files
+
+    def _image_stem(self, path: str) -> str:
+        return strip_affixes(path, self._data.image_prefix, self._data.image_suffix or Path(path).suffix)
 
     def ids(self, split: str) -> list[str]:
         """Image ids of a split.
@@ -183,7 +169,8 @@ class FolderSource:
         for start in range(len(parts)):
             rest = "/".join(parts[start:])
             ends = [end for end in (self._data.image_suffix, *PICTURES) if end and rest.lower().endswith(end.lower())]
-            for stem in (rest, *(rest[: -len(end)] for end in ends)):
+            stems = (rest, *(rest[: -len(end)] for end in ends))
+            for stem in (*stems, *(strip_affixes(stem, self._data.image_prefix, "") for stem in stems)):
                 image_id = make_id(stem)
                 for image in self._files.get(image_id, ())[:1]:
                     # what was left out must be the folders above, or an absolute path of another machine
@@ -224,7 +211,7 @@ class FolderSource:
         """
         return self._image(image_id).path
 
-    def _image(self, image_id: str) -> _Image:
+    def _image(self, image_id: str) -> FolderImage:
         if image_id in self._files:
             return self._files[image_id][0]
         close = [other for other in self._files if f".{other}".casefold().endswith(f".{image_id}".casefold())]
@@ -251,7 +238,7 @@ class FolderSource:
             return path
         folder = self._mask_folder(image.split)
         if not is_folder(folder):
-            other = self._find_polygons(image)
+            other = self._absent.find_polygons(image)
             there = f" ({other} holds {FOREIGN['.json']})" if other else ""
             raise DataError(
                 f"{folder}: no such folder of masks{there}; set where they are: --set data.mask_folder=NAME"
@@ -259,57 +246,20 @@ class FolderSource:
         for other in self._spellings(folder, image.stem):
             if other.is_file():
                 return other
-        raise DataError(f"{path}: the mask is absent though there is its image; {self._remedy(image, folder)}")
+        raise DataError(f"{path}: the mask is absent though there is its image; {self._absent.remedy(image, folder)}")
 
     def _mask_folder(self, split: str) -> Path:
         return self._root / self._data.mask_folder.replace(SPLIT, split)
 
-    def _mask_rule(self, image: _Image) -> Path:
-        return self._mask_folder(image.split) / f"{image.stem}{self._data.mask_suffix}"
+    def _mask_rule(self, image: FolderImage) -> Path:
+        return self._mask_folder(image.split) / add_affixes(image.stem, self._data.mask_prefix, self._data.mask_suffix)
 
     def _spellings(self, folder: Path, stem: str) -> list[Path]:
         """A mask's names with accents as other systems write them, and with an ending in capitals."""
-        suffix = self._data.mask_suffix
+        prefix, suffix = self._data.mask_prefix, self._data.mask_suffix
         stems = dict.fromkeys((stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))))
-        return [folder / f"{name}{end}" for name in stems for end in (suffix, suffix.lower(), suffix.upper())]
-
-    def _find_polygons(self, image: _Image) -> Path | None:
-        """LabelMe's polygons of an image, or a file that is named as COCO's, where such files usually are."""
-        beside, parent = image.path.with_suffix(".json"), image.path.parent
-        if beside.is_file():
-            return beside
-        if parent not in self._polygons:  # looked for once, not for every image
-            folders = (parent, self._root, self._root / "annotations")
-            whole = (path for folder in folders for path in sorted(folder.glob("*.json")) if COCO.search(path.name))
-            self._polygons[parent] = next((path for path in whole if path.is_file()), None)
-        return self._polygons[parent]
-
-    def _remedy(self, image: _Image, folder: Path) -> str:
-        """What to do about a mask that is absent, by what is there."""
-        for ending, meaning in FOREIGN.items():
-            names = (f"{image.stem}{ending}", f"{image.stem}{image.path.suffix}{ending}")
-            for place in (*(folder / name for name in names), image.path.with_suffix(ending)):
-                if place.is_file():
-                    return f"{place} holds {meaning}"
-        flat = folder / f"{Path(image.stem).name}{self._data.mask_suffix}"
-        if SPLIT not in self._data.image_folder and flat.is_file():
-            setting = f"data.image_folder={self._data.image_folder}/{SPLIT}"
-            return f"there is {flat}; if only images have folders by split: --set '{setting}'"
-        paths = self._paths_below(folder)
-        start = bisect.bisect_left(paths, image.stem)
-        beside = self._images in (folder, *folder.parents)  # then these may be images
-        for name in () if beside else paths[start : start + NEIGHBOURS]:
-            rest = name.removeprefix(image.stem)
-            if rest != name and re.fullmatch(r"[\W_][^/]*", rest) and not self._is_of_another(image, name):
-                value = rest if re.fullmatch(r"[\w.\-]+", rest) else f'"{rest}"'
-                setting = shlex.quote(f"data.mask_suffix={value}")
-                return f"there is {folder / name}; if that is the mask: --set {setting}"
-        return "add it, or set what mask names end with: --set data.mask_suffix=_mask.png"
-
-    def _is_of_another(self, image: _Image, name: str) -> bool:
-        """Whether a mask's name begins with that of an image whose name is longer: img_1_2.png is none of img_1."""
-        stems = (name[:end] for end in range(len(image.stem) + 1, len(name)))
-        return any(make_id(str(Path(image.split, stem))) in self._files for stem in stems)
+        ends = (suffix, suffix.lower(), suffix.upper())
+        return [folder / add_affixes(name, prefix, end) for name in stems for end in ends]
 
     def _paths_below(self, folder: Path) -> list[str]:
         """All files below a folder of masks, sorted; looked for once."""
@@ -347,12 +297,14 @@ class FolderSource:
         stems: dict[str, set[str]] = {} if SPLIT in self._data.mask_folder else {"": set()}
         for image in (image for images in self._files.values() for image in images):
             stems.setdefault(image.split if SPLIT in self._data.mask_folder else "", set()).add(_plain(image.stem))
-        suffix = self._data.mask_suffix.lower()
         strays: list[Path] = []
         for split, known in stems.items():
             folder = self._mask_folder(split)
-            masks = [name for name in walk(folder) if name.lower().endswith(suffix)] if is_folder(folder) else []
-            strays += [folder / name for name in masks if _plain(name[: -len(suffix)]) not in known]
+            masks = {
+                name: strip_affixes(name, self._data.mask_prefix, self._data.mask_suffix)
+                for name in self._paths_below(folder)
+            }
+            strays += [folder / name for name, stem in masks.items() if stem and _plain(stem) not in known]
         return strays
 
     def left_out(self) -> list[str]:
@@ -369,11 +321,11 @@ def _posix(name: str) -> str:
     return re.sub(r"^[A-Za-z]:(?=/)", "", name.replace("\\", "/"))
 
 
-_PLACES = ("image_folder", "image_suffix")
+_PLACES = ("image_folder", "image_prefix", "image_suffix")
 
 LAYOUT = Layout(
     FolderSource,
     images=_PLACES,
-    masks=(*_PLACES, "mask_folder", "mask_suffix", "colours"),
+    masks=(*_PLACES, "mask_folder", "mask_prefix", "mask_suffix", "colours"),
     lists=(*_PLACES, "train_split", "val_split"),
 )
