@@ -28,8 +28,8 @@ LOGGER.setLevel(logging.DEBUG)
 LOGGER.propagate = False  # what is shown is shown by this project; a log file is a handler, see `run_log`
 LOGGER.addHandler(logging.NullHandler())
 SLOTS = 1 << 15
-STARTED, LOGGED, TOTAL, BEFORE, USED, ENDED = range(6)
-HEADER = 6
+STARTED, LOGGED, TOTAL, BEFORE, USED, ENDED, FIRST = range(7)
+HEADER = 7
 NOTE_BYTES = 4096
 DRAWN, WHEN = range(2)  # of the display: lines that are on the terminal, and when they were drawn
 TERMINAL_SECONDS = 0.1
@@ -107,6 +107,7 @@ class ProgressDisplay:
         def count(done: int, total: int) -> None:
             memory[HEADER + slot % SLOTS] = done
             if memory[USED] <= 1:
+                memory[FIRST] = memory[FIRST] or max(done, 1)  # what is resumed counts on from where it was
                 memory[TOTAL] = max(total, memory[BEFORE] + done)
             self._tick(name)
 
@@ -173,7 +174,8 @@ class ProgressDisplay:
         """How much is done of how much, and how much of it in a second of this run."""
         memory = self._memory[name]
         new = sum(memory[HEADER : HEADER + memory[USED]])
-        return memory[BEFORE] + new, memory[TOTAL], new / max(self.seconds(name), 1e-9)
+        own = new - max(memory[FIRST] - 1, 0)
+        return memory[BEFORE] + new, memory[TOTAL], own / max(self.seconds(name), 1e-9)
 
     def _numbers(self, name: str) -> dict[str, float]:
         """What was noted last; nothing while another process writes it."""

@@ -126,6 +126,18 @@ def test_one_run_of_several_writes_labelled_lines_a_minute_apart(
     ]
 
 
+def test_a_resumed_training_has_the_rate_of_this_run(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10**9]
+    monkeypatch.setattr(progress.time, "monotonic_ns", lambda: now[0])
+    display = ProgressDisplay(["TrainDecoder"], ["steps"], terminal, label="single")
+    display.start("TrainDecoder", 1000)
+    for second in range(1, 61):
+        now[0] = (1 + second) * 10**9
+        display.counter("TrainDecoder")(500 + second, 1000)
+    last = terminal.getvalue().splitlines()[-1]
+    assert last == "single: TrainDecoder: 560/1000 (56 %), 1 steps/s, 7 min 20 s left"
+
+
 def test_what_stays_is_above_what_moves(terminal: Terminal) -> None:
     display = display_on(terminal)
     display.start("TrainDecoder", 10)
