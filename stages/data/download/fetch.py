@@ -35,6 +35,7 @@ CHUNK = 1 << 20
 MEGABYTE = 1_000_000
 TIMEOUT = 60.0  # seconds without a byte
 ATTEMPTS = 5  # in a row without a new byte
+UNREACHED = 2  # attempts without any answer: most likely there is no connection at all
 PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -95,7 +96,7 @@ def fetch(archive: Archive, folder: Path, phase: Phase) -> Path:
 
 def _complete(archive: Archive, file: IO[bytes], part: Path, progress: Progress) -> None:
     """Append to the file until it is whole; a connection that breaks is opened again while that helps."""
-    failures = 0
+    failures, answered = 0, False
     while True:
         before = os.fstat(file.fileno()).st_size
         try:
@@ -107,19 +108,18 @@ def _complete(archive: Archive, file: IO[bytes], part: Path, progress: Progress)
                 raise DataError(
                     f"{archive.url}: the server answers {error.code} {error.reason}; {_explain_by_hand(part)}"
                 ) from None
-            reason = f"the server answers {error.code}"
+            reason, answered = f"the server answers {error.code}", True
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: odd addresses
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise
             reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         file.flush()
-        failures = 1 if os.fstat(file.fileno()).st_size > before else failures + 1
-        if failures >= ATTEMPTS:
+        grown = os.fstat(file.fileno()).st_size > before
+        failures, answered = 1 if grown else failures + 1, answered or grown
+        if failures >= (ATTEMPTS if answered else UNREACHED):
             have = os.fstat(file.fileno()).st_size / MEGABYTE
-            raise DataError(
-                f"{archive.url}: {reason} after {have:.1f} MB, which are kept: the same command resumes; "
-                f"or {_explain_by_hand(part)}"
-            )
+            kept = f" after {have:.1f} MB, which are kept: the same command resumes" if have else ", try again later"
+            raise DataError(f"{archive.url}: {reason}{kept}; or {_explain_by_hand(part)}")
         time.sleep(PAUSE * 2 ** (failures - 1))
 
 

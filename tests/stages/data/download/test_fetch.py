@@ -129,12 +129,15 @@ def test_a_wrong_checksum_is_check_error(served: Served, tmp_path: Path) -> None
     assert fetch(archive(served, None), tmp_path, silent).read_bytes() == b"put there by hand"
 
 
-def test_absent_files_and_servers_are_named(served: Served, tmp_path: Path) -> None:
+def test_absent_files_and_servers_are_named(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
     gone = Archive(f"{served.url}/gone.tgz", "gone.tgz", None)
     check_error(lambda: fetch(gone, tmp_path, silent), gone.url, "404", tmp_path / "gone.tgz", "by other means")
     assert len(served.requests) == 1
     nowhere = Archive("http://127.0.0.1:9/data.tgz", "data.tgz", None)
-    check_error(lambda: fetch(nowhere, tmp_path, silent), nowhere.url, "refused", tmp_path / "data.tgz")
+    check_error(lambda: fetch(nowhere, tmp_path, silent), nowhere.url, "refused, try again", tmp_path / "data.tgz")
+    assert len(pauses) == 1  # nobody waits long where there is no connection
 
 
 def test_no_room_is_found_before_the_download(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
