@@ -35,4 +35,4 @@ def runs(artifacts: Path | str | None = None) -> Iterator[TrainedRun]:
         artifacts: folder of the cache; None for the usual one.
     """
     for run in list_runs(Path(artifacts) if artifacts else default_artifacts()):
-        yield TrainedRun(run.artifact, run.behind, run.note, run.usual, run.report)
+        yield TrainedRun(run.artifact, run.artifacts, run.note, run.usual, run.report)

@@ -1,7 +1,7 @@
 """The trained and evaluated runs of a cache, known from their manifests alone: no config file needs to be there.
 
 A run is an evaluation, with the training that it evaluates, or a training that nobody has evaluated yet. Its key is
-that of the artifact. Its settings are those that the stages behind it recorded, so what changes no result is not there.
+that of the artifact. Its settings are those that its artifacts recorded, so what changes no result is not there.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class Run:
 
     Args:
         artifact: of Evaluate; of TrainDecoder, if it is not evaluated.
-        behind: it and all that it was made from, by stage, upstream first.
+        artifacts: it and all that it was made from, by stage, upstream first.
         note: the user's name for it, and remark.
         usual: settings that it is compared with: its data set's own.
         report: the page about it; None if there is none.
     """
 
     artifact: Artifact
-    behind: Mapping[str, Artifact]
+    artifacts: Mapping[str, Artifact]
     note: Note = field(default_factory=Note)
     usual: Settings = field(default_factory=dict)
     report: Path | None = None
@@ -91,14 +91,14 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All settings that it depends on, as JSON values."""
-        return settings_of(self.behind)
+        return settings_of(self.artifacts)
 
     @cached_property
     def younger(self) -> dict[str, Any]:
         """Settings that are younger than it, with the values that stand for their absence."""
         found: dict[str, Any] = {}
         for stage, sections in READ_WHOLE.items():
-            recorded = recorded_sections({stage: self.behind[stage]}) if stage in self.behind else {}
+            recorded = recorded_sections({stage: self.artifacts[stage]}) if stage in self.artifacts else {}
             for section in recorded.keys() & sections:
                 neutral = neutral_values(type(Config.model_fields[section].default))
                 found |= {f"{section}.{name}": value for name, value in neutral.items()}
@@ -126,7 +126,7 @@ class Run:
     @property
     def own(self) -> list[Artifact]:
         """What was made for it: its training and evaluation. All else is shared with other runs."""
-        return [self.behind[name] for name in (TRAINED, EVALUATED) if name in self.behind]
+        return [self.artifacts[name] for name in (TRAINED, EVALUATED) if name in self.artifacts]
 
     @property
     def seconds(self) -> float:
@@ -152,13 +152,13 @@ def list_runs(root: Path, config: Config | None = None) -> list[Run]:
         if folder.artifact and folder.place[1] in found:
             found[folder.place[1]].append(folder.artifact)
     runs = [Run(artifact, trace(artifact)) for artifact in found[EVALUATED]]
-    evaluated = {run.behind[TRAINED].path for run in runs if TRAINED in run.behind}
+    evaluated = {run.artifacts[TRAINED].path for run in runs if TRAINED in run.artifacts}
     runs += [Run(artifact, trace(artifact)) for artifact in found[TRAINED] if artifact.path not in evaluated]
     runs.sort(key=lambda run: (run.created, run.key), reverse=True)
     reports = {
-        behind[EVALUATED].path: page.path / "report.html"
+        artifacts[EVALUATED].path: page.path / "report.html"
         for page in sorted(found[REPORTED], key=lambda page: str(page.manifest["created"]))
-        if EVALUATED in (behind := trace(page))
+        if EVALUATED in (artifacts := trace(page))
     }
     usual = _usual_settings(runs, config)
     return [
@@ -212,19 +212,19 @@ def _find_named(root: Path, runs: Sequence[Run], name: str) -> Run:
     return named[0]
 
 
-def settings_of(behind: Mapping[str, Artifact]) -> dict[str, Any]:
+def settings_of(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """Return the settings that artifacts recorded, together, by dotted names."""
-    sections = recorded_sections(behind)
+    sections = recorded_sections(artifacts)
     classes: dict[str, list[str]] = {}
     with contextlib.suppress(KeyError, TypeError, AttributeError):  # a manifest from elsewhere may hold anything
         classes = _describe_classes(sections.get("classes", {}))
     return {**flatten({**sections, "classes": {}}), **classes}
 
 
-def recorded_sections(behind: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+def recorded_sections(artifacts: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
     """Return the config values that artifacts recorded, together, by section; `classes` as in `configs.slices`."""
     merged: dict[str, dict[str, Any]] = {}
-    for artifact in behind.values():
+    for artifact in artifacts.values():
         for section, values in artifact.manifest["config"].items():
             if isinstance(values, Mapping):  # a manifest from elsewhere may hold anything
                 merged.setdefault(section, {}).update(values)

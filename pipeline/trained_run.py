@@ -133,15 +133,15 @@ class TrainedRun(Run):
 
     def image_ids(self, split: str = "train") -> tuple[str, ...]:
         """Return the ids of the images of a split, sorted."""
-        if "dataset" not in self.behind:
+        if "dataset" not in self.artifacts:
             raise DataError(f"{self.artifact.path}: its result of PrepareDataset is gone")
-        return tuple(sorted(str(image["id"]) for image in self.behind["dataset"].json("images.json")[split]))
+        return tuple(sorted(str(image["id"]) for image in self.artifacts["dataset"].json("images.json")[split]))
 
     def _read(self, stage: str, split: str, image_id: str, name: str) -> Array:
-        if stage not in self.behind or split not in self.behind[stage].manifest["content"]:
+        if stage not in self.artifacts or split not in self.artifacts[stage].manifest["content"]:
             raise DataError(f"{self.artifact.path} was made without {stage} of {split} images, or they are gone")
         # a file that stays open could not be read with h5py itself, see docs/python.md
-        with contextlib.closing(self.behind[stage].shards(split)) as shards:
+        with contextlib.closing(self.artifacts[stage].shards(split)) as shards:
             if name not in shards.fields:
                 raise DataError(f"there is no {name!r} among the {stage}: expected one of {', '.join(shards.fields)}")
             check_ids_exist([image_id], shards.ids, f"images of {stage} ({split})")
@@ -159,9 +159,9 @@ class TrainedRun(Run):
             DataError: the run trained no decoder, or it does not fit the present code, or CLIP's weights are not those
                 of the run.
         """
-        if TRAINED not in self.behind or self.settings.get("evaluate.predictor", "decoder") != "decoder":
+        if TRAINED not in self.artifacts or self.settings.get("evaluate.predictor", "decoder") != "decoder":
             raise DataError(f"{self.artifact.path} has no decoder of its own: it evaluates something else")
-        if "text" not in self.behind:
+        if "text" not in self.artifacts:
             raise DataError(f"{self.artifact.path}: its result of EmbedText, which names the seen classes, is gone")
         from safetensors.torch import load_file
 
@@ -170,14 +170,14 @@ class TrainedRun(Run):
         from split_matching.stages.inference.segmenter import Segmenter
 
         config = self._config(clip_weights)
-        trained = self.behind["pretrain"].file("clip.safetensors") if config.clip.weights == "pretrain" else None
+        trained = self.artifacts["pretrain"].file("clip.safetensors") if config.clip.weights == "pretrain" else None
         clip = FrozenClip(config.clip, resolve_device(device), trained)
-        classes = recorded_sections(self.behind)["classes"]
+        classes = recorded_sections(self.artifacts)["classes"]
         entries = [
             ClassEntry(entry["id"], entry["name"], tuple(entry.get("prompts", ())))
             for entry in classes.get("all", {"entries": classes["seen"]})["entries"]
         ]
-        decoder = self.behind[TRAINED]
+        decoder = self.artifacts[TRAINED]
         return Segmenter(
             config,
             clip,
@@ -242,7 +242,7 @@ def load_run(which: str, artifacts: Path | str | None = None, overrides: Sequenc
     elif overrides:
         raise ConfigError(f"{which!r} is no config: overrides are for those alone")
     found = find_run(root, which)
-    return TrainedRun(found.artifact, found.behind, found.note, found.usual, found.report)
+    return TrainedRun(found.artifact, found.artifacts, found.note, found.usual, found.report)
 
 
 def is_config_file(text: str) -> bool:

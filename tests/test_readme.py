@@ -231,7 +231,7 @@ def test_python_of_the_readme_runs(user_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_python_of_the_docs_runs(user_folder: Path) -> None:
-    key = sm.load_run("shapes").behind["pseudo_masks"].path.name
+    key = sm.load_run("shapes").artifacts["pseudo_masks"].path.name
     names: dict[str, object] = {}
     with redirect_stdout(io.StringIO()) as printed:
         for code in code_blocks(Path("docs/python.md"), "python"):

@@ -25,7 +25,7 @@ voc/train/49ae among those of one data set; a run may be given by its name.
 EXIT_CODES = "0 printed, 2 no key, or the first digits of several keys, 3 no such artifact"
 EXAMPLES = ("diff 2be83e14 97991bcb", "diff baseline wide")
 
-Behind = Mapping[str, Artifact]
+Artifacts = Mapping[str, Artifact]
 """An artifact and all that it was made from, by stage, upstream first."""
 
 
@@ -87,7 +87,7 @@ def _changed_values(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
     ]
 
 
-def _changed_results(one: Behind, two: Behind) -> Iterator[str]:
+def _changed_results(one: Artifacts, two: Artifacts) -> Iterator[str]:
     """Yield what stages of both found out that differs, those at the end first."""
     for name in [name for name in reversed(list(two)) if name in one]:
         before, after = one[name].summary, two[name].summary
@@ -102,19 +102,19 @@ def _format_change(before: Any, after: Any) -> str:
     return describe_change("none" if before is None else before, "none" if after is None else after)
 
 
-def _changed_stages(one: Behind, two: Behind) -> Iterator[str]:
+def _changed_stages(one: Artifacts, two: Artifacts) -> Iterator[str]:
     """Yield which stages have another key or content, upstream first."""
     for name in [*one, *(name for name in two if name not in one)]:
         if name not in one or name not in two:
             side, artifact = ("-", one[name]) if name in one else ("+", two[name])
             yield f"{artifact.manifest['stage']} (only in {side})"
         elif one[name].path != two[name].path:
-            keys = " -> ".join(behind[name].key[:KEY_LENGTH] for behind in (one, two))
+            keys = " -> ".join(artifacts[name].key[:KEY_LENGTH] for artifacts in (one, two))
             same = " (the same contents)" if one[name].content == two[name].content else ""
             yield f"{one[name].manifest['stage']} {keys}{same}"
 
 
-def _changed_code(one: Behind, two: Behind) -> list[str]:
+def _changed_code(one: Artifacts, two: Artifacts) -> list[str]:
     """Return the files that differ in stages of both; one that only one of them runs is marked."""
     changed: set[str] = set()
     for name in one.keys() & two.keys():
@@ -124,11 +124,11 @@ def _changed_code(one: Behind, two: Behind) -> list[str]:
     return sorted(changed)
 
 
-def _changed_environment(one: Behind, two: Behind) -> list[str]:
+def _changed_environment(one: Artifacts, two: Artifacts) -> list[str]:
     """Return what differs in the circumstances of stages of both, and in which of them."""
     changed: dict[str, list[str]] = {}
     for name in [name for name in two if name in one and one[name].path != two[name].path]:
-        for line in _changed_values(*(_environment(behind[name].manifest) for behind in (one, two))):
+        for line in _changed_values(*(_environment(artifacts[name].manifest) for artifacts in (one, two))):
             changed.setdefault(line, []).append(two[name].manifest["stage"])
     return [f"{line} ({', '.join(stages)})" for line, stages in sorted(changed.items())]
 

@@ -52,7 +52,7 @@ SUBFILE, OVERVIEW_OR_ALPHA = 254, 1 | 4
 MOST_PAGES = 100
 """Pages of a mask that are looked at (choice)."""
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, on stderr; `_decoded` has the limit
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, on stderr; `_load_image` has the limit
 warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata; what matters becomes an error here
 
 _BUDGET = Budget(MAX_PIXELS)
@@ -119,13 +119,13 @@ def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
 
 def decode_with_orientation(data: bytes, path: Path) -> tuple[NDArray[np.uint8], int]:
     """Decode the bytes of an image as `decode_image` does; return the pixels and the orientation that EXIF gives."""
-    with _decoded(data, path, "image") as image:
+    with _load_image(data, path, "image") as image:
         return to_rgb(image, path), orientation(image)
 
 
 def measure(data: bytes, path: Path) -> tuple[tuple[int, int], int]:
     """Decode the bytes of an image for its size alone; return (H, W) and the orientation that EXIF gives."""
-    with _decoded(data, path, "image") as image:
+    with _load_image(data, path, "image") as image:
         if image.mode != "RGB":
             to_rgb(image, path)  # an error where pixels have no fixed range
         return (image.height, image.width), orientation(image)
@@ -246,7 +246,7 @@ def decode_values(
 
 def decode_with_palette(data: bytes, path: Path, table: Table | None = None) -> tuple[NDArray[Any], list[int]]:
     """Decode the bytes of a mask as `decode_values` does; return the values and the palette, see `stored_palette`."""
-    with _decoded(data, path, "mask") as image:
+    with _load_image(data, path, "mask") as image:
         check_lossless(image, data, path)  # before pages: the photograph of a phone may have several
         _check_one_page(image, data, path)
         if isinstance(table, Mapping):
@@ -361,7 +361,7 @@ def _index(mask: Labels, ids: Sequence[int]) -> Labels:
 
 
 @contextmanager
-def _decoded(data: bytes, path: Path, what: str) -> Iterator[Image.Image]:
+def _load_image(data: bytes, path: Path, what: str) -> Iterator[Image.Image]:
     """Decode every pixel, so that a truncated file is found now; what is done with the image has the same guard."""
     if not data:
         raise DataError(f"{path}: the {what} file is empty; restore it or remove its id from the split")

@@ -47,14 +47,14 @@ class RegionCurves:
         return {
             "merges": self.merges,
             "queries": self.queries,
-            "regions": _rounded(regions / images),
-            "covered": _rounded(100 * covered / images),
-            "crowded": _rounded(100 * crowded / images),
-            "iou": _rounded(100 * overlap / seen) if seen.all() else None,
+            "regions": _round(regions / images),
+            "covered": _round(100 * covered / images),
+            "crowded": _round(100 * crowded / images),
+            "iou": _round(100 * overlap / seen) if seen.all() else None,
         }
 
 
-def _rounded(values: NDArray[np.float64]) -> list[float]:
+def _round(values: NDArray[np.float64]) -> list[float]:
     return [round(float(value), 2) for value in values]
 
 

@@ -57,7 +57,7 @@ class Item:
         arrays = [*self.tokens, self.seen_labels, self.seen_masks, self.region_embeddings, self.region_masks]
         return sum(array.nbytes for array in arrays)
 
-    def flipped(self) -> Item:
+    def mirror(self) -> Item:
         """Return the item mirrored left to right."""
         return Item(
             [np.ascontiguousarray(t[:, ::-1]) for t in self.tokens],
@@ -131,7 +131,7 @@ class CachedImages:
                 if item.bytes <= self._room and image_id not in self._kept:
                     self._kept[image_id] = item
                     self._room -= item.bytes
-        return item.flipped() if mirrored else item
+        return item.mirror() if mirrored else item
 
     def _read(self, image_id: str) -> Item:
         with self._lock:  # readers of shards are for one thread at a time

@@ -68,7 +68,7 @@ def test_what_the_cache_holds_of_an_image(run: sm.TrainedRun) -> None:
     assert run.image_ids() == tuple(f"train_{n:06d}" for n in range(4)) and len(run.image_ids("val")) == 2
     labels, dense = run.pseudo_masks("train_000001"), run.features("train_000001")
     assert labels.dtype == np.uint8 and labels.ndim == 2 and dense.ndim == 3 and dense.dtype == np.float16
-    assert np.array_equal(labels, run.behind["pseudo_masks"].shards("train").read("train_000001", "labels"))
+    assert np.array_equal(labels, run.artifacts["pseudo_masks"].shards("train").read("train_000001", "labels"))
     assert run.features("val_000000", "tokens_2", "val").shape[:2] == dense.shape[:2]
     with pytest.raises(DataError, match=r"no image 'train_1' among the 4 images of pseudo_masks"):
         run.pseudo_masks("train_1")

@@ -26,7 +26,7 @@ def test_a_run_is_an_evaluation_or_a_training_without_one(tmp_path: Path) -> Non
     trained = make_run(tmp_path, seed=1, scores=None)
     runs = list_runs(tmp_path)
     assert [run.artifact.path for run in runs] == [trained.path, again.path, evaluated.path]  # newest first
-    assert [list(run.behind) for run in runs] == [
+    assert [list(run.artifacts) for run in runs] == [
         ["pseudo_masks", "train"],
         ["pseudo_masks", "train", "evaluate"],
         ["pseudo_masks", "train", "evaluate"],
@@ -77,7 +77,7 @@ def test_a_setting_that_is_younger_than_a_run_has_the_value_that_stands_for_its_
     assert run.younger["train.min_lr"] == 0.0 and run.younger["decoder.mfe_scales"] == [1, 2, 4]
     assert not {"train.steps", "text.prompts", "pseudo_masks.max_annotated"} & run.younger.keys()
     assert baseline.differs == {"evaluate.predictor": ("decoder", "dense")}
-    config = TrainedRun(run.artifact, {**run.behind, "text": clip_of(tmp_path)}, usual=run.usual)._config("")
+    config = TrainedRun(run.artifact, {**run.artifacts, "text": clip_of(tmp_path)}, usual=run.usual)._config("")
     assert (config.train.loss_quality, config.evaluate.confidence) == (0.0, "none")
     assert config.pseudo_masks.max_annotated == 0.5  # its section is not known: as usual
 
@@ -151,9 +151,9 @@ def test_all_that_may_change_a_result_of_a_config_is_compared() -> None:
 def test_a_run_whose_sources_are_gone_is_still_a_run(tmp_path: Path) -> None:
     make_run(tmp_path)
     (run,) = list_runs(tmp_path)
-    remove(run.behind["pseudo_masks"].path)
+    remove(run.artifacts["pseudo_masks"].path)
     (run,) = list_runs(tmp_path)
-    assert list(run.behind) == ["train", "evaluate"] and "pseudo_masks.merge" not in run.settings
+    assert list(run.artifacts) == ["train", "evaluate"] and "pseudo_masks.merge" not in run.settings
 
 
 def test_a_run_is_found_by_its_key_and_by_its_name(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_run_is_found_by_its_key_and_by_its_name(tmp_path: Path) -> None:
         write_note(tmp_path, "shapes", artifact.key, Note(name))
     assert find_run(tmp_path, second.key[:10]).artifact == second
     assert find_run(tmp_path, "base").artifact == first
-    training = find_run(tmp_path, f"train/{list_runs(tmp_path)[0].behind['train'].key}")
+    training = find_run(tmp_path, f"train/{list_runs(tmp_path)[0].artifacts['train'].key}")
     assert training.artifact.stage == "train" and training.seed == 1 and training.usual["train.steps"] == 600
     with pytest.raises(DataError, match=r"no run in .* has the name 'wide'"):
         find_run(tmp_path, "wide")
@@ -176,7 +176,7 @@ def test_a_run_is_found_by_its_key_and_by_its_name(tmp_path: Path) -> None:
 def test_an_evaluation_without_a_name_has_that_of_its_training(tmp_path: Path) -> None:
     make_run(tmp_path)
     (run,) = list_runs(tmp_path)
-    write_note(tmp_path, "shapes", run.behind["train"].key, Note("trained", "of the training"))
+    write_note(tmp_path, "shapes", run.artifacts["train"].key, Note("trained", "of the training"))
     assert list_runs(tmp_path)[0].note == Note("trained")
     write_note(tmp_path, "shapes", run.key, Note("", "of the evaluation"))
     assert list_runs(tmp_path)[0].note == Note("trained", "of the evaluation")

@@ -41,7 +41,7 @@ def test_a_run_that_was_named_when_it_ran_is_loaded_by_its_name(root: Path, expe
     assert run.key == load_run(run.key[:12], str(root)).key and run.artifact.stage == "evaluate"
     assert run.metrics.keys() <= {"pAcc", "mIoU_seen", "mIoU_unseen", "hIoU"} and run.metrics["pAcc"] >= 0
     assert run.seed == 0 and run.settings["train.steps"] == 6 and run.differs["train.steps"] == (600, 6)
-    masks = run.behind["pseudo_masks"]
+    masks = run.artifacts["pseudo_masks"]
     assert masks.shards("train").ids[0] == "train_000000"
     segmenter = run.segmenter()
     assert segmenter.identity == expected
@@ -51,7 +51,7 @@ def test_a_run_that_was_named_when_it_ran_is_loaded_by_its_name(root: Path, expe
 
 def test_a_training_is_loaded_as_well(root: Path, expected: str) -> None:
     run = load_run("tiny", root)
-    trained = load_run(f"train/{run.behind['train'].key}", root)
+    trained = load_run(f"train/{run.artifacts['train'].key}", root)
     assert trained.artifact.stage == "train" and trained.metrics == {}
     decoder = trained.segmenter().decoder.state_dict()
     assert all(np.array_equal(decoder[name], value) for name, value in run.segmenter().decoder.state_dict().items())
@@ -84,7 +84,7 @@ def test_a_run_without_a_decoder_says_so(tmp_path: Path) -> None:
 
 def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     make_run(tmp_path)
-    train = list_runs(tmp_path)[0].behind["train"]
+    train = list_runs(tmp_path)[0].artifacts["train"]
     with pytest.raises(DataError, match="its result of EmbedText, which names the seen classes, is gone"):
         load_run(train.key, tmp_path).segmenter()
     text = make_artifact(tmp_path, "shapes", "text", {"clip": {"identity": "random:0"}}, {}, {})

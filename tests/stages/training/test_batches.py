@@ -48,7 +48,7 @@ def test_collate_pads_and_marks_padding(chain: Chain) -> None:
 def test_flipping_twice_is_the_item(chain: Chain) -> None:
     data = CachedImages(chain.context("x"))
     item = data.item(data.ids[0])
-    twice = item.flipped().flipped()
+    twice = item.mirror().mirror()
     assert all(np.array_equal(a, b) for a, b in zip(item.tokens, twice.tokens, strict=True))
     assert np.array_equal(item.seen_masks, twice.seen_masks)
-    assert np.array_equal(item.flipped().region_masks, item.region_masks[..., ::-1])
+    assert np.array_equal(item.mirror().region_masks, item.region_masks[..., ::-1])
