@@ -21,7 +21,7 @@ SHORT_KEY = 8
 """Digits of a key in a table for people: enough for millions of runs."""
 
 WIDE = 120
-"""Characters of a line from which on all that is said of a run stands on one."""
+"""Characters of a line from which on all that is said of a run fits on one."""
 
 SHOWN_METRICS = {"mIoU_seen": "S", "mIoU_unseen": "U", "hIoU": "h"}
 """Metrics of a table for people: name in `metrics.json` -> heading."""

@@ -79,13 +79,13 @@ class Chain:
             (folder / f"{split}.json").write_text(json.dumps({"images": images}))
         self.inputs["dataset"] = Folder(folder)
 
-    def folder(self, slug: str) -> Path:
-        path = self.base / slug
+    def folder(self, stage: str) -> Path:
+        path = self.base / stage
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def context(self, slug: str) -> StageContext:
-        return StageContext(self.slice, self.inputs, self.folder(slug), self.config.runtime, self.root)
+    def context(self, stage: str) -> StageContext:
+        return StageContext(self.slice, self.inputs, self.folder(stage), self.config.runtime, self.root)
 
     def branch(self, base: Path, *overrides: str, root: Path | None = None) -> Chain:
         """A chain with settings of its own that shares everything that was made so far."""
@@ -93,20 +93,20 @@ class Chain:
         other.inputs = dict(self.inputs)
         return other
 
-    def sharded(self, module: Any, slug: str, splits: tuple[str, ...] = ("train",)) -> None:
-        seen = self.progress.setdefault(slug, [])
-        ctx = replace(self.context(slug), progress=lambda done, total: seen.append((done, total)))
+    def sharded(self, module: Any, stage: str, splits: tuple[str, ...] = ("train",)) -> None:
+        seen = self.progress.setdefault(stage, [])
+        ctx = replace(self.context(stage), progress=lambda done, total: seen.append((done, total)))
         source = open_source(self.config.data, self.root)
         for split in splits:
             with ShardWriter(ctx.out / f"{split}-00000.h5", module.KIND, module.fields(self.slice)) as writer:
                 module.run_shard(ctx, Shard(split, 0, tuple(source.ids(split))), writer)
-        self.inputs[slug] = Folder(ctx.out)
+        self.inputs[stage] = Folder(ctx.out)
 
-    def whole(self, module: Any, slug: str, **replacements: Any) -> Path:
+    def whole(self, module: Any, stage: str, **replacements: Any) -> Path:
         values = {"runtime": self.config.runtime, "data_root": self.root, **replacements}
-        module.run(StageContext(self.slice, self.inputs, self.folder(slug), **values))
-        self.inputs[slug] = Folder(self.folder(slug))
-        return self.folder(slug)
+        module.run(StageContext(self.slice, self.inputs, self.folder(stage), **values))
+        self.inputs[stage] = Folder(self.folder(stage))
+        return self.folder(stage)
 
     def to_regions(self) -> Chain:
         """Run everything that training needs."""

@@ -48,11 +48,11 @@ def build_table(
         notes: to show beside the table.
     """
     from split_matching.stages.pages.ablation.statistics import read_sweep
-    from split_matching.stages.pages.ablation.tables import Run, Table, build_sections
+    from split_matching.stages.pages.ablation.tables import Evaluation, Table, build_sections
 
     repeats = list(dict.fromkeys(repeat for _, repeat in configs))
     runs = [
-        Run(name, str(repeat), configs[name, repeat].evaluate.gamma, read_sweep(outcome.metrics))
+        Evaluation(name, str(repeat), configs[name, repeat].evaluate.gamma, read_sweep(outcome.metrics))
         for (name, repeat), outcome in outcomes.items()
         if not outcome.code
     ]

@@ -112,7 +112,7 @@ _STARTS = {
 
 
 def describe_bytes(data: bytes) -> str:
-    """Return what a file that is not read is by its first bytes; where that is known, what to do stands behind ;."""
+    """Return what a file that is not read is by its first bytes; where that is known, what to do follows after a ;."""
     start = data[:100].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.lower().startswith((b"<!doctype html", b"<html")):
         return "a web page, not an image"

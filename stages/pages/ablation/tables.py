@@ -35,7 +35,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Run:
+class Evaluation:
     """One finished evaluation.
 
     Args:
@@ -96,7 +96,7 @@ class Table:
 
 
 def build_sections(
-    names: Sequence[str], repeats: Sequence[str], runs: Sequence[Run], tuned: Mapping[str, float]
+    names: Sequence[str], repeats: Sequence[str], runs: Sequence[Evaluation], tuned: Mapping[str, float]
 ) -> tuple[TableSection, ...]:
     """Arrange runs as tables: not calibrated, as configured where that differs, and with the recorded gammas.
 
@@ -121,7 +121,7 @@ def build_sections(
 
 
 def _build_rows(
-    names: Sequence[str], repeats: Sequence[str], runs: Sequence[Run], gammas: Mapping[str, float]
+    names: Sequence[str], repeats: Sequence[str], runs: Sequence[Evaluation], gammas: Mapping[str, float]
 ) -> tuple[TableRow, ...]:
     """Return the rows of the variants that have a gamma and at least one finished run."""
     sweeps = {(run.variant, run.repeat): run.sweep for run in runs}

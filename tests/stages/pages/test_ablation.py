@@ -28,7 +28,7 @@ from split_matching.stages.pages.ablation.table_text import (
     to_json,
     to_markdown,
 )
-from split_matching.stages.pages.ablation.tables import DEFAULT, Run, Table, Variant, build_sections
+from split_matching.stages.pages.ablation.tables import DEFAULT, Evaluation, Table, Variant, build_sections
 from split_matching.stages.pages.plots import draw_intervals
 from tests.pipeline.scored_runs import metrics_of
 
@@ -133,9 +133,9 @@ def test_a_sweep_is_read_with_the_configured_gamma_and_null_as_nan() -> None:
 REPEATS = ("seed 0", "seed 1", "seed 2")
 
 
-def some_runs(gamma: float = 0.0) -> list[Run]:
+def some_runs(gamma: float = 0.0) -> list[Evaluation]:
     runs = [
-        Run(
+        Evaluation(
             DEFAULT,
             f"seed {seed}",
             gamma,
@@ -143,7 +143,7 @@ def some_runs(gamma: float = 0.0) -> list[Run]:
         )
         for seed in range(3)
     ]
-    single = [Run("single", f"seed {seed}", 0.0, {0.0: dict.fromkeys(METRICS, 50.0 - seed)}) for seed in (0, 2)]
+    single = [Evaluation("single", f"seed {seed}", 0.0, {0.0: dict.fromkeys(METRICS, 50.0 - seed)}) for seed in (0, 2)]
     return [*runs, *single]
 
 
