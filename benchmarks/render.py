@@ -150,34 +150,35 @@ def floor_row(name: str, flop: float, moved: float, took: float, gflops: float, 
     return (name, number(flop / 1e9), number(moved / 1e6), number(floor), number(took), f"{took / floor:.2f}")
 
 
+def plan_row(name: str, images: int, facts: Mapping[str, float], costs: tuple[float, float]) -> tuple[str, ...]:
+    """One data set of the plan, from the costs of an image and those of the scheduler, see `scheduler_costs`."""
+    add, ask = costs
+    hours = [images * facts[f"{stage}_ms_per_image"] / 3.6e6 for stage in STAGES]
+    sizes = [images * facts[f"{stage}_bytes_per_image"] for stage in STAGES]
+    shards = math.ceil(images / SHARD) * len(STAGES)
+    busy = (shards * add + ask * shards**2 / len(STAGES) / 2) / 3.6e6  # one stage's shards are open at a time
+    room = BUDGET * sum(hours) / len(STAGES) * 3.6e6
+    most = (-add + math.sqrt(add**2 + 2 * ask * room)) / ask
+    return (
+        name,
+        *(number(value) for value in hours),
+        size(sizes[0]),
+        size(sizes[1] + sizes[2]),
+        number(images * facts["fused_ms_per_image"] / 3.6e6),
+        size(images * (facts["fused_bytes_per_image"] + facts["regions_bytes_per_image"])),
+        f"{shards:,}",
+        f"{CALLS * shards:,}",
+        number(busy),
+        f"{max(SHARD, math.ceil(images / most)):,}",
+    )
+
+
 def plan(results: Results, suffix: str) -> str:
     """What data sets of the internet's size would cost on machines like this one."""
     if "chain" + suffix not in results or "scheduler" not in results:
         return ""
-    facts = results["chain" + suffix]["facts"]
-    add, ask = scheduler_costs(results)
-    rows = []
-    for name, images in PLANNED.items():
-        hours = [images * facts[f"{stage}_ms_per_image"] / 3.6e6 for stage in STAGES]
-        sizes = [images * facts[f"{stage}_bytes_per_image"] for stage in STAGES]
-        shards = math.ceil(images / SHARD) * len(STAGES)
-        busy = (shards * add + ask * shards**2 / len(STAGES) / 2) / 3.6e6  # one stage's shards are open at a time
-        room = BUDGET * sum(hours) / len(STAGES) * 3.6e6
-        most = (-add + math.sqrt(add**2 + 2 * ask * room)) / ask
-        rows.append(
-            (
-                name,
-                *(number(value) for value in hours),
-                size(sizes[0]),
-                size(sizes[1] + sizes[2]),
-                number(images * facts["fused_ms_per_image"] / 3.6e6),
-                size(images * (facts["fused_bytes_per_image"] + facts["regions_bytes_per_image"])),
-                f"{shards:,}",
-                f"{CALLS * shards:,}",
-                number(busy),
-                f"{max(SHARD, math.ceil(images / most)):,}",
-            )
-        )
+    facts, costs = results["chain" + suffix]["facts"], scheduler_costs(results)
+    rows = [plan_row(name, images, facts, costs) for name, images in PLANNED.items()]
     head: tuple[str, ...] = (
         "images",
         "features, h",
