@@ -24,7 +24,7 @@ from split_matching.configs.settings import ClipConfig
 from split_matching.errors import ConfigError, DataError, did_you_mean, first_line
 from split_matching.model.hub_files import can_reach_hub, is_cached
 from split_matching.model.weight_files import WeightFile, read_weight_file
-from split_matching.model.weights_identity import REPOSITORY, is_tag, weights_file, weights_identity
+from split_matching.model.weights_identity import REPOSITORY, check_no_place, is_tag, weights_file, weights_identity
 
 CONFIGS = REPOSITORY / "configs" / "clip"
 SCALES = (1.0, 1000.0)
@@ -72,14 +72,8 @@ def check_weights(clip: ClipConfig) -> None:
         DataError: the file is not on this machine, and cannot be downloaded.
     """
     register_architectures()
+    check_no_place(clip.model)
     if clip.model not in open_clip.list_models():
-        kind, _, place = clip.model.partition(":")
-        if kind in ("hf-hub", "local-dir"):
-            raise ConfigError(
-                f"clip.model {clip.model!r} names a place, which may change, and keys of results would not: "
-                f"give the architecture in {place}/open_clip_config.json (its `model_cfg`, if it has another, as "
-                "configs/clip/NAME.json) as clip.model, and its file of weights as clip.weights=PATH"
-            )
         meant = did_you_mean(clip.model.replace("/", "-").replace("@", "-"), open_clip.list_models())
         raise ConfigError(
             f"clip.model {clip.model!r} is neither an open_clip architecture nor a file in configs/clip/: {meant} "

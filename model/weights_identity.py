@@ -12,7 +12,7 @@ from pathlib import Path
 
 from split_matching.configs.settings import ClipConfig
 from split_matching.configs.user_path import user_path
-from split_matching.errors import DataError
+from split_matching.errors import ConfigError, DataError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUNDLED = REPOSITORY / "model" / "weights"
@@ -29,12 +29,29 @@ def is_tag(clip: ClipConfig) -> bool:
     return clip.weights not in ("random", "bundled", "pretrain") and not is_file_spec(clip.weights)
 
 
+def check_no_place(model: str) -> None:
+    """Refuse open_clip's names of places: what lies there may change, and the keys of results would not.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    kind, _, place = model.partition(":")
+    if kind in ("hf-hub", "local-dir"):
+        raise ConfigError(
+            f"clip.model {model!r}: expected an architecture, not an address, as what lies there may change; give the "
+            f"architecture that {place}/open_clip_config.json describes, and its file of weights as --set "
+            "clip.weights=PATH, see docs/clip.md"
+        )
+
+
 def weights_file(clip: ClipConfig) -> Path | None:
     """Return the local weights file, or None for `random`, `pretrain` and open_clip tags.
 
     Raises:
+        ConfigError: see `check_no_place`.
         DataError: the file is not there.
     """
+    check_no_place(clip.model)
     if clip.weights == "bundled":
         path = BUNDLED / f"{clip.model}.safetensors"
         there = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))

@@ -25,8 +25,8 @@ from tests.model.weight_archives import from_file, save_archive
     ("settings", "words"),
     [
         ({"model": "ViT-B/16"}, "did you mean ViT-B-16?"),
-        ({"model": "hf-hub:laion/CLIP-ViT-B-16"}, "names a place, which may change"),
-        ({"model": "local-dir:/data/my-clip"}, "give the architecture in /data/my-clip/open_clip_config.json"),
+        ({"model": "hf-hub:laion/CLIP-ViT-B-16"}, "expected an architecture, not an address"),
+        ({"model": "local-dir:/data/my-clip"}, "that /data/my-clip/open_clip_config.json describes"),
         ({"model": "tiny-clip", "weights": "hf-hub:laion/CLIP"}, "is no file on this machine"),
         ({"model": "tiny-clip", "weights": "https://host/w.pt"}, "is no file on this machine"),
     ],
