@@ -141,10 +141,10 @@ def _import_code(stage: Stage) -> None:
     """Import the code of all that a run may need, so that edits from now on change nothing for this process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of luigi's, which this imports
-        from split_matching.pipeline.run.work import set_threads
+        from split_matching.pipeline.run.work import set_up_cpu
 
     runtime = stage.config.runtime
-    set_threads(runtime, alone=runtime.workers == 1)
+    set_up_cpu(runtime, alone=runtime.workers == 1)
     for member in stage.plan.closure(stage.name):
         member.import_module()
 

@@ -325,9 +325,9 @@ def _preload(stage: Stage) -> None:
     Raises:
         UserError: a file was edited after its fingerprint was taken.
     """
-    from split_matching.pipeline.run.work import set_threads
+    from split_matching.pipeline.run.work import set_up_cpu
 
-    set_threads(stage.config.runtime, alone=False)
+    set_up_cpu(stage.config.runtime, alone=False)
     for name, state in stage.plan.states([stage.name]).items():
         member = stage.plan[name]
         if not state.fresh:

@@ -96,7 +96,7 @@ def load_module(stage: Stage, alone: bool) -> ModuleType:
         alone: whether it runs by itself, with all cores; otherwise workers share them.
     """
     runtime = stage.config.runtime
-    threads = set_threads(runtime, alone)
+    threads = set_up_cpu(runtime, alone)
     module = stage.import_module()
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1 if stage.splits else threads)
@@ -105,8 +105,8 @@ def load_module(stage: Stage, alone: bool) -> ModuleType:
     return module
 
 
-def set_threads(runtime: RuntimeConfig, alone: bool) -> int:
-    """Tell libraries that are yet to be loaded how many CPU threads to use, and return the number; see also `cpu`."""
+def set_up_cpu(runtime: RuntimeConfig, alone: bool) -> int:
+    """Say how many CPU threads libraries that are yet to be loaded use, and keep freed memory; return that number."""
     cores = len(os.sched_getaffinity(0))
     threads = runtime.threads or (cores if alone else max(1, cores // runtime.workers))
     os.environ["OMP_NUM_THREADS"] = str(threads)

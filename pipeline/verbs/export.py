@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the file or folder, and print its path."""
-    from split_matching.pipeline.run.work import set_threads
+    from split_matching.pipeline.run.work import set_up_cpu
 
     if (options.kind == "pseudo_masks") != (options.to is not None):
         raise ConfigError(
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     except argparse.ArgumentTypeError as error:
         raise ConfigError(f"argument --out: {error}") from None
     plan = load_plan(options)
-    set_threads(plan.config.runtime, alone=True)
+    set_up_cpu(plan.config.runtime, alone=True)
     words = config_arguments(options)
     if options.kind == "pseudo_masks":
         print(export_pseudo_masks(plan, options.to, out, words))

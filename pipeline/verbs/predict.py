@@ -75,14 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Label the images, and print how many."""
-    from split_matching.pipeline.run.work import set_threads
+    from split_matching.pipeline.run.work import set_up_cpu
     from split_matching.stages.data.photos import find_all_photos
 
     plan = load_plan(options)
     with keep_log(plan, options.verb, options.log_level):
         # both are looked at before torch and the weights are loaded, which takes long
         entries, photos = read_names(options.classes), find_all_photos(options.image, options.out)
-        set_threads(plan.config.runtime, alone=True)
+        set_up_cpu(plan.config.runtime, alone=True)
         segmenter = _load_exported(plan, options) if options.decoder else segmenter_of(plan, config_arguments(options))
         lines, code = predict(segmenter, photos, entries, options.out, options.quiet)
         show(*lines)
