@@ -321,11 +321,6 @@ class EvaluateConfig(Section):
         description="How predicted regions are embedded for fusion; as regions.method, but chosen apart from it.",
     )
     fusion_floor: Fraction = Field(0.05, description="Queries with a smaller total vote are not shown to CLIP.")
-    group_classes: Literal["all", "own"] = Field(
-        "all",
-        description="What a query group votes for: all classes, or its own (seen queries for the seen classes, "
-        "candidate queries for all others). Single matching has one group, and always all.",
-    )
     candidate_weight: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Weight of the candidate group's votes against the seen group's."
     )

@@ -52,28 +52,21 @@ def candidate_confidence(output: QueryOutput, kind: str) -> Tensor:
     return confidence * output.quality.sigmoid() if kind in ("quality", "both") else confidence
 
 
-def group_votes(seen: Tensor, seen_queries: int, queries: int, weight: float, own: bool) -> Tensor:
-    """What the vote of each query for each class counts.
+def group_weights(seen_queries: int, queries: int, weight: float, device: torch.device) -> Tensor:
+    """What the votes of each query count. Source: choice.
 
     Args:
-        seen: which classes are seen. Shape: (C,), bool.
         seen_queries: Qs.
         queries: Q.
         weight: of the candidate group against the seen group.
-        own: whether a group votes for its own classes only: seen queries for the seen ones, candidates for the others.
+        device: of the result.
 
     Returns:
-        Shape: (Q, C), float.
-
-    Source: choice. Own classes only was ahead on all folds of the seen classes of `shapes`, and behind on its unseen
-    classes: see configs/ablations/own_classes.yaml.
+        Shape: (Q, 1), float.
     """
-    votes = torch.ones(queries, len(seen), device=seen.device)
-    votes[seen_queries:] = weight
-    if own:
-        votes[:seen_queries, ~seen] = 0
-        votes[seen_queries:, seen] = 0
-    return votes
+    weights = torch.ones(queries, 1, device=device)
+    weights[seen_queries:] = weight
+    return weights
 
 
 def fuse(share: Tensor, named: Tensor, weight: float) -> Tensor:

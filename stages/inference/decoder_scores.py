@@ -14,7 +14,7 @@ from torch import Tensor
 from split_matching.model.precision import decoder_dtype, in_dtype
 from split_matching.model.query_decoder import QueryDecoder
 from split_matching.model.resampling import Resampling, Size
-from split_matching.model.votes import candidate_confidence, group_votes, normalise_scores, query_probabilities
+from split_matching.model.votes import candidate_confidence, group_weights, normalise_scores, query_probabilities
 from split_matching.stages.inference.fusion import Fusion, Pixels
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
@@ -31,13 +31,12 @@ class DecoderScorer:
     Args:
         decoder: the trained decoder.
         text: embeddings of all classes, unit length. Shape: (C, D).
-        seen: which of them are seen. Shape: (C,), bool.
         config: reads `decoder`, `evaluate`, `train.matching`, `train.precision`; for fusion `regions` and
             `features.variant`.
         clip: the frozen CLIP.
     """
 
-    def __init__(self, decoder: QueryDecoder, text: Tensor, seen: Tensor, config: Any, clip: FrozenClip) -> None:
+    def __init__(self, decoder: QueryDecoder, text: Tensor, config: Any, clip: FrozenClip) -> None:
         self.decoder, self.text, self.patch = decoder, text, clip.patch
         self.dtype = decoder_dtype(config.train.precision, text.device.type)
         self.temperatures = (config.decoder.temperature, config.evaluate.candidate_temperature or clip.logit_scale)
@@ -46,8 +45,7 @@ class DecoderScorer:
         single = config.train.matching == "single"
         queries = config.decoder.seen_queries + config.decoder.candidate_queries
         self.group = queries if single else config.decoder.seen_queries
-        own = config.evaluate.group_classes == "own" and not single
-        self.votes = group_votes(seen, self.group, queries, config.evaluate.candidate_weight, own)
+        self.weights = group_weights(self.group, queries, config.evaluate.candidate_weight, text.device)
         self.fusion = Fusion(config, clip, text) if config.evaluate.fusion > 0 else None
 
     @torch.inference_mode()
@@ -69,7 +67,7 @@ class DecoderScorer:
         shares = query_probabilities(output, self.text, self.group, self.temperatures)
         if self.fusion is not None:
             shares = self.fusion.fuse(shares, output.masks, pixels, grid)
-        votes = shares * self.votes  # (B, Q, C)
+        votes = shares * self.weights  # (B, Q, C)
         votes[:, self.group :] *= candidate_confidence(output, self.confidence)[:, self.group :, None]
         return count_votes(votes, output.masks, (grid[0] * self.patch, grid[1] * self.patch))
 

@@ -58,7 +58,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
             "seen": [e.name for e, known in zip(entries, seen, strict=True) if known],
         }
     text = embed_classes(frozen_clip(ctx), entries, config.text).to(device)
-    predictor = load_predictor(ctx, text, torch.from_numpy(seen).to(device))
+    predictor = load_predictor(ctx, text)
     source = open_source(config.data, ctx.data_root)
     ids = sorted(str(image["id"]) for image in ctx.inputs["dataset"].json("val.json")["images"])
     counts, budget = Counts(seen, config.evaluate), Budget(MOST_BYTES)

@@ -255,7 +255,7 @@ class Segmenter:
         known = {as_clip_reads(name) for name in self.seen}
         seen = tuple(as_clip_reads(name) in known for name in names)
         marks = torch.tensor(seen, device=self.clip.device)
-        decoder = DecoderScorer(self.decoder, self._text(names), marks, self.config, self.clip)
+        decoder = DecoderScorer(self.decoder, self._text(names), self.config, self.clip)
         batch = 1 if self.clip.device.type == "cpu" else self.config.runtime.batch
         encoder = TokenEncoder(self.clip, self.config.features.decoder_blocks)
         scores = PixelScorer(self.config, encoder, decoder.score, self.decoder.prompts, batch).score(pixels)

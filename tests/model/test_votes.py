@@ -10,7 +10,7 @@ from split_matching.model.query_decoder import QueryOutput
 from split_matching.model.votes import (
     candidate_confidence,
     fuse,
-    group_votes,
+    group_weights,
     normalise_scores,
     query_probabilities,
 )
@@ -45,16 +45,8 @@ def test_confidence_equals_a_plain_loop(kind: str) -> None:
             assert found[b, q].item() == pytest.approx(sure * expects, rel=1e-5)
 
 
-def test_votes_of_groups_equal_a_plain_loop() -> None:
-    seen = torch.tensor([True, False, True])
-    for own in (False, True):
-        got = group_votes(seen, 2, 5, 0.3, own)
-        for query in range(5):
-            for entry in range(3):
-                expected = 1.0 if query < 2 else 0.3
-                if own and bool(seen[entry]) != (query < 2):
-                    expected = 0.0
-                assert got[query, entry] == torch.tensor(expected)
+def test_votes_of_groups() -> None:
+    assert torch.equal(group_weights(2, 5, 0.3, torch.device("cpu")), torch.tensor([[1.0], [1.0], [0.3], [0.3], [0.3]]))
 
 
 def test_fusion_is_a_geometric_mean_that_keeps_the_vote() -> None:

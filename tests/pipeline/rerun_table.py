@@ -147,7 +147,7 @@ READS: dict[str, set[str]] = {
         f"evaluate.{name}": {"Evaluate"}
         for name in (
             *("mode", "gamma", "gamma_sweep", "predictor", "fusion"),
-            *("fusion_method", "fusion_floor", "group_classes", "candidate_weight"),
+            *("fusion_method", "fusion_floor", "candidate_weight"),
             *("candidate_temperature", "confidence", "trained_on"),
         )
     },

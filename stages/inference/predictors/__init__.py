@@ -29,13 +29,12 @@ class Predictor(Protocol):
 class PredictorModule(Protocol):
     """A file of this folder."""
 
-    def load(self, ctx: StageContext, text: Tensor, seen: Tensor) -> Predictor:
+    def load(self, ctx: StageContext, text: Tensor) -> Predictor:
         """Load the predictor.
 
         Args:
             ctx: context of Evaluate.
             text: embeddings of all classes that compete, unit length. Shape: (C, D).
-            seen: which of them had masks in training. Shape: (C,), bool.
         """
         ...
 
@@ -45,7 +44,7 @@ def predictor_module(name: str) -> str:
     return f"{__name__}.{name}"
 
 
-def load_predictor(ctx: StageContext, text: Tensor, seen: Tensor) -> Predictor:
+def load_predictor(ctx: StageContext, text: Tensor) -> Predictor:
     """Load the predictor that the config names, see `PredictorModule.load`."""
     module = cast(PredictorModule, import_module(predictor_module(ctx.config.evaluate.predictor)))
-    return module.load(ctx, text, seen)
+    return module.load(ctx, text)

@@ -26,9 +26,9 @@ from split_matching.stages.inference.decoder_scores import DecoderScorer
 from split_matching.stages.inference.pixels import PixelScorer, make_pixel_scorer
 
 
-def load(ctx: StageContext, text: Tensor, seen: Tensor) -> TrainedDecoder:
+def load(ctx: StageContext, text: Tensor) -> TrainedDecoder:
     """Load the trained decoder; see `PredictorModule`."""
-    return TrainedDecoder(ctx, text, seen)
+    return TrainedDecoder(ctx, text)
 
 
 class TrainedDecoder:
@@ -37,15 +37,14 @@ class TrainedDecoder:
     Args:
         ctx: context of Evaluate; inputs `train`, and `features` where it does not read images.
         text: embeddings of all classes, unit length. Shape: (C, D).
-        seen: which of them are seen. Shape: (C,), bool.
     """
 
-    def __init__(self, ctx: StageContext, text: Tensor, seen: Tensor) -> None:
+    def __init__(self, ctx: StageContext, text: Tensor) -> None:
         self.config, self.clip = ctx.config, frozen_clip(ctx)
         self.source = open_source(ctx.config.data, ctx.data_root)
         foreign = load_foreign(ctx.config, self.clip) if ctx.config.evaluate.trained_on else None
         decoder = load_decoder(ctx, self.clip.width, text.shape[1], device_of(ctx), foreign)
-        self.scorer = DecoderScorer(decoder, text, seen, ctx.config, self.clip)
+        self.scorer = DecoderScorer(decoder, text, ctx.config, self.clip)
         self.scoring = scoring_lock(device_of(ctx))
         self.pixels: PixelScorer | None = None
         if evaluates_images(ctx.config):

@@ -15,7 +15,7 @@ from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip
 
 
-def load(ctx: StageContext, text: Tensor, seen: Tensor) -> LabelledTokens:
+def load(ctx: StageContext, text: Tensor) -> LabelledTokens:
     """Load the baseline; see `PredictorModule`."""
     return LabelledTokens(ctx, text)
 

@@ -20,7 +20,7 @@ from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.region_map import masks_of
 
 
-def load(ctx: StageContext, text: Tensor, seen: Tensor) -> NamedClusters:
+def load(ctx: StageContext, text: Tensor) -> NamedClusters:
     """Load the baseline; see `PredictorModule`."""
     return NamedClusters(ctx, text)
 

@@ -18,11 +18,9 @@ from split_matching.stages.inference import fusion
 from split_matching.stages.inference.decoder_scores import DecoderScorer
 from split_matching.stages.inference.fusion import Fusion
 
-SEEN = torch.tensor([True, False, True])
-
 
 def config(**changes: Any) -> Any:
-    evaluate = {"candidate_weight": 0.3, "group_classes": "all", "fusion": 0.0, "fusion_floor": 0.1}
+    evaluate = {"candidate_weight": 0.3, "fusion": 0.0, "fusion_floor": 0.1}
     evaluate |= {"fusion_method": "crop", "candidate_temperature": None, "confidence": "none", **changes}
     return SimpleNamespace(
         decoder=SimpleNamespace(temperature=4.0, seen_queries=2, candidate_queries=3),
@@ -55,9 +53,8 @@ def bilinear(values: torch.Tensor, y: float, x: float) -> float:
 
 
 @pytest.mark.parametrize("matching", ["split", "single"])
-@pytest.mark.parametrize("classes", ["all", "own"])
 @pytest.mark.parametrize(("scale", "confidence"), [(None, "quality"), (11.0, "none")])
-def test_scores_are_the_votes_of_all_queries(matching: str, classes: str, scale: float | None, confidence: str) -> None:
+def test_scores_are_the_votes_of_all_queries(matching: str, scale: float | None, confidence: str) -> None:
     """At every pixel that CLIP saw; between the cells of masks it is their logits that are interpolated.
 
     Candidates alone have a confidence: the seen group says "nothing" instead, and single matching has no candidates.
@@ -67,8 +64,8 @@ def test_scores_are_the_votes_of_all_queries(matching: str, classes: str, scale:
     no_object, masks = torch.randn(2, 5, generator=g), 3 * torch.randn(2, 5, 2, 4, generator=g)
     quality = torch.randn(2, 5, generator=g)
     output = QueryOutput(embeddings, no_object, quality, masks)
-    settings = config(matching=matching, group_classes=classes, candidate_temperature=scale, confidence=confidence)
-    scores = DecoderScorer(predictor(output), text, SEEN, settings, CLIP).score([torch.zeros(2, 1, 2, 6)], [])
+    settings = config(matching=matching, candidate_temperature=scale, confidence=confidence)
+    scores = DecoderScorer(predictor(output), text, settings, CLIP).score([torch.zeros(2, 1, 2, 6)], [])
     assert scores.shape == (2, 3, 4, 8)
     group = 5 if matching == "single" else 2  # single matching has one group, which has all classes
     for b, y, x in [(0, 0, 0), (0, 1, 3), (1, 2, 4), (1, 3, 7)]:
@@ -81,8 +78,6 @@ def test_scores_are_the_votes_of_all_queries(matching: str, classes: str, scale:
             covers = 1 / (1 + math.exp(-bilinear(masks[b, q], (y + 0.5) / 2 - 0.5, (x + 0.5) / 2 - 0.5)))
             for c in range(3):
                 weight = 1.0 if q < group else 0.3
-                if classes == "own" and matching == "split" and bool(SEEN[c]) != (q < group):
-                    weight = 0.0
                 if confidence == "quality" and q >= group:
                     weight /= 1 + math.exp(-quality[b, q])
                 votes[c] += weight * math.exp(logits[c]) / total * covers
@@ -132,7 +127,7 @@ def test_scorer_mixes_with_clip_if_fusion_has_a_weight(shown: list[Any]) -> None
     output = QueryOutput(torch.eye(2)[None, [0, 1, 1, 1, 1]], nothing, nothing, masks_of(9, 9, 9, 9, 9))
     text, maps = torch.eye(2), [torch.zeros(1, 6, 7, 2)]
     for weight in (0.5, 0.0):
-        scorer = DecoderScorer(predictor(output), text, SEEN[:2], config(fusion=weight), CLIP)
+        scorer = DecoderScorer(predictor(output), text, config(fusion=weight), CLIP)
         scorer.score(maps, [read])
     [(item, _)] = shown
     assert item.dense.shape[:2] == (6, 7) and item.masks.all()

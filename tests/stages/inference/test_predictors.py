@@ -57,7 +57,7 @@ def test_the_training_free_baselines_have_the_temperature_of_clip(
         image_id = ctx.inputs["features"].shards("val").ids[0]
         width = ctx.inputs["features"].shards("val").read(image_id, "dense").shape[-1]
         text = F.normalize(torch.randn(3, width, generator=torch.Generator().manual_seed(0)), dim=1)
-        shares[scale] = load_predictor(ctx, text, torch.ones(3, dtype=torch.bool)).score(image_id)
+        shares[scale] = load_predictor(ctx, text).score(image_id)
     powers = shares[10.0] ** 2
     assert torch.allclose(powers / powers.sum(0, keepdim=True), shares[20.0], atol=1e-4)
 
@@ -95,7 +95,7 @@ def test_the_curve_of_gamma_is_that_of_one_argmax_for_each_gamma(base: Chain, tm
     entries, seen = evaluate.competing_classes(chain.slice)
     members = torch.from_numpy(seen)
     text = embed_classes(frozen_clip(ctx), entries, chain.config.text)
-    predictor = load_predictor(ctx, text, members)
+    predictor = load_predictor(ctx, text)
     assert [point["gamma"] for point in result["extra"]["gamma_sweep"]] == [-0.1, 0.0, 0.07, 0.3]
     for point in result["extra"]["gamma_sweep"]:
         counts = np.zeros((len(entries), len(entries)), np.int64)
