@@ -22,6 +22,7 @@ from typing import Any
 
 from split_matching.configs.colour_table import locate_colours, read_colours
 from split_matching.errors import DataError, format_count
+from split_matching.stages.data.absent_masks import SPLIT, AbsentMasks, FolderImage
 from split_matching.stages.data.folder_files import (
     FOREIGN,
     PICTURES,
@@ -32,7 +33,6 @@ from split_matching.stages.data.folder_files import (
     strip_affixes,
     walk,
 )
-from split_matching.stages.data.layouts.absent_masks import SPLIT, AbsentMasks, FolderImage
 from split_matching.stages.data.listing import LONGEST_ID, check_split, parse_list, read_text
 from split_matching.stages.data.raw_files import Fingerprint, make_fingerprint, stat_file
 from split_matching.stages.data.source import Layout
