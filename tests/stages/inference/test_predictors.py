@@ -1,6 +1,7 @@
 """Fusion and the training-free baselines, through Evaluate."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from split_matching.stages.ground.class_text import embed_classes
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.inference import evaluate
 from split_matching.stages.inference.metrics import compute_scores
-from split_matching.stages.inference.predictors import load_predictor
+from split_matching.stages.inference.predictors import decoder, load_predictor, regions
 from split_matching.stages.inference.predictors.dense import score_tokens
 from tests.handmade import Chain
 
@@ -60,6 +61,40 @@ def test_the_training_free_baselines_have_the_temperature_of_clip(
         shares[scale] = load_predictor(ctx, text).score(image_id)
     powers = shares[10.0] ** 2
     assert torch.allclose(powers / powers.sum(0, keepdim=True), shares[20.0], atol=1e-4)
+
+
+def test_clusters_are_named_by_the_probabilities_of_clip(
+    base: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FrozenClip, "logit_scale", 10.0)
+    monkeypatch.setattr(regions, "cluster", lambda points, settings: np.array([[1, 1], [2, 0]], np.uint8))
+    monkeypatch.setattr(regions, "embed_regions", lambda *given: [torch.tensor([[0.6, 0.8], [1.0, 0.0]])])
+    chain = Chain(tmp_path, "evaluate.predictor=regions", root=base.root)
+    chain.inputs = dict(base.inputs)
+    ctx = chain.context("evaluate")
+    scores = load_predictor(ctx, torch.eye(2)).score(ctx.inputs["features"].shards("val").ids[0])
+    first, second = 1 / (1 + math.exp(2)), 1 / (1 + math.exp(-10))
+    assert scores[:, 0, 0].tolist() == pytest.approx([first, 1 - first])
+    assert scores[:, 1, 0].tolist() == pytest.approx([second, 1 - second])
+    assert scores[:, 1, 1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "side"),
+    [
+        (("evaluate.mode=slide", "evaluate.window=40", "evaluate.short_side=48"), 40),
+        (("evaluate.mode=slide", "evaluate.window=56", "evaluate.short_side=48"), 48),
+        (("evaluate.mode=whole", "evaluate.window=40", "evaluate.short_side=48"), 64),
+    ],
+)
+def test_the_cost_is_that_of_what_clip_sees(
+    base: Chain, tmp_path: Path, settings: tuple[str, ...], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "count_complexity", lambda config, clip, seen: {"side": seen})
+    chain = Chain(tmp_path, *settings, "evaluate.stride=40", root=base.root)
+    chain.inputs = dict(base.inputs)
+    assert chain.config.features.size == 64
+    assert load_predictor(chain.context("evaluate"), torch.zeros(3, 128)).count_cost() == {"side": side}
 
 
 @pytest.mark.parametrize("method", ["crop", "attention", "mean"])

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from split_matching.configs.settings import PseudoMasksConfig
-from split_matching.stages.candidates.clustering import cluster, load_clustering
+from split_matching.stages.candidates.clustering import cluster, kmeans_faiss, load_clustering
 from split_matching.stages.candidates.clustering.faiss_kmeans import kmeans
 
 CONFIG = PseudoMasksConfig(windows=(2, 4), merge=0.7, min_area=0.01, smooth=0.0)
@@ -59,6 +59,14 @@ def test_quadrants_are_found(method: str) -> None:
         for y in (0, 9):
             for x in (0, 9):
                 assert len(np.unique(labels[y : y + 7, x : x + 7])) == 1
+
+
+def test_plain_kmeans_begins_with_different_free_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, inside = np.arange(40, dtype=np.float32)[:, None], np.arange(40) >= 8
+    monkeypatch.setattr(kmeans_faiss, "partition", lambda *given: given[3](points, inside, (5, 8)))
+    config = CONFIG.model_copy(update={"method": "kmeans", "k": 32})
+    seeds = kmeans_faiss.sweep(points, inside, config, [0.7])
+    assert sorted(np.asarray(seeds).ravel().tolist()) == list(range(8, 40))
 
 
 def test_clustering_is_deterministic() -> None:
