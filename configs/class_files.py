@@ -121,8 +121,8 @@ def _check_names_alone(rows: Sequence[tuple[int, str]], label: str) -> None:
         if all(re.fullmatch(pattern, line) for _, line in rows):
             raise ConfigError(f"{first}; {expected}, {_OR_YAML}")
     ends = [_NUMBER_LAST.fullmatch(line) for _, line in rows]
-    words = {end[1] for end in ends if end}
-    if all(ends) and len(words) == len(rows) > 1:  # but `organ 1`, `organ 2` are names
+    words = [end[1] for end in ends if end]
+    if len(set(words)) == len(words) > 1 and all(ends[1:]):  # the first may be a head; `organ 1`, `organ 2` are names
         raise ConfigError(f"{first}; expected numbers in front, as `ID: NAME`, or names alone, {_OR_YAML}")
 
 

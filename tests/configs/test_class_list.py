@@ -176,6 +176,7 @@ def test_comments_are_no_classes(tmp_path, text):
         ),
         ("0: 'a'\n1: 'b'\n2: 'c'\n", "line 1: \"0: 'a'\"; expected names alone, one a line, without quotes"),
         ("road 7\nsky 11\nc 13\n", "line 1: 'road 7'; expected numbers in front, as `ID: NAME`"),
+        ("name id\nroad 7\nc 13\n", "line 1: 'name id'; expected numbers in front"),
         ("road 128 64 128\nsky 70 130 180\nc 0 0 142\n", "expected numbers in front"),
         ("0\n1\n2\n", "line 1: '0'; expected names, or `ID: NAME`, not numbers alone"),
         ("// my classes\na\nc\n", "line 1: '// my classes'; expected # in front of a comment"),
