@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from types import FrameType
 
 INTERRUPTED = 130
 """Exit code of a run that was ended so."""
 
 END_SECONDS = 25.0  # for a worker to write its checkpoint; Slurm kills 30 s after its SIGTERM
+AGAIN_SECONDS = 0.5  # until a worker is told again to end: a signal is lost that comes while the system forks it
+START_SECONDS = 0.05  # until a signal that came while a worker was started has its effect
 
 received = 0
 """The signal that ended the last run of this process."""
@@ -30,37 +33,50 @@ def interruptible() -> Iterator[None]:
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         global received
-        received = signum
-        if os.getpid() == parent:
+        if signum != signal.SIGALRM:
+            received = signum
+        if os.getpid() != parent:
+            if signum == signal.SIGTERM:
+                os._exit(128 + signum)
+        elif _starts_worker(frame):  # Python drops an exception in a hook of os.fork
+            signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
+        else:
             raise KeyboardInterrupt
-        if signum == signal.SIGTERM:
-            os._exit(128 + signum)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
+    former = {number: signal.signal(number, interrupt) for number in handled}
     try:
         yield
     except KeyboardInterrupt:
-        for number in (signal.SIGTERM, signal.SIGUSR1):  # a scheduler may send both
-            signal.signal(number, signal.SIG_IGN)
-        _end_workers()
+        end_workers()
         raise
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
-def _end_workers() -> None:
+def _starts_worker(frame: FrameType | None) -> bool:
+    """Whether a process is being started in a frame or in one that called it."""
+    while frame and frame.f_code is not BaseProcess.start.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def end_workers() -> None:
     """End the workers, once they have saved what they can; a second Ctrl-C does not wait for that."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # a scheduler may send both
+        signal.signal(number, signal.SIG_IGN)
     workers = multiprocessing.active_children()
     end = time.monotonic() + END_SECONDS
     with contextlib.suppress(KeyboardInterrupt):
-        for process in workers:
-            process.terminate()
-        for process in workers:
-            process.join(max(0.0, end - time.monotonic()))
+        while workers and time.monotonic() < end:
+            for process in workers:
+                BaseProcess.terminate(process)  # luigi's own waits for the end of the process
+            multiprocessing.connection.wait([process.sentinel for process in workers], AGAIN_SECONDS)
+            workers = multiprocessing.active_children()
     for process in workers:
-        if process.is_alive():
-            process.kill()
+        process.kill()
+        process.join(AGAIN_SECONDS)

@@ -246,6 +246,7 @@ def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Opti
     import luigi
 
     from split_matching.pipeline.run import luigid, session, tasks
+    from split_matching.pipeline.run.workers import WorkerFactory
 
     runtime = stage.config.runtime
     scheduler = luigid.scheduler_of(runtime)
@@ -260,7 +261,7 @@ def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Opti
     while True:
         with luigid.loss_named(runtime):
             shared = _known_shards(stage) if runtime.scheduler else []
-            luigi.build([tasks.task_of(stage), *shared], workers=runtime.workers, **scheduler)
+            luigi.build([tasks.task_of(stage), *shared], WorkerFactory(), workers=runtime.workers, **scheduler)
         if not runtime.scheduler or session.has_failed() or stage.state.fresh:
             return
         if not waited:
@@ -280,9 +281,10 @@ def _has_validation(stage: Stage, scheduler: Mapping[str, Any]) -> bool:
     import luigi
 
     from split_matching.pipeline.run import session, tasks
+    from split_matching.pipeline.run.workers import WorkerFactory
 
     dataset = stage.plan["dataset"]
-    luigi.build([tasks.task_of(dataset)], workers=1, **scheduler)
+    luigi.build([tasks.task_of(dataset)], WorkerFactory(), workers=1, **scheduler)
     if session.has_failed():
         return False
     if dataset.own_state.fresh and not dataset.artifact().json("images.json")["val"]:

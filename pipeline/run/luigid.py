@@ -13,14 +13,11 @@ import contextlib
 import json
 import warnings
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 import luigi.configuration
 import luigi.parameter
 import luigi.rpc
-import luigi.scheduler
-import luigi.worker
 
 from split_matching.configs.runtime_settings import RuntimeConfig
 from split_matching.errors import ConfigError, UserError
@@ -28,30 +25,6 @@ from split_matching.errors import ConfigError, UserError
 IDLE_SECONDS = 5  # how long a worker without work asks for some before its round ends
 PAUSE_SECONDS = 2.0  # between two rounds
 RPC = {"rpc-connect-timeout": "10", "rpc-retry-attempts": "7", "rpc-retry-wait": "5"}  # a scheduler may restart
-
-
-class SharingWorker(luigi.worker.Worker):
-    """A worker that, when interrupted, gives its tasks back at once instead of being found dead."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        ended: bool = super().__exit__(kind, error, trace)
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            with contextlib.suppress(luigi.rpc.RPCError):
-                for task in self._running_tasks:
-                    self._scheduler.add_task(worker=self._id, task_id=task, status=luigi.scheduler.FAILED)
-        return ended
-
-
-class _Factory:
-    """Makes what `luigi.build` asks for."""
-
-    def create_remote_scheduler(self, url: str) -> luigi.rpc.RemoteScheduler:
-        return luigi.rpc.RemoteScheduler(url)
-
-    def create_worker(self, scheduler: Any, worker_processes: int, assistant: bool = False) -> SharingWorker:
-        return SharingWorker(scheduler=scheduler, worker_processes=worker_processes, assistant=assistant)
 
 
 def scheduler_of(runtime: RuntimeConfig) -> dict[str, Any]:
@@ -80,7 +53,7 @@ def scheduler_of(runtime: RuntimeConfig) -> dict[str, Any]:
         settings.set("core", name, value)
     settings.set("worker", "keep_alive", "true")
     settings.set("worker", "max_keep_alive_idle_duration", str(IDLE_SECONDS))
-    return {"scheduler_url": url, "worker_scheduler_factory": _Factory()}
+    return {"scheduler_url": url}
 
 
 @contextlib.contextmanager
