@@ -10,7 +10,6 @@ import logging
 import multiprocessing
 import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -27,6 +26,7 @@ from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.repair import rename_if_damaged
 from split_matching.pipeline.run.ending import INTERRUPTED, interruptible
+from split_matching.pipeline.run.machine import check_semaphores, make_temporary_folder
 from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay
 from split_matching.pipeline.run.raw_files import compare_raw_files
 from split_matching.pipeline.run.result_table import show_result
@@ -145,7 +145,7 @@ def _run(
     plan = stage.plan
     log.begin()
     _check_clip(plan, [plan[name] for name, state in before.items() if not state.fresh])
-    failures = Path(tempfile.mkdtemp(prefix="split-matching-"))
+    failures = make_temporary_folder()
     try:
         folders = [path for s in plan.closure(stage.name) for path in (s.entry.folder, s.entry.partial)]
         with interruptible(), claim(plan.root, folders):
@@ -242,6 +242,7 @@ def _build(stage: Stage, display: ProgressDisplay, failures: Path, options: Opti
 
         made = partial(ensure, options=options)
         return slurm.build(stage, display, failures, made, options.quiet, options.label)
+    check_semaphores()
     _set_up_luigi(options)
     import luigi
 
