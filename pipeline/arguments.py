@@ -77,7 +77,7 @@ def cache_of(options: argparse.Namespace) -> Path:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a verb that runs stages."""
     add = parser.add_argument
-    add("--workers", type=int, metavar="N", help="processes that work at the same time (runtime.workers)")
+    add("--workers", type=parse_positive, metavar="N", help="processes that work at the same time (runtime.workers)")
     add("--engine", choices=("processes", "slurm"), help="who does the work (runtime.engine)")
     add("--scheduler", metavar="HOST:PORT", help="a luigid that several machines share (runtime.scheduler)")
     add_remote_option(parser)
@@ -216,31 +216,36 @@ def parse_output_folder(text: str) -> Path:
 
 def parse_positive(text: str) -> int:
     """Return a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+    return _parse_whole(text, 1)
 
 
 def parse_natural(text: str) -> int:
     """Return a whole number from 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative; expected 0 or more")
-    return value
+    return _parse_whole(text, 0)
+
+
+def _parse_whole(text: str, least: int) -> int:
+    if not text.strip().isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least}")
+    return int(text)
 
 
 def parse_stage(text: str) -> str:
     """Return the name of a stage."""
     try:
-        check_name(text, [stage.__name__ for stage in stages.STAGES])
+        check_command(text, "stage", [stage.__name__ for stage in stages.STAGES])
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 
-def check_name(word: str, known: Iterable[str]) -> None:
+def check_command(word: str, kind: str, known: Iterable[str]) -> None:
     """Check a stage or verb; argparse would list them all instead of the one that was probably meant.
+
+    Args:
+        word: what was typed.
+        kind: "stage", or "stage or verb".
+        known: names that there are.
 
     Raises:
         ConfigError: it is not one of the known names.
@@ -250,4 +255,4 @@ def check_name(word: str, known: Iterable[str]) -> None:
         return
     meant = did_you_mean(word, {"help": "--help", **{name: name for name in known}})
     meant = meant or f"expected one of {', '.join(known)}"
-    raise ConfigError(f"unknown stage {word!r}: {meant}")
+    raise ConfigError(f"unknown {kind} {word!r}: {meant}")

@@ -20,7 +20,7 @@ from split_matching.cache.disk_errors import explain_disk_error
 from split_matching.environment import INSTALLED, command, commit, explain_missing_package, version
 from split_matching.errors import ConfigError, UserError, one_line
 from split_matching.pipeline import stages as stages_module
-from split_matching.pipeline.arguments import Parser, check_name
+from split_matching.pipeline.arguments import Parser, check_command
 from split_matching.pipeline.run.run_log import list_versions, note_of
 from split_matching.pipeline.run.torchrun import TRAINING, run_together
 from split_matching.pipeline.verbs import (
@@ -151,7 +151,7 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         raise ConfigError(f"no stage given: expected one of {', '.join([*stages, *VERBS])}")
     if not arguments[0].startswith("-"):
-        check_name(arguments[0], [*stages, *VERBS])
+        check_command(arguments[0], "stage or verb", [*stages, *VERBS])
     options, unknown = build_parser().parse_known_args(arguments)
     if unknown:
         raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}; see {command()} {options.verb} --help")

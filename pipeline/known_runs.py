@@ -304,7 +304,7 @@ def _readable_note(root: Path, dataset: str, key: str) -> Note:
         return Note()
 
 
-def check_name(name: str) -> str:
+def check_run_name(name: str) -> str:
     """Return a name for a run.
 
     Raises:

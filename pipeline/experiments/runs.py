@@ -7,7 +7,6 @@ and an interrupted experiment continues where it stopped.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -25,12 +24,11 @@ from split_matching.configs.schema import Config
 from split_matching.errors import UserError, format_count
 from split_matching.pipeline.experiments.variants import STAGE, Repeat
 from split_matching.pipeline.plan import Stage
-from split_matching.pipeline.run.launch import INTERRUPTED, Options, ensure
+from split_matching.pipeline.run.ending import INTERRUPTED, end_with_parent
+from split_matching.pipeline.run.launch import Options, ensure
 from split_matching.pipeline.run.progress import LOGGER
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.ground.durations import format_duration
-
-PR_SET_PDEATHSIG = 1
 
 SHOWN = {"hIoU": "hIoU", "mIoU_seen": "S", "mIoU_unseen": "U"}
 """Metrics in the line of a run: name in `metrics.json` -> word."""
@@ -171,7 +169,7 @@ class EvaluationPool(contextlib.AbstractContextManager["EvaluationPool"]):
             return
         # spawned, not forked: a worker may use the GPU
         spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self.jobs, spawn, _end_with_parent, (os.getpid(),))
+        self._pool = ProcessPoolExecutor(self.jobs, spawn, _settle_into_process, (os.getpid(),))
         submit = self._pool.submit
         started = {
             submit(_evaluate_in_worker, _share_cores(config, self.jobs), self.debug, name(key)): key
@@ -209,13 +207,10 @@ def _share_cores(config: Config, jobs: int) -> Config:
     return config.model_copy(update={"runtime": config.runtime.model_copy(update={"threads": threads})})
 
 
-def _end_with_parent(parent: int) -> None:
+def _settle_into_process(parent: int) -> None:
     """In a worker: leave Ctrl-C to the parent, which ends the workers, and end when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with_parent(parent)
 
 
 def is_fresh(config: Config) -> bool:

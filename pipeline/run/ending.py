@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing.connection
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
+PR_SET_PDEATHSIG = 1  # of Linux
 INTERRUPTED = 130
 """Exit code of a run that was ended so."""
 
@@ -80,3 +82,11 @@ def end_workers() -> None:
     for process in workers:
         process.kill()
         process.join(AGAIN_SECONDS)
+
+
+def end_with_parent(parent: int) -> None:
+    """In a worker process: end politely when the process that started it is gone, even if that was killed."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before it could be asked
+        os._exit(1)

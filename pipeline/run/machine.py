@@ -1,8 +1,9 @@
-"""What a run needs of the machine besides its cache, asked for before luigi: an error names the place and the remedy."""
+"""What a run needs of the machine besides its cache. An error names the place and the remedy."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def make_temporary_folder() -> Path:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
-            f"cannot make a temporary folder: {reason}; make room there, raise the file size limit (ulimit -f), or set TMPDIR"
+            f"cannot make a temporary folder: {reason}; make room there, set TMPDIR, or check the file size limit "
+            "(ulimit -f)"
         ) from None
 
 
@@ -33,7 +35,7 @@ def check_semaphores() -> None:
     try:
         multiprocessing.Lock()
     except OSError as error:
-        reason = error.strerror.lower() if error.errno else "refused"  # glibc gives no reason at a file size limit
+        reason = os.strerror(error.errno).lower() if error.errno else "refused"  # glibc gives no reason at a file size limit
         raise UserError(
             f"cannot make a semaphore in /dev/shm: {reason}; make room there (docker: --shm-size) or make it writable, "
             "and check the file size limit (ulimit -f)"

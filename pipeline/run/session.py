@@ -7,7 +7,6 @@ a record in a folder of the run.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -25,10 +24,9 @@ from split_matching.cache.disk_errors import explain_disk_error
 from split_matching.configs.schema import Config
 from split_matching.errors import CorruptError, UserError
 from split_matching.pipeline.plan import Plan
+from split_matching.pipeline.run.ending import end_with_parent
 from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay
 from split_matching.pipeline.stages import make_plan
-
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -138,7 +136,4 @@ def settle_into_process() -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != _session.pid:  # it ended before it could be told
-        os._exit(1)
+    end_with_parent(_session.pid)

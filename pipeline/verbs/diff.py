@@ -57,8 +57,12 @@ def compare(root: Path, first: str, second: str) -> list[str]:
     if before.path == after.path:
         return [*lines, "", "the same artifact"]
     one, two = trace(before), trace(after)
+    # two stages have few settings in common: those of what both were made from can be compared
+    shared = one.keys() & two.keys() if before.manifest["stage"] != after.manifest["stage"] else one.keys() | two.keys()
     parts = {
-        "settings": _changed_values(settings_of(one), settings_of(two)),
+        "settings": _changed_values(
+            *(settings_of({name: side[name] for name in side if name in shared}) for side in (one, two))
+        ),
         "results": list(_changed_results(one, two)),
         "stages": list(_changed_stages(one, two)),
         "code": _changed_code(one, two),

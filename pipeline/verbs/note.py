@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from split_matching.cache.notes import read_note, write_note
 from split_matching.pipeline.arguments import add_cache_options, cache_of
-from split_matching.pipeline.known_runs import check_name, find_run
+from split_matching.pipeline.known_runs import check_run_name, find_run
 
 HELP = "give a run a name, or write a note about it"
 DESCRIPTION = """
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """Keep what was given, and print what there is."""
     root = cache_of(options)
     if options.name:
-        check_name(options.name)
+        check_run_name(options.name)
     found = find_run(root, options.key)
     note = read_note(root, found.dataset, found.key)
     if options.name is not None:

@@ -136,7 +136,8 @@ def read_names(text: str) -> list[ClassEntry]:
     A text is a file if it ends as one, or if there is such a file: no path becomes a class by mistake.
 
     Raises:
-        ConfigError: the file is missing, or no class list.
+        DataError: the file is missing.
+        ConfigError: it is no class list, or a name is wrong.
     """
     path = user_path(text)
     if is_class_file(text):

@@ -18,7 +18,7 @@ from split_matching.pipeline.arguments import (
     add_run_options,
     load_plan,
 )
-from split_matching.pipeline.known_runs import check_name
+from split_matching.pipeline.known_runs import check_run_name
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run.launch import Options, launch
 from split_matching.pipeline.run.progress import ProgressDisplay
@@ -97,7 +97,7 @@ def name_run(stage: Stage, name: str) -> None:
     """
     entry = stage.entry
     note = read_note(entry.root, entry.dataset, entry.key)
-    write_note(entry.root, entry.dataset, entry.key, replace(note, name=check_name(name)))
+    write_note(entry.root, entry.dataset, entry.key, replace(note, name=check_run_name(name)))
 
 
 def download(config: Config, quiet: bool) -> None:

@@ -126,7 +126,7 @@ def test_base_files_lie_under_all_variants(tmp_path, variants, ran) -> None:
         (["--variants", "{tmp}/wrong.yaml"], "unknown key train.stepz"),
         (["--set-file", "{tmp}/a/x.yaml", "{tmp}/b/x.yaml"], "for a row of each, give them as --variants"),
         (["--set", "train.seed=3"], "--set train.seed: it is set for every run here"),
-        (["--seeds", "0"], "argument --seeds: 0 is not at least 1"),
+        (["--seeds", "0"], "argument --seeds: '0': expected a whole number from 1"),
         (["--name", "../x"], "--name '../x': expected a plain word"),
         (["--gammas", "none.yaml"], "none.yaml: no such file"),
     ],

@@ -15,7 +15,7 @@ from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline import known_runs
-from split_matching.pipeline.known_runs import check_name, describe_run, find_run, list_runs, settings_of_config
+from split_matching.pipeline.known_runs import check_run_name, describe_run, find_run, list_runs, settings_of_config
 from split_matching.pipeline.trained_run import TrainedRun
 from tests.pipeline.made_runs import make_artifact, make_run
 
@@ -187,5 +187,5 @@ def test_an_evaluation_without_a_name_has_that_of_its_training(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["", " ", "two\nlines", "x" * 81, "abba", "train/49ae"])
 def test_a_name_is_a_line_that_is_no_key(name: str) -> None:
     with pytest.raises(ConfigError, match=r"expected one line|reads as the digits of a key"):
-        check_name(name)
-    assert check_name("größere Bilder, 2") == "größere Bilder, 2"
+        check_run_name(name)
+    assert check_run_name("größere Bilder, 2") == "größere Bilder, 2"

@@ -43,3 +43,14 @@ def test_a_prefix_may_name_the_stage(project: Toy) -> None:
     key = project.newest("total").name
     assert project.run(f"diff total/{key[:2]} squares/{project.newest('squares').name[:2]}") == 0
     assert project.run(f"diff squares/{key} {key}") == 3
+
+
+def test_of_two_stages_only_what_both_were_made_from_is_compared(project: Toy) -> None:
+    project.run("Page")
+    total, squares = project.newest("total").name, project.newest("squares").name
+    assert project.run(f"diff total/{total} squares/{squares}") == 0
+    assert "settings: the same" in project.out and "  Total (only in -)" in project.out
+    project.run("Squares", "--set", "shapes.train_scenes=9")
+    assert project.run(f"diff total/{total} squares/{project.newest('squares').name}") == 0
+    place = project.out.index("settings:")
+    assert project.out[place + 1 : place + 3] == ["  shapes.train_scenes: 10 -> 9", ""]
