@@ -33,15 +33,6 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 COSMETIC = ("type_comment", "kind", "type_ignores")
 
 
-def code_fingerprint(module_file: Path) -> str:
-    """Return a digest of a Python file that stays when only comments, docstrings or whitespace change.
-
-    Args:
-        module_file: a file of valid Python.
-    """
-    return _parse(module_file).fingerprint
-
-
 class _ModuleSource:
     """What is kept of a Python file: its fingerprint and the names it imports (relative ones with their dots)."""
 

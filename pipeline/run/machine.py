@@ -35,7 +35,9 @@ def check_semaphores() -> None:
     try:
         multiprocessing.Lock()
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "refused"  # glibc gives no reason at a file size limit
+        reason = (
+            os.strerror(error.errno).lower() if error.errno else "refused"
+        )  # glibc gives no reason at a file size limit
         raise UserError(
             f"cannot make a semaphore in /dev/shm: {reason}; make room there (docker: --shm-size) or make it writable, "
             "and check the file size limit (ulimit -f)"

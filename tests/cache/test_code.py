@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from split_matching.cache.code import code_fingerprint, module_closure
+from split_matching.cache.code import module_closure
 
 CODE = '''"""Doc."""
 import math
@@ -27,9 +27,10 @@ class Empty:
 
 
 def fingerprint(tmp_path: Path, text: str) -> str:
-    path = tmp_path / f"m{abs(hash(text))}.py"
+    path = tmp_path / "stages" / f"m{abs(hash(text))}.py"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    return code_fingerprint(path)
+    return module_closure(f"stages.{path.stem}", root=tmp_path)[f"stages/{path.name}"]
 
 
 @pytest.mark.parametrize(
