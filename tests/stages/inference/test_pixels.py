@@ -95,6 +95,24 @@ def test_windows_of_an_image_are_scored_like_images(base: Chain, tmp_path: Path,
     assert max(calls) <= batch and sum(calls) == 9
 
 
+@pytest.mark.parametrize("shape", [(48, 96), (96, 48)])
+def test_with_prompts_an_oblong_image_is_one_window(base: Chain, tmp_path: Path, shape: tuple[int, int]) -> None:
+    chain = base.branch(tmp_path, "decoder.prompts=2", "train.features=online", "features.size=64")
+    chain.slice = make_plan(chain.config)["evaluate"].slice
+    calls: list[torch.Size] = []
+
+    def score(maps: list[torch.Tensor], pixels: object) -> torch.Tensor:
+        calls.append(maps[0].shape)
+        return maps[-1][..., :3].permute(0, 3, 1, 2)
+
+    patch = frozen_clip(chain.context("x")).patch
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    got = make_pixel_scorer(chain.context("x"), score).score(image)
+    grid = tuple(64 * side // max(shape) // patch for side in shape)
+    assert [tuple(call[:3]) for call in calls] == [(1, *grid)]
+    assert got.shape == (3, *grid)
+
+
 def test_on_the_cpu_a_window_shares_its_forward_with_nothing(base: Chain, tmp_path: Path) -> None:
     chain = base.branch(tmp_path, "evaluate.mode=slide", "runtime.batch=8", "runtime.device=cpu")
     chain.slice = make_plan(chain.config)["evaluate"].slice
