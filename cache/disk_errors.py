@@ -28,6 +28,8 @@ ADVICE = {
     errno.EISDIR: "a folder is in the way of a file: move it away",
     errno.ENOTDIR: "a file is in the way of a folder: move it away",
     errno.EEXIST: "something is in the way: move it away",
+    errno.ENAMETOOLONG: "choose a place with a shorter name: {option}",
+    errno.ELOOP: "a link leads to itself: remove it, or choose another place: {option}",
     errno.ENOLCK: "the file system has no locks: choose a place on one that has: {option}",
     errno.ENOTSUP: "the file system lacks a function: choose a place on another: {option}",
 }

@@ -194,9 +194,15 @@ def parse_image_ids(text: str) -> list[str]:
 
 
 def parse_folder(text: str) -> str:
-    """Return a folder's name; an empty one is an unset variable of a shell, and would mean the working folder."""
-    if not text.strip():
+    """Return the name of a folder, which may not exist yet."""
+    if not text.strip():  # an unset variable of a shell: it would mean the working folder
         raise argparse.ArgumentTypeError("is empty; expected a folder")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!a} is no text in UTF-8; expected such a name") from None
+    if os.path.lexists(text) and not os.path.isdir(text):  # noqa: PTH112 - Path.is_dir raises for a long name
+        raise argparse.ArgumentTypeError(f"{text} is no folder; expected one, which may not exist yet")
     return text
 
 

@@ -34,6 +34,8 @@ ROOT = Path(__file__).parents[2]
         (["Report", "--wrokers", "2"], "unrecognized arguments: --wrokers 2"),
         (["Report", "--workers", "two"], "argument --workers: 'two': expected a whole number from 1"),
         (["Report", "--workers", "0"], "argument --workers: '0': expected a whole number from 1"),
+        (["status", "--artifacts", __file__], "is no folder; expected one, which may not exist yet"),
+        (["runs", "--artifacts", "/tmp/\udcff"], "'/tmp/\\udcff' is no text in UTF-8"),
         (["Report", "--artifacts", ""], "argument --artifacts: is empty; expected a folder"),
         (
             ["inspect", "regions", "--image", "a", "--out", "/"],
