@@ -19,7 +19,7 @@ from split_matching.configs.load import load_config
 from split_matching.model.clip import FrozenClip
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.candidates.quality import best_overlap
-from split_matching.stages.data.images import read_all_labels
+from split_matching.stages.data.labels import read_all_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.class_text import embed_classes
 

@@ -26,8 +26,8 @@ PACKAGE = "split_matching"
 ROOMS = Path(__file__).resolve().parent.parent
 """The folder that holds `cache`, `model` and the others: the checkout, or the installed package."""
 
-RESULT_PACKAGES = ("model", "stages")
-"""Packages whose code makes results. The others (cache, configs, pipeline) store and order them without a change."""
+RESULT_CODE = ("model", "stages", "configs.class_names")
+"""Packages and modules whose code makes results. The others (cache, configs, pipeline) store and order them."""
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 COSMETIC = ("type_comment", "kind", "type_ignores")
@@ -53,7 +53,7 @@ def _parse_version(path: Path, mtime_ns: int, size: int) -> _ModuleSource:
 
 def module_closure(
     module: str,
-    packages: Sequence[str] = RESULT_PACKAGES,
+    packages: Sequence[str] = RESULT_CODE,
     root: Path = ROOMS,
     parse: Callable[[Path], _ModuleSource] = _parse,
 ) -> dict[str, str]:
@@ -64,7 +64,7 @@ def module_closure(
 
     Args:
         module: dotted name, e.g. "split_matching.stages.candidates.features".
-        packages: top-level packages to follow.
+        packages: top-level packages, and modules, to follow.
         root: the folder that holds them.
         parse: reads a file.
 
@@ -78,7 +78,7 @@ def module_closure(
         name = waiting.pop().removeprefix(f"{PACKAGE}.")
         path = _module_file(name, root)
         # no path: `from stages.a import run` names `stages.a.run`, which is no module
-        if name in seen or name.partition(".")[0] not in packages or path is None:
+        if name in seen or path is None or not any(f"{name}.".startswith(f"{package}.") for package in packages):
             continue
         seen.add(name)
         found[path.relative_to(root).as_posix()] = parse(path).fingerprint
@@ -177,7 +177,7 @@ def import_code(module: str) -> ModuleType:
 
 def _note_loaded() -> None:
     """Take the fingerprints of what is imported already: later files may have been edited."""
-    results = tuple(f"{PACKAGE}.{room}" for room in RESULT_PACKAGES)
+    results = tuple(f"{PACKAGE}.{room}" for room in RESULT_CODE)
     for name, module in list(sys.modules.items()):
         if name.startswith(results) and name not in _noted and module.__file__:
             _parse_first(Path(module.__file__).resolve())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ _NUMBERED = re.compile(r"(\d{1,5})\s*[:\t]\s*(\S.*)")
 _NAMES_ALONE = "expected names alone, one a line"
 _OR_YAML = "or give a .yaml list, which takes any name"
 _NUMBER_LAST = re.compile(r"(.*\S)\s+\d{1,5}")
+_HEAD = r"\d+|__ignore__|(id |class |label |category )?(names?|id|class(es)?|labels?|categor(y|ies))|.*:"
+"""A first line that is no class: `name` of a table, `classes:` of YAML, LabelMe's `__ignore__`, which has the id -1."""
 _QUOTED = r"""(["']).*\1,?"""
 _WITH_MORE = {
     r"[\[{].*[\]}]": f"{_NAMES_ALONE}, without brackets",
-    r"\d{1,5}(\s*[,;=).-]\s*|\s+)\S.*": "expected numbers as `ID: NAME`, or names alone",
+    r"\d{1,5}(\s*[,;=).|\uff1a-]\s*|\s+)\S.*": "expected numbers as `ID: NAME`, or names alone",
     r".*\S\s*[,;=:\t]\s*\d{1,5}": "expected numbers in front, as `ID: NAME`, or names alone",
     r"[^,]+(,[^,]*)+|[^;]+(;[^;]*)+|[^\t]+(\t[^\t]*)+": f"these are columns of a table; {_NAMES_ALONE}",
     _QUOTED: f"{_NAMES_ALONE}, without quotes",
@@ -66,7 +69,7 @@ def read_class_file(path: Path, label: str, blank_lines: bool = False) -> dict[s
         raise ConfigError(f"{label}: no list `classes`; expected `classes: [NAME, NAME]`, or {{id, name}} of each")
     for number, entry in enumerate(classes, start=1):
         name = entry.get("name") if isinstance(entry, dict) else entry
-        if isinstance(name, bool | int | float) or (name is None and (entry is None or "name" in entry)):
+        if isinstance(name, bool | int | float | date) or (name is None and (entry is None or "name" in entry)):
             raise ConfigError(
                 f"{label}: class {number} is {_yaml_word(name)}, which YAML does not take as text; quote it: 'no', '7'"
             )
@@ -84,6 +87,8 @@ def read_class_file(path: Path, label: str, blank_lines: bool = False) -> dict[s
 
 def _yaml_word(value: object) -> str:
     words = {True: "yes, on or true", False: "no, off or false", None: "empty, null or ~"}
+    if isinstance(value, date):
+        return f"the date {value}"
     return words[value] if value is None or isinstance(value, bool) else f"the number {value}"
 
 
@@ -99,7 +104,7 @@ def _read_text(path: Path, label: str, blank_lines: bool) -> list[Any]:
         rows = [(number, line) for number, line in rows if line]
     if not any(line for _, line in rows):
         raise ConfigError(f"{label}: holds no class; {_NAMES_ALONE}")
-    if all(LABELMAP.fullmatch(line) for _, line in rows):
+    if any(LABELMAP.fullmatch(line) for _, line in rows):
         return [name for name, _ in read_labelmap(path, label)]
     _check_lines(rows, label)
     matches = [_NUMBERED.fullmatch(line) for _, line in rows]
@@ -115,14 +120,18 @@ def _read_text(path: Path, label: str, blank_lines: bool) -> list[Any]:
 
 
 def _check_names_alone(rows: Sequence[tuple[int, str]], label: str) -> None:
-    """Raise where every line of a list holds more than a name."""
-    first = f"{label}, line {rows[0][0]}: {shorten(repr(rows[0][1]))}"
+    """Raise where every line of a list holds more than a name, but for a head, and where there is a head."""
+    several = rows[1:] if len(rows) > 2 else rows  # the first may be a head
     for pattern, expected in _WITH_MORE.items():
-        if all(re.fullmatch(pattern, line) for _, line in rows):
-            raise ConfigError(f"{first}; {expected}, {_OR_YAML}")
+        if all(re.fullmatch(pattern, line) for _, line in several):
+            number, line = next(row for row in rows if re.fullmatch(pattern, row[1]))
+            raise ConfigError(f"{label}, line {number}: {shorten(repr(line))}; {expected}, {_OR_YAML}")
+    first = f"{label}, line {rows[0][0]}: {shorten(repr(rows[0][1]))}"
+    if re.fullmatch(_HEAD, rows[0][1], re.IGNORECASE) and len(rows) > 1:
+        raise ConfigError(f"{first} is no class but the head of the list: leave the line out, {_OR_YAML}")
     ends = [_NUMBER_LAST.fullmatch(line) for _, line in rows]
     words = [end[1] for end in ends if end]
-    if len(set(words)) == len(words) > 1 and all(ends[1:]):  # the first may be a head; `organ 1`, `organ 2` are names
+    if len(set(words)) == len(words) > 1 and all(ends[1:]):  # `organ 1`, `organ 2` are names
         raise ConfigError(f"{first}; expected numbers in front, as `ID: NAME`, or names alone, {_OR_YAML}")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -20,10 +20,9 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from split_matching.configs.class_files import is_class_file, read_class_file
 from split_matching.configs.class_names import find_alike, find_flaw
-from split_matching.configs.colour_table import is_labelmap
+from split_matching.configs.colour_table import check_names, is_labelmap
 from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.section import Section, format_reason
-from split_matching.configs.settings import TextConfig
 from split_matching.configs.strict_yaml import shorten
 from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, did_you_mean
@@ -111,6 +110,11 @@ class ClassList:
         return tuple(entry.name for entry in self.entries)
 
     @property
+    def names_by_id(self) -> dict[int, str]:
+        """Names of all classes, and of ignored ids that a list without ids names."""
+        return {**self.ignored_names, **{entry.id: entry.name for entry in self.entries}}
+
+    @property
     def unseen_entries(self) -> tuple[ClassEntry, ...]:
         """The unseen classes, in order."""
         return tuple(entry for entry in self.entries if entry.id in self.unseen_ids)
@@ -151,11 +155,6 @@ class ClassList:
         return tuple(entry for place, entry in enumerate(self.seen()) if (place - place // folds) % folds == fold)
 
 
-def prompts_of(entries: Iterable[ClassEntry], text: TextConfig) -> dict[str, tuple[str, ...]]:
-    """Return the prompts of the classes that have some, by name; none with `text.prompts=false`."""
-    return {entry.name: entry.prompts for entry in entries if entry.prompts and text.prompts}
-
-
 def load_shipped_classes(name: str) -> ClassList:
     """Read a list of this project, `configs/classes/<name>.yaml`, as it is.
 
@@ -191,7 +190,7 @@ def load_classes(data: DataConfig) -> ClassList:
     values, ignored_names = _fill_in(listed, data, path, label)
     file = _validate(_File, values, label)
     _check(file, label)
-    return ClassList(
+    found = ClassList(
         name=path.stem,
         entries=tuple(ClassEntry(entry.id, entry.name, entry.prompts) for entry in file.classes),
         unseen_ids=frozenset(file.unseen),
@@ -199,6 +198,8 @@ def load_classes(data: DataConfig) -> ClassList:
         ignored_names=ignored_names,
         by_place=isinstance(listed["classes"][0], str) and not is_labelmap(path),
     )
+    check_names(data.colours, data.root, found.names_by_id, label)
+    return found
 
 
 def read_classes(path: Path, label: str) -> tuple[ClassEntry, ...]:

@@ -1,4 +1,7 @@
-"""Names of classes as CLIP reads them: which names are the same text to it, and which it cannot take."""
+"""Names of classes as CLIP reads them: which names are the same text to it, and which it cannot take.
+
+What these functions return reaches results, so this file is part of the code of a stage, see `cache.code`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from split_matching.configs.settings import TextConfig
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories of signs that no name needs: they move the cursor of a terminal, or turn the text around."""
@@ -31,6 +37,21 @@ SYNONYMS = (
 )
 """Words of the class lists of this project for one thing (choice)."""
 
+
+class NamedClass(Protocol):
+    """A class, as lists and stages have it."""
+
+    @property
+    def name(self) -> str:
+        """The label."""
+        ...
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Words that templates take in place of the name."""
+        ...
+
+
 _PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
 
@@ -41,6 +62,11 @@ def as_clip_reads(text: str) -> tuple[str, ...]:
     """
     plain = unicodedata.normalize("NFKC", html.unescape(html.unescape(text))).lower()
     return tuple(found[0] for found in itertools.islice(_PIECES.finditer(plain), READ_PIECES))
+
+
+def prompts_of(classes: Iterable[NamedClass], text: TextConfig) -> dict[str, tuple[str, ...]]:
+    """Return the prompts of the classes that have some, by name; none with `text.prompts=false`."""
+    return {one.name: one.prompts for one in classes if one.prompts and text.prompts}
 
 
 def find_flaw(text: str) -> str:

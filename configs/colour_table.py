@@ -6,7 +6,8 @@ A table is `configs/colours/NAME.yaml`; or a file of the user's: YAML as there, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ FOLDER = Path(__file__).parent / "colours"
 
 LABELMAP = re.compile(r"([^:]+):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*")
 """A line of CVAT's labelmap.txt: `label:color_rgb:parts:actions`."""
+
+KNOWN_SHARE = 0.9
+"""Of the pixels whose colours a table knows, if masks may have been drawn with it (choice)."""
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
 
@@ -66,17 +70,42 @@ def locate_colours(name: str, root: Path) -> Path:
     return path
 
 
-def read_colours(path: Path) -> dict[int, int]:
-    """Read a table.
+@dataclass(frozen=True)
+class ColourTable:
+    """What colours of masks mean.
 
-    Returns:
-        The id of the class list of each colour, as of `pack`.
+    Args:
+        ids: the id of the class list of each colour, as of `pack`.
+        names: what the table calls an id, where it does.
+    """
+
+    ids: Mapping[int, int]
+    names: Mapping[int, str]
+
+    def find_contradiction(self, names: Mapping[int, str]) -> str:
+        """Return what the table and a class list say differently, in words; "" if nothing.
+
+        Other words for a class are none: only a name that the list gives to another id.
+
+        Args:
+            names: of the class list, by id.
+        """
+        ids = {name.casefold(): raw for raw, name in names.items()}
+        for raw, name in self.names.items():
+            listed = ids.get(name.casefold(), raw)
+            if listed != raw:
+                return f"{name} has id {raw} there, and {listed} in the class list"
+        return ""
+
+
+def read_colours(path: Path) -> ColourTable:
+    """Read a table.
 
     Raises:
         ConfigError: the file cannot be read, or has a colour twice.
     """
     if path.suffix.lower() == ".txt":
-        rows = [(place, colour) for place, (_, colour) in enumerate(read_labelmap(path, str(path)))]
+        rows = [(place, name, colour) for place, (name, colour) in enumerate(read_labelmap(path, str(path)))]
     else:
         try:
             file = _File.model_validate(read_mapping(path, str(path)))
@@ -87,14 +116,32 @@ def read_colours(path: Path) -> dict[int, int]:
                 f"{path}: {where}: {format_reason(first)}, got {shorten(repr(first['input']))}; expected "
                 "`colours: [{id: 7, colours: [[128, 64, 128]]}]`"
             ) from None
-        rows = [(entry.id, pack(*colour)) for entry in file.colours for colour in entry.colours]
+        rows = [(entry.id, entry.name, pack(*colour)) for entry in file.colours for colour in entry.colours]
     found: dict[int, int] = {}
-    for raw, colour in rows:
+    for raw, _, colour in rows:
         if found.setdefault(colour, raw) != raw:
             raise ConfigError(
                 f"{path}: colour {unpack(colour)} is that of ids {found[colour]} and {raw}; expected one id a colour"
             )
-    return found
+    return ColourTable(found, {raw: name for raw, name, _ in rows if name})
+
+
+def check_names(name: str, root: Path | None, names: Mapping[int, str], label: str) -> None:
+    """Reject a table that gives the name of a class another id.
+
+    Args:
+        name: as in `data.colours`; "" for no table.
+        root: folder of the data set; None where that is not known.
+        names: of the class list, by id.
+        label: how errors name the list.
+
+    Raises:
+        ConfigError: it does, or cannot be read.
+    """
+    if name and root is not None:
+        path = locate_colours(name, root)
+        if contradiction := read_colours(path).find_contradiction(names):
+            raise ConfigError(f"data.colours: {path}: {contradiction}, {label}: correct one of them")
 
 
 def unpack(colour: int) -> tuple[int, int, int]:
@@ -134,16 +181,20 @@ def is_labelmap(path: Path) -> bool:
     return all(LABELMAP.fullmatch(line.strip()) for line in lines if line[:1] != "#")
 
 
-def find_table(colours: Mapping[int, int], share: float = 0.9) -> str:
-    """Return the name of the shipped table that knows a share of some pixels or more, "" if none does.
+def find_tables(colours: Mapping[int, int], names: Mapping[int, str], ignore: Iterable[int]) -> list[str]:
+    """Return the names of the shipped tables that some masks may have been drawn with.
 
     Args:
         colours: pixels of each colour, as of `pack`.
-        share: of the pixels.
+        names: of the class list, by id.
+        ignore: ids that are no class.
     """
-    whole = sum(colours.values())
+    allowed = {*names, *ignore}
+    found = []
     for name, path in known_tables().items():
-        known = read_colours(path)
-        if len(colours) > 1 and sum(n for colour, n in colours.items() if colour in known) >= share * whole:
-            return name
-    return ""
+        table = read_colours(path)
+        known = {colour: pixels for colour, pixels in colours.items() if table.ids.get(colour) in allowed}
+        most = sum(known.values()) >= KNOWN_SHARE * sum(colours.values())  # edges may have been smoothed
+        if len(known) > 1 and most and not table.find_contradiction(names):
+            found.append(name)
+    return found

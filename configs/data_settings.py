@@ -11,6 +11,12 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from split_matching.configs.section import RUNTIME, Section, added
 from split_matching.configs.settings import Fraction, NonNegative, Positive
 
+FOLDER_ONLY = (
+    *("image_folder", "image_suffix", "image_prefix", "mask_suffix", "mask_prefix"),
+    *("colours", "download"),
+)
+"""Fields that the layout `folder` alone reads."""
+
 
 class DataConfig(Section):
     """Which images, which classes, and which of those are seen."""
@@ -118,9 +124,13 @@ class DataConfig(Section):
         return suffix
 
     @model_validator(mode="after")
-    def _download_of_folders(self) -> DataConfig:
-        if self.download and self.layout != "folder":
-            raise ValueError(f"data.download is for data.layout folder, not {self.layout}: leave it out")
+    def _settings_of_folders(self) -> DataConfig:
+        for name in FOLDER_ONLY if self.layout != "folder" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"data.{name} is for data.layout folder, not {self.layout}: leave it out, or describe the folders "
+                    "with that layout"
+                )
         return self
 
     @model_validator(mode="before")

@@ -5,6 +5,7 @@ Plain YAML keeps the last of two equal keys and says nothing: a second `train:` 
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -30,8 +31,12 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Return a whole number of usual size; Python refuses to print huge ones."""
-        value = int(super().construct_yaml_int(node))
+        """Return a whole number of usual size, as YAML 1.2 has it; Python refuses to print huge ones.
+
+        In YAML 1.1, which the parser follows elsewhere, 2007_000032 and 1:30 are numbers, and 010 is 8.
+        """
+        text = self.construct_scalar(node)
+        value = int(text, 0 if text[:2] in ("0o", "0x") else 10)
         if value.bit_length() > LONGEST_INTEGER:
             raise yaml.constructor.ConstructorError(None, None, "the number is too large", node.start_mark)
         return value
@@ -59,7 +64,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+_INTEGER = "tag:yaml.org,2002:int"
+_StrictLoader.yaml_implicit_resolvers = {
+    sign: [(tag, pattern) for tag, pattern in resolvers if tag != _INTEGER]
+    for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    _INTEGER, re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+_StrictLoader.add_constructor(_INTEGER, _StrictLoader.construct_yaml_int)
 _StrictLoader.add_constructor("tag:yaml.org,2002:str", _StrictLoader.construct_yaml_str)
 
 

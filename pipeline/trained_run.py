@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from split_matching.configs.class_list import ClassEntry, load_classes, prompts_of
+from split_matching.configs.class_list import ClassEntry, load_classes
+from split_matching.configs.class_names import prompts_of
 from split_matching.configs.load import known_datasets, load_config, restore
 from split_matching.configs.schema import Config, decoder_weights_file
 from split_matching.environment import command, default_artifacts

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from split_matching.configs.class_files import FILE_ENDINGS, is_class_file
 from split_matching.configs.class_list import ClassEntry, read_classes
+from split_matching.configs.strict_yaml import shorten
 from split_matching.configs.user_path import user_path
 from split_matching.errors import ConfigError, DataError, one_line
 from split_matching.pipeline.arguments import (
@@ -46,6 +48,12 @@ EXAMPLES = (
 )
 ENDINGS = ", ".join(FILE_ENDINGS)
 WEIGHTS = "clip.weights="
+
+_PATH = re.compile(r"[/~.].*|[^\s,]+\.[A-Za-z]\w{0,4}")
+"""A text that is meant as a file's name."""
+
+_NO_NAMES = re.compile(r"^[\[{(]|[;|\n]|^-+$|(^|,)\s*\d+\s*:")
+"""Signs of other forms: lists of JSON, other separators, several lines, no word, numbers in front."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +133,7 @@ def predict(
     counts = label_photos(segmenter, photos, names, out, display.counter("predict"), complaints.append)
     display.end("predict")
     lines = [f"error: {complaint}" for complaint in complaints]
+    lines += ["note: there is one class name alone, and every pixel has it"] if len(names) == 1 else []
     words = [f"{count} {word}" for word, count in counts.items() if count or word == "labelled"]
     code = DataError.exit_code if counts["failed"] else 0
     return [*lines, ", ".join(words).replace("kept", "kept from before"), one_line(str(out))], code
@@ -144,6 +153,10 @@ def read_names(text: str) -> list[ClassEntry]:
         if not path.is_file():
             raise DataError(f"{text}: the class names cannot be read (no such file); expected one name a line")
         return list(read_classes(path, text))
-    if os.path.isfile(path):  # noqa: PTH113 - false for a text too long for a path, where Path.is_file raises
-        raise ConfigError(f"--classes {text}: a file; expected names, or a file that ends in {ENDINGS}")
+    wrong = "a file or folder" if os.path.exists(path) else ""  # noqa: PTH110 - Path.exists raises for a long text
+    wrong = wrong or ("no such file" if _PATH.fullmatch(text) else "")
+    wrong = wrong or ("not understood" if _NO_NAMES.search(text) else "")
+    if wrong:
+        expected = f"names with commas between them, or a file that ends in {ENDINGS}"
+        raise ConfigError(f"--classes {shorten(repr(text))}: {wrong}; expected {expected}")
     return [ClassEntry(place, name) for place, name in enumerate(text.split(","))]

@@ -25,7 +25,7 @@ from split_matching.errors import DataError
 from split_matching.stages.candidates.batches import equal_batches
 from split_matching.stages.candidates.clustering import ClusteringModule, field_to_cluster, load_clustering
 from split_matching.stages.candidates.region_counts import count_regions
-from split_matching.stages.data.images import read_seen_labels
+from split_matching.stages.data.labels import read_seen_labels
 from split_matching.stages.data.resize import resize_share
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Shard, StageContext

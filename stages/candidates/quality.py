@@ -23,7 +23,8 @@ from split_matching.stages.candidates.clustering import cluster, field_to_cluste
 from split_matching.stages.candidates.computed_features import open_training_features
 from split_matching.stages.candidates.region_embedding import RegionItem, embed_regions
 from split_matching.stages.data.image_ids import choose_evenly
-from split_matching.stages.data.images import read_image, read_seen_labels
+from split_matching.stages.data.images import read_image
+from split_matching.stages.data.labels import read_seen_labels
 from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext

@@ -88,12 +88,17 @@ class AbsentMasks:
             for place in (*(folder / name for name in names), image.path.with_suffix(ending)):
                 if place.is_file():
                     return f"{place} holds {meaning}"
-        flat = folder / add_affixes(Path(image.stem).name, self._data.mask_prefix, self._data.mask_suffix)
+        prefix, suffix = self._data.mask_prefix, self._data.mask_suffix
+        wanted = add_affixes(Path(image.stem).name, prefix, suffix)
+        flat = folder / wanted
         if SPLIT not in self._data.image_folder and flat.is_file():
             setting = f"data.image_folder={self._data.image_folder}/{SPLIT}"
             return f"there is {flat}; if only images have folders by split: --set '{setting}'"
         for name, settings in (*self._other_ends(image, folder), *self._other_starts(image, folder)):
             return f"there is {folder / name}; if that is the mask: --set {shlex.join(settings)}"
+        for other in self._paths_below(folder):
+            if Path(other).name == wanted and not self._is_image(image.split, strip_affixes(other, prefix, suffix)):
+                return f"there is {folder / other}; expected the image's own folders above it: move it"
         return "add it, or set what mask names end with: --set data.mask_suffix=_mask.png"
 
     def _other_ends(self, image: FolderImage, folder: Path) -> Iterator[tuple[str, list[str]]]:

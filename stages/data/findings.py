@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from split_matching.configs.class_list import ClassList
-from split_matching.configs.colour_table import find_table, unpack
+from split_matching.configs.colour_table import find_tables, unpack
 from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError, format_count
 from split_matching.stages.data.folder_files import PICTURES, describe_endings
@@ -25,6 +25,9 @@ SHOWN = 5  # examples of one kind of finding
 BACKGROUND_SHARE, BACKGROUND_IMAGES = 0.5, 0.9  # of pixels and images: then a class may be background (choice)
 
 TWO_VALUES = (0, 255)
+TWO_VALUES_MASKS = 0.1
+"""Masks of 0 and 255 alone that are a problem among others, as a share: void alone fills few (choice)."""
+
 TWO_VALUES_REMEDY = (
     "If 255 is a class, as in masks of black and white, give both ids: classes.txt with the lines `0: NAME` and "
     "`255: NAME`, and no data.ignore"
@@ -65,7 +68,7 @@ def find_all(source: Source, data: DataConfig, classes: ClassList, ids: Ids, aud
         audits: of the images that were read.
     """
     return [
-        *_find_bad_files(audits),
+        *_find_bad_files(classes, audits),
         *_find_unknown_ids(classes, audits, bool(data.colours)),
         *_find_two_values(classes, audits),
         *_find_own_palettes(audits),
@@ -89,7 +92,7 @@ def count_totals(audits: Iterable[ImageAudit]) -> tuple[dict[str, Counter[int]],
     return pixels, images
 
 
-def _find_bad_files(audits: Audits) -> Iterator[Finding]:
+def _find_bad_files(classes: ClassList, audits: Audits) -> Iterator[Finding]:
     """Files that are absent or unusable, by kind."""
     kinds: dict[str, list[str]] = {}
     for audit in audits:
@@ -97,11 +100,11 @@ def _find_bad_files(audits: Audits) -> Iterator[Finding]:
             kinds.setdefault(audit.error[0], []).append(audit.error[1])
     for kind, messages in kinds.items():
         found = format_count(len(messages), KINDS[kind], kind)
-        yield Finding(f"{found}, first: {messages[0]}{_describe_colours(audits, kind)}", True)
+        yield Finding(f"{found}, first: {messages[0]}{_describe_colours(classes, audits, kind)}", True)
 
 
-def _describe_colours(audits: Audits, kind: str) -> str:
-    """The colours of coloured masks with their shares, and the table that knows them."""
+def _describe_colours(classes: ClassList, audits: Audits, kind: str) -> str:
+    """The colours of coloured masks with their shares, and the tables that know them."""
     if kind != COLOURED:
         return ""
     pixels: Counter[int] = Counter()
@@ -109,8 +112,8 @@ def _describe_colours(audits: Audits, kind: str) -> str:
         pixels.update(audit.colours)
     shown = [f"{unpack(colour)} {100 * n / pixels.total():.1f} %" for colour, n in pixels.most_common(SHOWN_COLOURS)]
     more = f" and {len(pixels) - len(shown)} more" if len(pixels) > len(shown) else ""
-    table = find_table(pixels)
-    known = f"; these are {table}'s: --set data.colours={table}" if table else ""
+    tables = find_tables(pixels, classes.names_by_id, classes.ignore)
+    known = f"; {' or '.join(tables)} has these: --set data.colours={tables[0]}" if tables else ""
     many = "; so many are a photograph, or edges that were smoothed" if len(pixels) >= MOST_COLOURS else ""
     return f". Their colours: {', '.join(shown)}{more}{known or many}"
 
@@ -198,11 +201,22 @@ def _find_two_values(classes: ClassList, audits: Audits) -> Iterator[Finding]:
     for audit in audits:
         pixels.update(audit.counts)
         pixels.update(audit.unknown)
-    if set(pixels) == set(TWO_VALUES) and TWO_VALUES[1] in classes.ignore:
+    if TWO_VALUES[1] not in classes.ignore:
+        return
+    if set(pixels) == set(TWO_VALUES):
         share = 100 * pixels[TWO_VALUES[1]] / pixels.total()
         yield Finding(
             f"all masks hold 0 and 255 alone, and 255 is ignored: {share:.0f} % of all pixels are dropped. "
             f"{TWO_VALUES_REMEDY}",
+            True,
+        )
+        return
+    some = [audit for audit in audits if TWO_VALUES[1] in audit.counts and set(audit.counts) <= set(TWO_VALUES)]
+    if len(some) > 1 and len(some) >= TWO_VALUES_MASKS * len(audits):
+        count = format_count(len(some), "mask holds", "masks hold")
+        yield Finding(
+            f"{count} 0 and 255 alone, and 255 is ignored, e.g. that of {some[0].image_id}; if these are black and "
+            "white among masks of ids, give their pixels the id of their class",
             True,
         )
 
@@ -264,16 +278,20 @@ def _find_missing_classes(classes: ClassList, ids: Ids, audits: Audits) -> Itera
     for split in SPLITS:
         wanted = classes.entries if split == "val" else classes.seen()
         never = [entry.name for entry in wanted if not pixels[split].get(entry.id)]
-        whole = split in ids and sum(audit.split == split for audit in audits) == len(ids[split])
+        read = sum(audit.split == split for audit in audits)
+        whole = split in ids and read == len(ids[split])
         if whole and pixels[split] and len(never) == len(wanted):
             kind = "seen class" if split == "train" else "class"
             yield Finding(
                 f"no mask of {split} has a pixel of any {kind}: correct the masks, or choose other images", True
             )
-        elif split in ids and never:
+        elif whole and never:
             result = "cannot be learnt" if split == "train" else f"{'has' if len(never) == 1 else 'have'} no score"
             found = format_count(len(never), "class never occurs", "classes never occur")
             yield Finding(f"{found} in {split} and {result}: {_list(never)}", False)
+        elif split in ids and never:
+            found = format_count(len(never), "class does", "classes do")
+            yield Finding(f"{found} not occur in the {read} images of {split} that were read: {_list(never)}", False)
 
 
 def _find_odd_first_class(classes: ClassList, usable: Audits) -> Iterator[Finding]:

@@ -71,10 +71,17 @@ def _walk(base: str, below: str, above: tuple[str, ...], found: list[str]) -> No
     for entry in entries:
         if entry.name[0] == "." or entry.name in LEFT_BEHIND:
             continue
-        if entry.is_dir():
+        if _leads_to_folder(entry):
             _walk(entry.path, f"{below}{entry.name}{os.sep}", (*above, real), found)
         else:
             found.append(f"{below}{entry.name}")
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: opening it says so
+        return False
 
 
 def describe_endings(names: Sequence[str]) -> str:
@@ -101,6 +108,9 @@ OTHER_PICTURES = {
 }
 """What files that cannot be read begin with, and what they are."""
 
+_FILMS = (b"iso", b"mp4", b"avc", b"M4V", b"qt ", b"3gp")
+"""What stands behind `ftyp` in films."""
+
 _STARTS = {
     b"{": ".json",
     b"[": ".json",
@@ -118,7 +128,7 @@ def describe_bytes(data: bytes) -> str:
         return "a web page, not an image"
     for sign, meaning in OTHER_PICTURES.items():
         if data.startswith(sign) or (sign == b"ftyp" and data[4:8] == sign):
-            return meaning
+            return "a film; take images out of it" if data[8:11] in _FILMS else meaning
     kind = next((ending for sign, ending in _STARTS.items() if start.startswith(sign)), "")
     return f"not an image but {FOREIGN[kind]}" if kind else "not an image"
 

@@ -1,8 +1,4 @@
-"""Decode images and masks, and turn raw mask ids into labels.
-
-The remapping of training masks is the wall between training and the unseen classes: background, void and unseen
-classes become one value before anything else reads them (void outlines unseen objects too: telling it would leak).
-"""
+"""Decode images, and masks into the ids of the class list."""
 
 from __future__ import annotations
 
@@ -21,15 +17,11 @@ from PIL import Image
 from split_matching.configs.colour_table import unpack
 from split_matching.errors import DataError
 from split_matching.stages.data.folder_files import describe_bytes
-from split_matching.stages.data.mask_values import check_lossless, stored_colours, stored_palette, stored_values
-from split_matching.stages.data.source import Source
+from split_matching.stages.data.mask_values import Values, check_lossless, stored_colours, stored_palette, stored_values
 from split_matching.stages.ground.budget import Budget
 
-UNANNOTATED = 255
-"""Training label of every pixel that is not of a seen class (65535 in uint16 labels)."""
-
-IGNORE = 255
-"""Validation label of every pixel that is of no class (65535 in uint16 labels)."""
+VOID = 255
+"""Id of pixels whose value may not occur, see `translate`."""
 
 MAX_PIXELS = 2**27
 """An image of more is an error, before it is decoded: a small file may claim sizes that fill any memory (choice)."""
@@ -42,6 +34,19 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000")
 
 ORIENTATION = 0x0112
 """EXIF tag."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation, how stored pixels are turned to be upright."""
+
+_BACK = {**TURNS, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 TURN = "as `exiftran -ai` or `mogrify -auto-orient` does"
 """How an image's pixels are turned as its EXIF orientation says."""
@@ -56,8 +61,6 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, on stderr; `_loa
 warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata; what matters becomes an error here
 
 _BUDGET = Budget(MAX_PIXELS)
-
-Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 Table = Sequence[int] | Mapping[int, int]
 """The class list's id of each value of a mask file; or of each colour, 0xRRGGBB, see `Source.mask_table`."""
@@ -150,7 +153,7 @@ def read_mask(
     shape: tuple[int, int] | None = None,
     allowed_ids: Collection[int] | None = None,
     table: Table | None = None,
-) -> Labels:
+) -> Values:
     """Decode an index mask: a PNG whose palette index or grey value is the raw class id.
 
     Args:
@@ -175,7 +178,7 @@ def decode_mask(
     shape: tuple[int, int] | None = None,
     allowed_ids: Collection[int] | None = None,
     table: Table | None = None,
-) -> Labels:
+) -> Values:
     """Decode the bytes of a mask; see `read_mask`. `path` is for errors only."""
     mask = decode_values(data, path, shape, table)
     if allowed_ids is not None:
@@ -221,11 +224,11 @@ def translate(mask: NDArray[Any], table: Table) -> NDArray[Any]:
         colours = np.array(sorted(table), np.uint32)
         ids = np.array([table[colour] for colour in colours.tolist()])
         places = np.searchsorted(colours, mask).clip(max=len(colours) - 1)
-        found = np.where(colours[places] == mask, ids[places], IGNORE)
+        found = np.where(colours[places] == mask, ids[places], VOID)
         return found.astype(np.uint8 if ids.max() < 256 else np.uint16)
-    whole = np.full(np.iinfo(mask.dtype).max + 1, IGNORE, dtype=mask.dtype)
+    whole = np.full(np.iinfo(mask.dtype).max + 1, VOID, dtype=mask.dtype)
     known = np.asarray(table, dtype=np.int64)
-    whole[: len(known)] = np.where(known < 0, IGNORE, known).astype(mask.dtype)
+    whole[: len(known)] = np.where(known < 0, VOID, known).astype(mask.dtype)
     found = whole[mask]
     return np.asarray(found)
 
@@ -250,7 +253,7 @@ def decode_with_palette(data: bytes, path: Path, table: Table | None = None) -> 
         check_lossless(image, data, path)  # before pages: the photograph of a phone may have several
         _check_one_page(image, data, path)
         if isinstance(table, Mapping):
-            return stored_colours(image), []
+            return stored_colours(image, path), []
         return stored_values(image, data, path), stored_palette(image)
 
 
@@ -282,82 +285,13 @@ def check_size(mask: NDArray[Any], shape: tuple[int, int], path: Path) -> None:
         )
 
 
-def seen_labels(mask: Labels, seen_ids: Sequence[int]) -> Labels:
-    """Training labels: all that training may know of a mask.
-
-    Args:
-        mask: (H, W) raw ids.
-        seen_ids: raw ids of the seen classes, in order.
-
-    Returns:
-        (H, W) index into `seen_ids`, or `UNANNOTATED` for everything else alike: background, void, unseen. uint8, or
-        uint16 with 65535 for more than 255 classes.
-    """
-    return _index(mask, seen_ids)
-
-
-def read_seen_labels(source: Source, image_id: str, seen_ids: Sequence[int]) -> tuple[Labels, NDArray[np.bool_]]:
-    """Read one training mask and forget at once all that training may not know.
-
-    Args:
-        source: where the mask is.
-        image_id: which image's; PrepareDataset has checked its mask.
-        seen_ids: raw ids of the seen classes, in order.
-
-    Returns:
-        Labels as of `seen_labels`, (H, W); and where a seen class is annotated, (H, W) bool.
-
-    Raises:
-        DataError: the mask went missing or was damaged since.
-    """
-    labels = seen_labels(_read_checked_mask(source, image_id), seen_ids)
-    return labels, labels != np.iinfo(labels.dtype).max
-
-
-def read_all_labels(source: Source, image_id: str, ids: Sequence[int]) -> Labels:
-    """Read one validation mask; labels as of `all_labels`.
-
-    Args:
-        source: where the mask is.
-        image_id: which image's; PrepareDataset has checked its mask.
-        ids: raw ids of all classes, in order.
-
-    Returns:
-        (H, W) labels.
-
-    Raises:
-        DataError: the mask went missing or was damaged since.
-    """
-    return all_labels(_read_checked_mask(source, image_id), ids)
-
-
-def _read_checked_mask(source: Source, image_id: str) -> Labels:
-    """A mask that PrepareDataset has checked, (H, W) ids of the class list."""
-    path = source.mask_path(image_id)
-    return read_mask(path, table=source.mask_table(path))
-
-
-def all_labels(mask: Labels, ids: Sequence[int]) -> Labels:
-    """Validation labels.
-
-    Args:
-        mask: (H, W) raw ids.
-        ids: raw ids of all classes, in order.
-
-    Returns:
-        (H, W) index into `ids`, or `IGNORE`. uint8, or uint16 with 65535 for more than 255 classes.
-    """
-    return _index(mask, ids)
-
-
-def _index(mask: Labels, ids: Sequence[int]) -> Labels:
-    """Replace each raw id by its place in `ids`, every other value by the largest one."""
-    wide = len(ids) > UNANNOTATED
-    table = np.full(np.iinfo(mask.dtype).max + 1, 65535 if wide else 255, dtype=np.uint16)
-    for place, raw in enumerate(ids):
-        if raw < len(table):
-            table[raw] = place
-    return table[mask] if wide else table.astype(np.uint8)[mask]
+def _turn_back(image: Image.Image, turned: int, path: Path, what: str) -> Image.Image:
+    """Return the pixels of a TIFF as they are stored: Pillow alone turns those of a TIFF as its orientation says."""
+    if what == "mask":
+        raise DataError(f"{path}: the mask has an orientation, {turned}; expected upright pixels: save it as PNG")
+    stored = image.transpose(_BACK[turned])
+    stored.getexif()[ORIENTATION] = turned
+    return stored
 
 
 @contextmanager
@@ -370,9 +304,12 @@ def _load_image(data: bytes, path: Path, what: str) -> Iterator[Image.Image]:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise ValueError(f"it claims {image.width}x{image.height} pixels; expected {MAX_PIXELS:,} at most")
+            if image.format == "BMP" and image.mode == "1" and data[28] > 1:  # of the header: bits a pixel
+                raise DataError(f"{path}: a BMP of {data[28]} bits in black and white is not read; save it as PNG")
+            turned = orientation(image) if image.format == "TIFF" else 1
             with _BUDGET.take(pixels):
                 image.load()
-                yield image
+                yield image if turned == 1 else _turn_back(image, turned, path, what)
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise almost any exception for damaged bytes

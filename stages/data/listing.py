@@ -59,6 +59,8 @@ def read_text(path: Path) -> str:
         DataError: the file is no plain text.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe may wait for ever
+            raise DataError(f"{path}: the list is no file; expected a text file")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise

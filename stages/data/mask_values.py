@@ -46,17 +46,33 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
     if image.mode.startswith("I"):
         return _as_16_bits(np.array(image), path)
     if image.mode == "F":
-        raise DataError(f"{path}: the mask has fractions; expected class ids: save whole numbers as PNG")
+        numbers = np.array(image)
+        if not np.array_equal(numbers, np.floor(numbers)):
+            raise DataError(f"{path}: the mask has fractions; expected class ids: save whole numbers as PNG")
+        return _as_16_bits(numbers, path)
     raise ColouredError(
         f"{path}: the mask has pixels of mode {image.mode}; expected class ids, as a palette or grey PNG: "
         f"{_remedy(image)}"
     )
 
 
-def stored_colours(image: Image.Image) -> NDArray[np.uint32]:
-    """Return the colours of a decoded mask, 0xRRGGBB: a palette's colours, and grey as three equal channels."""
-    channels = np.array(image.convert("RGB")).astype(np.uint32)
-    return np.asarray(channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])
+def stored_colours(image: Image.Image, path: Path) -> NDArray[np.uint32]:
+    """Return the colours of a decoded mask, 0xRRGGBB: a palette's colours, and grey as three equal channels.
+
+    Args:
+        image: the decoded mask.
+        path: for errors only.
+
+    Raises:
+        DataError: it has more than 8 bits a channel, or colours that nobody sees as they are transparent.
+    """
+    if image.mode[0] in "IF":
+        raise DataError(f"{path}: the mask has {image.mode} pixels; expected colours of 8 bits: leave data.colours out")
+    channels = np.array(image.convert("RGBA")).astype(np.uint32)
+    found = np.asarray(channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])
+    if image.mode != "P" and (found * (channels[..., 3] < 255)).any():
+        raise DataError(f"{path}: the mask has transparent colours; expected opaque ones: save it without transparency")
+    return found
 
 
 def stored_palette(image: Image.Image) -> list[int]:
@@ -105,13 +121,17 @@ def _as_16_bits(values: NDArray[np.generic], path: Path) -> Values:
     wide = values.astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
         outside = wide.min() if wide.min() < 0 else wide.max()
-        raise DataError(f"{path}: the mask has the value {outside}; expected class ids of 0 to 65535")
+        raise DataError(
+            f"{path}: the mask has the value {outside}; expected class ids of 0 to 65535: save no class as 255"
+        )
     return wide.astype(np.uint16)
 
 
 def _remedy(image: Image.Image) -> str:
     """What to do about a mask that has colours, or seems to."""
     channels = np.array(image if image.mode == "LA" else image.convert("RGB"))[..., : 1 if image.mode == "LA" else 3]
+    if image.mode in ("LA", "RGBA") and (channels == channels[0, 0]).all():
+        return "its alpha channel alone has values, so save that as a grey PNG"
     if (channels == channels[..., :1]).all():
         return "its channels are equal, so save one of them as a grey PNG"
     if not channels[..., 1:].any():

@@ -16,17 +16,7 @@ from PIL import Image
 from split_matching.configs.user_path import user_path
 from split_matching.errors import DataError, one_line
 from split_matching.stages.data.folder_files import PICTURES, walk
-from split_matching.stages.data.images import decode_with_orientation, orientation, read_bytes
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+from split_matching.stages.data.images import TURNS, decode_with_orientation, orientation, read_bytes
 
 
 @dataclass(frozen=True)
@@ -113,11 +103,11 @@ def decode_photo(data: bytes, path: Path) -> NDArray[np.uint8]:
     except DataError as error:
         reason = str(error).partition(": ")[2].partition(";")[0]
         raise DataError(f"{one_line(str(path))}: {reason}") from None
-    turn = _TURNS.get(turned)
+    turn = TURNS.get(turned)
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Return a Pillow image with its EXIF orientation applied."""
-    turn = _TURNS.get(orientation(image))
+    turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)

@@ -25,7 +25,8 @@ import numpy as np
 from split_matching.configs.slices import ClassIds
 from split_matching.errors import DataError
 from split_matching.stages.data.image_ids import check_ids_exist
-from split_matching.stages.data.images import Labels, all_labels, decode_image, decode_mask, read_bytes, seen_labels
+from split_matching.stages.data.images import decode_image, decode_mask, read_bytes
+from split_matching.stages.data.labels import Labels, all_labels, seen_labels
 from split_matching.stages.data.listing import SPLITS
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Progress, StageContext, no_progress

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from split_matching.configs.class_list import ClassEntry, prompts_of
+from split_matching.configs.class_list import ClassEntry
+from split_matching.configs.class_names import prompts_of
 from split_matching.configs.settings import TextConfig
 
 if TYPE_CHECKING:

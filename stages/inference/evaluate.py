@@ -23,7 +23,7 @@ from split_matching.cache.shard_format import Field
 from split_matching.cache.shard_writer import ShardWriter
 from split_matching.configs.class_list import ClassEntry
 from split_matching.model.label_choices import LabelChoices, choose_labels
-from split_matching.stages.data.images import IGNORE, Labels, read_all_labels
+from split_matching.stages.data.labels import IGNORE, Labels, read_all_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.budget import Budget
 from split_matching.stages.ground.class_text import embed_classes

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +29,7 @@ from split_matching.configs.class_names import as_clip_reads, find_alike, find_f
 from split_matching.configs.load import restore
 from split_matching.configs.schema import Config
 from split_matching.configs.settings import ClipConfig
-from split_matching.errors import ConfigError, DataError
+from split_matching.errors import ConfigError, DataError, first_line
 from split_matching.model.clip import FrozenClip
 from split_matching.model.label_choices import choose_labels
 from split_matching.model.query_decoder import QueryDecoder
@@ -236,7 +236,7 @@ class Segmenter:
         }
 
     @torch.inference_mode()
-    def predict(self, image: Picture, names: Sequence[str]) -> Prediction:
+    def predict(self, image: Picture, names: Iterable[str]) -> Prediction:
         """Label every pixel of an image.
 
         Args:
@@ -250,7 +250,8 @@ class Segmenter:
             ConfigError: no names, too many, or one twice.
             DataError: the image cannot be read.
         """
-        names = check_names(names, self._prompts_of(names))
+        clean = _clean(names)
+        names = check_names(clean, self._prompts_of(clean))
         pixels = to_pixels(image)
         known = {as_clip_reads(name) for name in self.seen}
         seen = tuple(as_clip_reads(name) in known for name in names)
@@ -265,8 +266,7 @@ class Segmenter:
     def _prompts_of(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Prompts of the names that are among the run's own, in any spelling that is the same text to CLIP."""
         own = {as_clip_reads(name): tuple(prompts) for name, prompts in self.prompts.items()}
-        given = {_clean(name) for name in names}
-        return {name: own[as_clip_reads(name)] for name in given if as_clip_reads(name) in own}
+        return {name: own[as_clip_reads(name)] for name in names if as_clip_reads(name) in own}
 
     def _text(self, names: tuple[str, ...]) -> Tensor:
         """Text embeddings of the names; those of the last call are kept. (C, D)."""
@@ -278,11 +278,22 @@ class Segmenter:
         return self._texts[1]
 
 
-def _clean(name: object) -> str:
-    return " ".join(str(name).split())
+def _clean(names: Iterable[str]) -> tuple[str, ...]:
+    """Return class names without outer spaces, and with single ones within.
+
+    Raises:
+        ConfigError: it is no list of texts.
+    """
+    if names is None or isinstance(names, str | Mapping):
+        raise ConfigError(f"class names {names!r}: expected a list of names")
+    given = tuple(names)
+    for place, name in enumerate(given):
+        if not isinstance(name, str):
+            raise ConfigError(f"class name {place + 1} is {name!r}: expected text")
+    return tuple(" ".join(name.split()) for name in given)
 
 
-def check_names(names: Sequence[str], prompts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> tuple[str, ...]:
+def check_names(names: Iterable[str], prompts: Mapping[str, Sequence[str]] = MappingProxyType({})) -> tuple[str, ...]:
     """Return class names without outer spaces.
 
     Args:
@@ -292,9 +303,7 @@ def check_names(names: Sequence[str], prompts: Mapping[str, Sequence[str]] = Map
     Raises:
         ConfigError: none, too many, an empty one, one twice, or one that CLIP cannot read or tell from another.
     """
-    if isinstance(names, str):
-        raise ConfigError(f"class names {names!r}: expected a list of names, not one text")
-    clean = tuple(map(_clean, names))
+    clean = _clean(names)
     if not clean:
         raise ConfigError("no class names: give at least one")
     if len(clean) > MOST_CLASSES:
@@ -322,7 +331,12 @@ def to_pixels(image: Picture) -> NDArray[np.uint8]:
     if isinstance(image, bytes):
         return decode_photo(image, Path("the image"))
     if isinstance(image, Image.Image):
-        return to_rgb(upright(image), "the image")
+        if 0 in image.size:
+            raise DataError(f"the image is {image.width}x{image.height}: expected one with pixels")
+        try:
+            return to_rgb(upright(image), "the image")
+        except (ValueError, OSError) as error:  # Pillow reads a file when its pixels are asked for
+            raise DataError(f"the image cannot be read ({first_line(error)}): expected an open Pillow image") from None
     if not isinstance(image, np.ndarray):
         raise DataError(
             f"the image is a {type(image).__name__}: expected a Pillow image, an array, a file or its bytes"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.errors import CorruptError
-from split_matching.stages.data.images import read_all_labels
+from split_matching.stages.data.labels import read_all_labels
 from split_matching.stages.data.source import Source
 from split_matching.stages.ground.csv_cells import read_cell
 from split_matching.stages.pages.colours import class_colours, hex_colours, is_light

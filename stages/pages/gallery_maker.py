@@ -21,7 +21,8 @@ from split_matching.stages.candidates.computed_features import open_training_fea
 from split_matching.stages.candidates.region_embedding import embed_regions
 from split_matching.stages.candidates.regions import ItemLoader
 from split_matching.stages.candidates.sweep import Sweep, sweep_image
-from split_matching.stages.data.images import read_image, read_seen_labels
+from split_matching.stages.data.images import read_image
+from split_matching.stages.data.labels import read_seen_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import threads_of

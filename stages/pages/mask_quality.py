@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from split_matching.stages.data.image_ids import choose_evenly
-from split_matching.stages.data.images import read_all_labels
+from split_matching.stages.data.labels import read_all_labels
 from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import Source
 from split_matching.stages.ground.context import StageContext

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from split_matching.configs.settings import TrainConfig
 from split_matching.model.token_encoder import split_patches
 from split_matching.stages.data.augment import View, distort, draw_view, take_image, take_labels
-from split_matching.stages.data.images import read_image, read_seen_labels
+from split_matching.stages.data.images import read_image
 from split_matching.stages.data.label_shares import label_shares, present_labels
+from split_matching.stages.data.labels import read_seen_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip

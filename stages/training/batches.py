@@ -23,8 +23,8 @@ from split_matching.errors import DataError
 from split_matching.model.criterion import Targets
 from split_matching.model.process_group import ProcessGroup
 from split_matching.stages.data.image_ids import choose_evenly
-from split_matching.stages.data.images import read_seen_labels
 from split_matching.stages.data.label_shares import label_shares, present_labels
+from split_matching.stages.data.labels import read_seen_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.ground.ordered_map import worker_threads
@@ -58,13 +58,16 @@ class Item:
         return sum(array.nbytes for array in arrays)
 
     def mirror(self) -> Item:
-        """Return the item mirrored left to right."""
+        """Return the item mirrored left to right.
+
+        `copy`: `ascontiguousarray` would leave a map of one column as it is, which torch refuses.
+        """
         return Item(
-            [np.ascontiguousarray(t[:, ::-1]) for t in self.tokens],
+            [t[:, ::-1].copy() for t in self.tokens],
             self.seen_labels,
-            np.ascontiguousarray(self.seen_masks[..., ::-1]),
+            self.seen_masks[..., ::-1].copy(),
             self.region_embeddings,
-            np.ascontiguousarray(self.region_masks[..., ::-1]),
+            self.region_masks[..., ::-1].copy(),
         )
 
 

@@ -7,8 +7,8 @@ import unicodedata
 import pytest
 
 from split_matching.configs import class_list as classes_module
-from split_matching.configs.class_list import ClassEntry, load_classes, load_shipped_classes, prompts_of
-from split_matching.configs.class_names import same_classes
+from split_matching.configs.class_list import ClassEntry, load_classes, load_shipped_classes
+from split_matching.configs.class_names import prompts_of, same_classes
 from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
 from split_matching.configs.settings import TextConfig
@@ -158,7 +158,7 @@ def test_comments_are_no_classes(tmp_path, text):
         ("0,a\n1,b\n2,c\n", "expected numbers as `ID: NAME`"),
         ("a,\nb,\nc\n", "line 1: ends with a comma"),
         ("0: a\n1: b,\n2: c\n", "line 2: ends with a comma"),
-        ("id,name\n0,a\n1,c\n", "line 1: 'id,name'; these are columns of a table"),
+        ("id,name\n0,a\n1,c\n", "line 2: '0,a'; expected numbers as `ID: NAME`"),
         ("a\tA\nc\tC\n", "these are columns of a table"),
         ("a;#090909\nc;#080808\n", "these are columns of a table"),
         ("a: 0\nb: 1\nc: 2\n", "line 1: 'a: 0'; expected numbers in front, as `ID: NAME`"),
@@ -178,6 +178,15 @@ def test_comments_are_no_classes(tmp_path, text):
         ("road 7\nsky 11\nc 13\n", "line 1: 'road 7'; expected numbers in front, as `ID: NAME`"),
         ("name id\nroad 7\nc 13\n", "line 1: 'name id'; expected numbers in front"),
         ("road 128 64 128\nsky 70 130 180\nc 0 0 142\n", "expected numbers in front"),
+        ("name\nroad\nsky\n", "line 1: 'name' is no class but the head of the list"),
+        ("Class Names\nroad\nsky\n", "line 1: 'Class Names' is no class but the head of the list"),
+        ("0\nroad\nsky\n", "line 1: '0' is no class but the head of the list"),
+        ("__ignore__\nroad\nsky\n", "line 1: '__ignore__' is no class"),
+        ("classes:\n- road\n- sky\n", "line 2: '- road'; expected names alone"),
+        ("id name\n0 road\n1 sky\n", "line 2: '0 road'; expected numbers as `ID: NAME`"),
+        ("0|road\n1|sky\n", "line 1: '0|road'; expected numbers as `ID: NAME`"),
+        ("0\uff1aroad\n1\uff1asky\n", "expected numbers as `ID: NAME`"),
+        ("road:1,2,3::\nsky:4,5,6\n", "line 2: 'sky:4,5,6'; expected `NAME:RED,GREEN,BLUE::`"),
         ("0\n1\n2\n", "line 1: '0'; expected names, or `ID: NAME`, not numbers alone"),
         ("// my classes\na\nc\n", "line 1: '// my classes'; expected # in front of a comment"),
         ("# nothing\n\n", "holds no class"),
@@ -202,6 +211,13 @@ def test_yaml_lists_take_names_that_text_does_not(tmp_path):
     (tmp_path / "c.yaml").write_text(f"classes: {names}\n")
     found = load_classes(DataConfig(classes=str(tmp_path / "c.yaml"), unseen=("grade:1",)))
     assert [entry.name for entry in found.entries] == names
+
+
+def test_a_date_among_names_is_named(tmp_path):
+    (tmp_path / "c.yaml").write_text("classes: [wall, 2024-05-01]\n")
+    check = DataConfig(classes=str(tmp_path / "c.yaml"), unseen=("wall",))
+    with pytest.raises(ConfigError, match="class 2 is the date 2024-05-01, which YAML does not take as text"):
+        load_classes(check)
 
 
 def test_names_alike_to_clip_are_known(tmp_path):

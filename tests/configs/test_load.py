@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from split_matching.configs.load import known_datasets, load_config, load_with_origins
 from split_matching.configs.schema import Config
-from split_matching.configs.strict_yaml import read_mapping
+from split_matching.configs.strict_yaml import parse_value, read_mapping
 from split_matching.errors import ConfigError
 from tests.error_lines import error_line
 
@@ -228,3 +228,18 @@ def test_a_file_is_read_as_it_is_now_whatever_its_last_reader_did_with_it(tmp_pa
     assert read_mapping(path, "a") == {"train": {"steps": 3}}
     path.write_text("train: {steps: 5}\n")
     assert read_mapping(path, "a") == {"train": {"steps": 5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10), ("0x1F", 31), ("0o17", 15), ("-5", -5), ("2007_000032", "2007_000032"), ("1:30", "1:30"), ("08", 8)],
+)
+def test_whole_numbers_are_those_of_yaml_1_2(text, value):
+    """Image ids of VOC and ids with zeros in front mean what they look like."""
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize("setting", ["colours=camvid", "mask_suffix=_m.png", "image_folder=x", "image_prefix=a"])
+def test_settings_of_folders_are_refused_elsewhere(setting):
+    name = setting.partition("=")[0]
+    assert f"data.{name} is for data.layout folder, not voc" in config_error(f"data.{setting}")

@@ -80,7 +80,7 @@ class FolderSource:
         inside = f"{re.escape(self._before)}([^/]+){re.escape(self._after)}/(.+)" if self._split else "()(.+)"
         pictures, others = [], []
         for path in walk(self._images):
-            place = re.fullmatch(inside, path)
+            place = re.fullmatch(inside, path, re.DOTALL)
             if place is None:
                 continue
             if path.lower().endswith(PICTURES) and self._image_stem(path):
@@ -97,6 +97,13 @@ class FolderSource:
             image = FolderImage(self._images / path, split, self._image_stem(name))
             files.setdefault(make_id("/".join(image.parts)), []).append(image)
         return files
+
+    def _is_mask(self, name: str) -> bool:
+        """Whether a file beside the images is a mask by its name, which has more than an ending: a_mask.png."""
+        prefix, suffix = self._data.mask_prefix, self._data.mask_suffix
+        if not (prefix or suffix.rpartition(".")[0]) or self._data.mask_folder != self._data.image_folder:
+            return False
+        return bool(strip_affixes(name, prefix, suffix))
 
     def _image_stem(self, path: str) -> str:
         return strip_affixes(path, self._data.image_prefix, self._data.image_suffix or Path(path).suffix)
@@ -148,8 +155,9 @@ class FolderSource:
         pair = _PAIR.fullmatch(line)
         image_id = self._find(pair[1]) if pair else ""
         if pair and image_id:
-            rule, named = self._mask_rule(self._files[image_id][0]), Path(_posix(pair[2])).parts[-2:]
-            if rule.parts[-len(named) :] != named:
+            rule, named = self._mask_rule(self._files[image_id][0]), Path(_posix(pair[2])).parts
+            below = rule.relative_to(self._root).parts[-len(named) :]  # a list may have folders above the root, too
+            if named[-len(below) :] != below:
                 raise DataError(
                     f"{where}: the mask is {pair[2]}, but by data.mask_folder and data.mask_suffix it is {rule}; set "
                     "them, for example data.mask_folder={split}annot"
@@ -194,7 +202,11 @@ class FolderSource:
                 f"{folder}: no such folder of images (there is {', '.join(there) or 'none'}); name one, or a list "
                 f"such as {split}.txt: --set data.{split}_split=NAME"
             )
-        found = sorted(i for i, images in self._files.items() if any(m.parts[: len(parts)] == parts for m in images))
+        found = sorted(
+            image_id
+            for image_id, images in self._files.items()
+            if any(image.parts[: len(parts)] == parts and not self._is_mask(image.path.name) for image in images)
+        )
         if not found:
             ends = self._data.image_suffix or ", ".join(PICTURES)
             others = walk(folder)
@@ -243,7 +255,7 @@ class FolderSource:
             raise DataError(
                 f"{folder}: no such folder of masks{there}; set where they are: --set data.mask_folder=NAME"
             )
-        for other in self._spellings(folder, image.stem):
+        for other in self._spellings(folder, image):
             if other.is_file():
                 return other
         raise DataError(f"{path}: the mask is absent though there is its image; {self._absent.remedy(image, folder)}")
@@ -254,10 +266,16 @@ class FolderSource:
     def _mask_rule(self, image: FolderImage) -> Path:
         return self._mask_folder(image.split) / add_affixes(image.stem, self._data.mask_prefix, self._data.mask_suffix)
 
-    def _spellings(self, folder: Path, stem: str) -> list[Path]:
-        """A mask's names with accents as other systems write them, and with an ending in capitals."""
+    def _spellings(self, folder: Path, image: FolderImage) -> list[Path]:
+        """A mask's names with accents as other systems write them, behind an image's ending, or with one in capitals.
+
+        a.jpg.png is the mask of a.jpg as Supervisely names it.
+        """
         prefix, suffix = self._data.mask_prefix, self._data.mask_suffix
-        stems = dict.fromkeys((stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))))
+        written = (image.stem, f"{image.stem}{image.path.suffix}")
+        stems = dict.fromkeys(
+            [*written, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD") for stem in written)]
+        )
         ends = (suffix, suffix.lower(), suffix.upper())
         return [folder / add_affixes(name, prefix, end) for name in stems for end in ends]
 
@@ -274,7 +292,7 @@ class FolderSource:
     @cached_property
     def _colours(self) -> Mapping[int, int] | None:
         name = self._data.colours
-        return read_colours(locate_colours(name, self._root)) if name else None
+        return read_colours(locate_colours(name, self._root)).ids if name else None
 
     def fingerprint(self) -> Fingerprint:
         """Over both lists, with sizes and times of their files; and over the table of colours."""
@@ -296,7 +314,8 @@ class FolderSource:
         """Mask files that belong to no image file."""
         stems: dict[str, set[str]] = {} if SPLIT in self._data.mask_folder else {"": set()}
         for image in (image for images in self._files.values() for image in images):
-            stems.setdefault(image.split if SPLIT in self._data.mask_folder else "", set()).add(_plain(image.stem))
+            known = stems.setdefault(image.split if SPLIT in self._data.mask_folder else "", set())
+            known |= {_plain(image.stem), _plain(f"{image.stem}{image.path.suffix}")}
         strays: list[Path] = []
         for split, known in stems.items():
             folder = self._mask_folder(split)
@@ -327,5 +346,5 @@ LAYOUT = Layout(
     FolderSource,
     images=_PLACES,
     masks=(*_PLACES, "mask_folder", "mask_prefix", "mask_suffix", "colours"),
-    lists=(*_PLACES, "train_split", "val_split"),
+    lists=(*_PLACES, "train_split", "val_split", "mask_folder", "mask_prefix", "mask_suffix"),
 )

@@ -11,7 +11,7 @@ from split_matching.stages.data.listing import check_split, parse_list, read_tex
 from split_matching.stages.data.raw_files import ABSENT, Fingerprint, Stat, make_fingerprint, stat_folder
 from split_matching.stages.data.source import Layout
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 AUG_LIST, AUG_MASKS = "trainaug", "SegmentationClassAug"
 DOWNLOAD = "python run_pipeline.py PrepareDataset --dataset voc --download"
 WITHOUT_SBD = "--set data.train_split=train data.mask_folder=SegmentationClass"

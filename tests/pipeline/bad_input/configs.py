@@ -176,7 +176,7 @@ CONFIGS = [
         "no workers",
         lambda p: p.arguments.append("--workers=0"),
         2,
-        "--set: runtime.workers is 0: input should be greater than or equal to 1",
+        "argument --workers: '0': expected a whole number from 1",
     ),
     Row(
         "unknown image of a trial",

@@ -153,9 +153,24 @@ def test_names_come_from_a_shipped_list_with_its_prompts() -> None:
     assert entries[10].prompts == ("dining table",)
 
 
+PATHS = ("names.tx", "./names", "/dev/fd/63", "~/names", "x.csv", "tests")
+LISTS = ("-", "[dog, cat]", "dog;cat", "dog|cat", "dog\ncat", "0: dog, 1: cat")
+
+
+@pytest.mark.parametrize("text", [*PATHS, *LISTS])
+def test_a_text_of_another_form_is_no_class_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected names with commas between them, or a file that ends in"):
+        read_names(text)
+
+
+@pytest.mark.parametrize("text", ["dog", "St. Bernard", "tv/monitor, dog", "2 wheeler, car", "a-b", "wall-concrete"])
+def test_unusual_names_are_names(text: str) -> None:
+    assert names_of(text) == text.split(",")
+
+
 def test_a_file_is_no_class_name(tmp_path: Path) -> None:
     (tmp_path / "names.csv").write_text("dog\n")
-    with pytest.raises(ConfigError, match="expected names, or a file that ends in"):
+    with pytest.raises(ConfigError, match="a file or folder; expected names with commas"):
         read_names(str(tmp_path / "names.csv"))
 
 

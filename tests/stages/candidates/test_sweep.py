@@ -14,7 +14,7 @@ from split_matching.stages.candidates import pseudo_masks
 from split_matching.stages.candidates.clustering import cluster, cluster_at, field_to_cluster
 from split_matching.stages.candidates.quality import best_overlap
 from split_matching.stages.candidates.sweep import settings_of, sweep_image
-from split_matching.stages.data.images import read_seen_labels
+from split_matching.stages.data.labels import read_seen_labels
 from split_matching.stages.data.source import open_source
 from tests.handmade import Chain
 

@@ -169,3 +169,17 @@ def test_images_of_two_splits_would_share_a_mask(tmp_path: Path) -> None:
     assert main([*command, *settings(root, more)]) == 3
     (root / "images/val/a.jpg").unlink()
     assert main([*command, *settings(root, more)]) == 0
+
+
+def test_masks_of_black_and_white_among_masks_of_ids(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    assert "0 and 255" not in problems(audit(root))
+    for path in sorted((root / "masks/train").glob("*.png"))[:2]:
+        Image.fromarray(stripes((0, 255))).save(path)
+    assert "2 masks hold 0 and 255 alone, and 255 is ignored, e.g. that of train." in problems(audit(root))
+
+
+def test_of_a_part_it_is_not_said_what_never_occurs(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    found = notes(audit(root, limit=1))
+    assert "not occur in the 1 images of" in found and "never occur" not in found

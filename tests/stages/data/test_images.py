@@ -11,19 +11,11 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from split_matching.configs.class_list import load_shipped_classes
-from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
-from split_matching.stages.data.images import (
+from split_matching.stages.data.images import MAX_BYTES, measure, read_bytes, read_image, read_mask
+from split_matching.stages.data.labels import (
     IGNORE,
-    MAX_BYTES,
-    UNANNOTATED,
     all_labels,
-    read_all_labels,
-    read_bytes,
-    read_image,
-    read_mask,
-    read_seen_labels,
-    seen_labels,
 )
 from split_matching.stages.data.photos import find_photos, read_photo
 from split_matching.stages.data.source import open_source
@@ -149,11 +141,38 @@ def test_decoding_takes_from_the_budget(tmp_path, monkeypatch):
     assert taken == [200, 200]
 
 
-def test_orientation_tag_is_not_applied(tmp_path):
+@pytest.mark.parametrize("kind", ["png", "tif"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_stored_pixels_of_an_image_are_read_and_a_photo_is_upright(tmp_path, kind, turn):
     exif = Image.Exif()
-    exif[274] = 6
-    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").shape == (10, 20, 3)
+    exif[274] = turn
+    stored = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(stored).save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path), stored)
+    assert measure(path.read_bytes(), path) == ((2, 3), turn)
+    # EXIF 2.3, 4.6.4: which side of the scene the first stored row and the first stored column are
+    turned = stored.transpose(1, 0, 2) if turn > 4 else stored
+    upright = turned[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1]
+    np.testing.assert_array_equal(read_photo(path), upright)
+
+
+def test_a_mask_with_an_orientation_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.new("L", (4, 4)).save(tmp_path / "a.tif", exif=exif)
+    check_error(lambda: read_mask(tmp_path / "a.tif"), tmp_path / "a.tif", "an orientation, 3", "save it as PNG")
+
+
+def test_a_bitmap_of_8_bits_in_black_and_white_is_refused(tmp_path):
+    rows = bytes([0, 1, 1, 0]) * 2
+    head = (40).to_bytes(4, "little") + (4).to_bytes(4, "little") + (2).to_bytes(4, "little") + b"\1\0\x08\0"
+    head += bytes(16) + (2).to_bytes(4, "little") + bytes(4)
+    palette = bytes(4) + b"\xff\xff\xff\0"
+    start = 14 + len(head) + len(palette)
+    whole = b"BM" + (start + len(rows)).to_bytes(4, "little") + bytes(4) + start.to_bytes(4, "little")
+    (tmp_path / "a.bmp").write_bytes(whole + head + palette + rows)
+    check_error(lambda: read_mask(tmp_path / "a.bmp"), tmp_path / "a.bmp", "BMP of 8 bits", "save it as PNG")
 
 
 @pytest.mark.parametrize("kept", [0, 10, 400])
@@ -209,39 +228,6 @@ def test_unusable_masks(tmp_path, make_mask):
 
 
 # ---- labels ----
-
-
-def test_seen_labels_know_one_value_beside_the_seen_classes():
-    mask = np.array([[0, 255, 16, 20], [1, 15, 2, 7]], np.uint8)
-    labels = seen_labels(mask, range(1, 16))
-    assert labels.dtype == np.uint8
-    assert labels.tolist() == [[UNANNOTATED] * 4, [0, 14, 1, 6]]
-
-
-def test_all_labels_ignore_what_is_no_class():
-    labels = all_labels(np.array([[0, 255, 16, 1]], np.uint8), VOC_IDS)
-    assert labels.tolist() == [[IGNORE, IGNORE, 15, 0]]
-
-
-def test_ids_with_gaps_map_to_their_place():
-    assert seen_labels(np.array([[90, 3, 40]], np.uint8), (90, 3)).tolist() == [[0, 1, UNANNOTATED]]
-
-
-def test_more_classes_than_a_byte_holds():
-    mask = np.array([[0, 299, 300, 65535]], np.uint16)
-    labels = all_labels(mask, range(300))
-    assert labels.dtype == np.uint16 and labels.tolist() == [[0, 299, 65535, 65535]]
-    assert all_labels(np.array([[255]], np.uint8), range(300)).tolist() == [[255]]
-    assert all_labels(np.array([[254, 255]], np.uint8), range(255)).tolist() == [[254, IGNORE]]
-
-
-def test_labels_read_through_a_source(voc_tree, make_mask):
-    tree = voc_tree(train={"a": make_mask(0, 1, 16, 255)}, val={"b": make_mask(0, 1, 16, 255)})
-    source = open_source(DataConfig(), tree.root)
-    labels, annotated = read_seen_labels(source, "a", range(1, 16))
-    assert labels[0, ::8].tolist() == [UNANNOTATED, 0, UNANNOTATED, UNANNOTATED]
-    np.testing.assert_array_equal(annotated, labels == 0)
-    assert read_all_labels(source, "b", VOC_IDS)[0, ::8].tolist() == [IGNORE, 0, 15, IGNORE]
 
 
 # ---- photographs ----

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from split_matching.configs.class_list import load_classes, load_shipped_classes
-from split_matching.configs.colour_table import FOLDER, find_table, pack, read_colours, unpack
+from split_matching.configs.colour_table import FOLDER, find_tables, pack, read_colours, unpack
 from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError
 from split_matching.stages.data.audit import Audit, audit_data
@@ -81,7 +81,10 @@ def test_check_data_lists_the_colours_and_knows_the_table(tmp_path: Path) -> Non
     assert found.startswith("5 masks are coloured, first: ") and "Their colours: " in found
     # cats: columns of train.b, train.c and val.d, of 5 masks of 32
     assert "(128, 64, 128)" in found and f"(70, 70, 70) {100 * (16 + 11 + 16) / 160:.1f} %" in found
-    assert "these are cityscapes's: --set data.colours=cityscapes" in found
+    assert "has these" not in found  # Cityscapes has, but gives `wall` another id than the class list
+    names = root / "classes.txt"
+    names.write_text(names.read_text().replace("wall", "window"))
+    assert "cityscapes has these: --set data.colours=cityscapes" in problems(audit(root))[0]
 
 
 def test_a_colour_without_an_id_is_a_problem(tmp_path: Path) -> None:
@@ -97,8 +100,8 @@ def test_a_colour_without_an_id_is_a_problem(tmp_path: Path) -> None:
 
 def test_a_change_of_the_table_changes_the_fingerprint(tmp_path: Path) -> None:
     root = write_coloured(tmp_path)
-    data = load_config("folder", overrides=settings(root, "data.colours=colours.yaml")).data
     (root / "colours.yaml").write_text(TABLE)
+    data = load_config("folder", overrides=settings(root, "data.colours=colours.yaml")).data
     before = open_source(data, root).fingerprint()
     (root / "colours.yaml").write_text(TABLE.replace("id: 3", "id: 2"))
     assert open_source(data, root).fingerprint() != before
@@ -121,13 +124,65 @@ def test_broken_tables(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_shipped_tables_are_of_their_class_lists() -> None:
-    known = {"ade20k": (149, 150), "camvid": (32, 11), "cityscapes": (29, 19)}  # colours, classes
+    known = {"ade20k": (149, 150), "camvid": (32, 11), "cityscapes": (29, 19), "voc": (256, 20)}  # colours, classes
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(known)
     for name, (colours, classes) in known.items():
         table, found = read_colours(FOLDER / f"{name}.yaml"), load_shipped_classes(name)
-        assert len(table) == colours and len(found.entries) == classes
-        assert set(table.values()) <= {*found.ids, *found.ignore}
+        assert len(table.ids) == colours and len(found.entries) == classes
+        assert name == "voc" or set(table.ids.values()) <= {*found.ids, *found.ignore}
+        assert not table.find_contradiction(found.names_by_id)
     camvid = read_colours(FOLDER / "camvid.yaml")
-    assert camvid[pack(64, 128, 192)] == 8  # SUVPickupTruck is a car
-    assert find_table({pack(64, 128, 192): 5, pack(0, 0, 64): 5}) == "camvid" and find_table({1: 5, 2: 5}) == ""
+    assert camvid.ids[pack(64, 128, 192)] == 8  # SUVPickupTruck is a car
+    voc = read_colours(FOLDER / "voc.yaml").ids
+    assert (voc[pack(128, 0, 0)], voc[pack(0, 64, 128)], voc[pack(224, 224, 192)]) == (1, 20, 255)
     assert unpack(pack(1, 2, 3)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["ade20k", "camvid", "cityscapes", "voc"])
+def test_masks_in_the_colours_of_a_table_are_known_by_their_class_list(name: str) -> None:
+    classes = load_shipped_classes(name)
+    ids = read_colours(FOLDER / f"{name}.yaml").ids
+    drawn = {colour: 5 for colour, raw in ids.items() if raw in (*classes.ids, *classes.ignore)}
+    assert find_tables(drawn, classes.names_by_id, classes.ignore) == [name]
+    assert find_tables({next(iter(drawn)): 5}, classes.names_by_id, classes.ignore) == []  # one colour says nothing
+    assert find_tables({1: 5, 2: 5}, classes.names_by_id, classes.ignore) == []
+    strange = {1: 5 * len(drawn) // 8}
+    assert find_tables(drawn | strange, classes.names_by_id, classes.ignore) == []
+
+
+def test_black_red_and_olive_are_those_of_voc_to_its_class_list() -> None:
+    colours = dict.fromkeys((pack(0, 0, 0), pack(128, 0, 0), pack(128, 128, 0)), 5)  # CamVid has all three
+    voc, camvid = load_shipped_classes("voc"), load_shipped_classes("camvid")
+    assert find_tables(colours, voc.names_by_id, voc.ignore) == ["voc"]
+    assert find_tables(colours, camvid.names_by_id, camvid.ignore) == ["camvid", "voc"]
+
+
+def test_a_table_that_gives_a_class_another_id_is_refused(tmp_path: Path) -> None:
+    root = write_coloured(tmp_path)
+    names = [entry.name for entry in load_classes(load_config("folder", overrides=settings(root)).data).entries]
+    rows = [f"{name}:{place},0,0::" for place, name in enumerate(names)]
+    (root / "labelmap.txt").write_text("\n".join(rows[::-1]))
+    overrides = settings(root, "data.colours=labelmap.txt")
+    check_error(
+        lambda: load_config("folder", overrides=overrides),
+        "labelmap.txt",
+        "in the class list",
+        "correct one",
+        kind=ConfigError,
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("RGBA", "transparent colours"), ("LA", "transparent colours"), ("I;16", "colours of 8 bits")]
+)
+def test_masks_without_plain_colours_are_refused(tmp_path: Path, mode: str, words: str) -> None:
+    image = Image.new(mode, (4, 4), {"RGBA": (255, 0, 0, 128), "LA": (9, 0), "I;16": 1000}[mode])
+    image.save(tmp_path / "a.png")
+    check_error(lambda: read_mask(tmp_path / "a.png", None, {1}, {0xFF0000: 1}), tmp_path / "a.png", words)
+
+
+def test_what_is_transparent_may_be_black(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0, 255))
+    image.save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png", None, {1, 7}, {0xFF0000: 1, 0: 7}).tolist() == [[7, 1]]

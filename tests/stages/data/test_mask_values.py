@@ -132,6 +132,17 @@ def test_values_that_are_no_ids(tmp_path: Path, value: float, words: str) -> Non
     check_error(lambda: read_mask(tmp_path / "a.tif"), "a.tif", words)
 
 
+def test_ids_in_the_alpha_channel_are_named_so(tmp_path: Path) -> None:
+    alpha = values(8)
+    Image.fromarray(np.dstack([np.zeros((5, 13, 3)), alpha]).astype(np.uint8)).save(tmp_path / "a.png")
+    check_error(lambda: read_mask(tmp_path / "a.png"), "its alpha channel alone has values", "grey PNG")
+
+
+def test_whole_numbers_with_a_point_are_ids(tmp_path: Path) -> None:
+    Image.fromarray(np.float32([[0, 3], [255, 300]])).save(tmp_path / "a.tif")
+    assert read_mask(tmp_path / "a.tif").tolist() == [[0, 3], [255, 300]]
+
+
 def test_whole_numbers_of_32_bits_are_ids(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 300], [65535, 7]], np.int32)).save(tmp_path / "a.tif")
     np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), [[0, 300], [65535, 7]])

@@ -11,7 +11,7 @@ import pytest
 
 from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
-from split_matching.stages.data.images import read_all_labels
+from split_matching.stages.data.labels import read_all_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.inference.metrics import ConfusionMatrix, compute_scores
 from tests.png import unpack

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from split_matching.model.clip import FrozenClip
-from split_matching.stages.data.images import read_all_labels
+from split_matching.stages.data.labels import read_all_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.class_text import embed_classes
 from split_matching.stages.ground.frozen_clip import frozen_clip

@@ -126,6 +126,9 @@ def test_prompts_of_a_list_are_read_and_compared(segmenter: Segmenter) -> None:
         (["a\x1b[31m"], "printable"),
         ([f"n{i}" for i in range(256)], "at most 255"),
         ("dog", "expected a list"),
+        (None, "expected a list"),
+        ({"dog": 1}, "expected a list"),
+        (["dog", None], "class name 2 is None: expected text"),
     ],
 )
 def test_wrong_names_are_refused(names: object, words: str) -> None:

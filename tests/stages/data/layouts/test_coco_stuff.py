@@ -17,7 +17,8 @@ from split_matching.configs.slices import build_slice
 from split_matching.errors import DataError
 from split_matching.pipeline.stages import make_plan
 from split_matching.stages.data import prepare
-from split_matching.stages.data.images import read_all_labels, read_mask, read_seen_labels
+from split_matching.stages.data.images import read_mask
+from split_matching.stages.data.labels import read_all_labels, read_seen_labels
 from split_matching.stages.data.layouts.coco_stuff import RAW_IDS, TRAIN_ID
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
