@@ -63,7 +63,7 @@ def read_class_file(path: Path, label: str, blank_lines: bool = False) -> dict[s
     """
     if is_text_file(path.name):
         return {"classes": _read_text(path, label, blank_lines)}
-    values = read_mapping(path, label)
+    values = read_mapping(path, label, "`classes: [NAME, NAME]`, or {id, name} of each")
     classes = values.get("classes")
     if not isinstance(classes, list):
         raise ConfigError(f"{label}: no list `classes`; expected `classes: [NAME, NAME]`, or {{id, name}} of each")

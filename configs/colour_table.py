@@ -23,6 +23,8 @@ FOLDER = Path(__file__).parent / "colours"
 LABELMAP = re.compile(r"([^:]+):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*")
 """A line of CVAT's labelmap.txt: `label:color_rgb:parts:actions`."""
 
+FORM = "`colours: [{id: 7, colours: [[128, 64, 128]]}]`"
+
 KNOWN_SHARE = 0.9
 """Of the pixels whose colours a table knows, if masks may have been drawn with it (choice)."""
 
@@ -108,13 +110,12 @@ def read_colours(path: Path) -> ColourTable:
         rows = [(place, name, colour) for place, (name, colour) in enumerate(read_labelmap(path, str(path)))]
     else:
         try:
-            file = _File.model_validate(read_mapping(path, str(path)))
+            file = _File.model_validate(read_mapping(path, str(path), FORM))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(
-                f"{path}: {where}: {format_reason(first)}, got {shorten(repr(first['input']))}; expected "
-                "`colours: [{id: 7, colours: [[128, 64, 128]]}]`"
+                f"{path}: {where}: {format_reason(first)}, got {shorten(repr(first['input']))}; expected {FORM}"
             ) from None
         rows = [(entry.id, entry.name, pack(*colour)) for entry in file.colours for colour in entry.colours]
     found: dict[int, int] = {}

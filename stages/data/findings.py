@@ -105,11 +105,11 @@ def _find_bad_files(classes: ClassList, audits: Audits) -> Iterator[Finding]:
 
 def _describe_colours(classes: ClassList, audits: Audits, kind: str) -> str:
     """The colours of coloured masks with their shares, and the tables that know them."""
-    if kind != COLOURED:
-        return ""
     pixels: Counter[int] = Counter()
     for audit in audits:
         pixels.update(audit.colours)
+    if kind != COLOURED or not pixels:
+        return ""
     shown = [f"{unpack(colour)} {100 * n / pixels.total():.1f} %" for colour, n in pixels.most_common(SHOWN_COLOURS)]
     more = f" and {len(pixels) - len(shown)} more" if len(pixels) > len(shown) else ""
     tables = find_tables(pixels, classes.names_by_id, classes.ignore)

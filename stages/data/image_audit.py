@@ -130,5 +130,9 @@ def _count_values(values: NDArray[Any]) -> list[tuple[int, int]]:
 
 
 def _count_colours(content: bytes, path: Path) -> dict[int, int]:
-    """Pixels of the most frequent colours of a mask."""
-    return dict(Counter(dict(_count_values(decode_values(content, path, table={})))).most_common(MOST_COLOURS))
+    """Pixels of the most frequent colours of a mask; none where they are no plain colours."""
+    try:
+        colours = decode_values(content, path, table={})
+    except DataError:
+        return {}
+    return dict(Counter(dict(_count_values(colours))).most_common(MOST_COLOURS))

@@ -129,9 +129,13 @@ def _as_16_bits(values: NDArray[np.generic], path: Path) -> Values:
 
 def _remedy(image: Image.Image) -> str:
     """What to do about a mask that has colours, or seems to."""
-    channels = np.array(image if image.mode == "LA" else image.convert("RGB"))[..., : 1 if image.mode == "LA" else 3]
-    if image.mode in ("LA", "RGBA") and (channels == channels[0, 0]).all():
-        return "its alpha channel alone has values, so save that as a grey PNG"
+    if image.mode in ("LA", "RGBA"):
+        *colours, alpha = np.moveaxis(np.array(image), -1, 0)
+        if all((channel == channel[0, 0]).all() for channel in colours):
+            return "its alpha channel alone has values, so save that as a grey PNG"
+        if image.mode == "LA" and not (alpha == alpha[0, 0]).all():
+            return "it has two channels, so save that of the ids as a grey PNG"
+    channels = np.array(image.convert("RGB"))
     if (channels == channels[..., :1]).all():
         return "its channels are equal, so save one of them as a grey PNG"
     if not channels[..., 1:].any():

@@ -18,6 +18,10 @@ from split_matching.errors import DataError, one_line
 from split_matching.stages.data.folder_files import PICTURES, walk
 from split_matching.stages.data.images import TURNS, decode_with_orientation, orientation, read_bytes
 
+OVERLAY, INDEX = ".overlay.png", ".index.png"
+RESULTS = (OVERLAY, INDEX)
+"""What the pictures end with that are made of a photo."""
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -48,10 +52,11 @@ def find_all_photos(given: Sequence[str], out: Path) -> list[Photo]:
             raise DataError(f"{one_line(word)}: nothing is fetched from the web; download the image, and give the file")
         place = str(user_path(word))
         matches = [] if os.path.lexists(place) else sorted(glob.glob(place, recursive=True))  # noqa: PTH207 (absolute)
+        matches = [match for match in matches if not match.endswith(RESULTS)]
         for path in map(Path, matches or [place]):
             for photo in find_photos(path, out):
                 other = found.setdefault(photo.name, photo)
-                if other.path.resolve() != photo.path.resolve():
+                if os.path.realpath(other.path) != os.path.realpath(photo.path):
                     raise DataError(
                         f"{one_line(str(other.path))} and {one_line(str(photo.path))} would have the same results; "
                         "label them in two runs, into two folders"
@@ -63,11 +68,11 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
     """Return the image files of a folder and all below it, or the one file, in sorted order.
 
     Whatever has an image's name and is no folder is among them: what cannot be read is named when its turn comes.
-    Hidden files are not.
+    Hidden files are not, nor results of earlier runs.
 
     Args:
         given: a file or a folder.
-        out: folder of results, which is not looked into.
+        out: folder of results, which is not looked into unless it is the given one.
 
     Raises:
         DataError: nothing is there, or no image.
@@ -76,11 +81,14 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
         return [Photo(given, Path(given.name))]
     if not given.is_dir():
         raise DataError(f"{one_line(str(given))}: no such file or folder; give an image or a folder of images")
-    own = out.resolve()
+    own = Path(os.path.realpath(out))
+    inside = own != Path(os.path.realpath(given))
     found = [
         Photo(given / name, Path(name))
         for name in walk(given)
-        if name.lower().endswith(PICTURES) and own not in (given / name).resolve().parents
+        if name.lower().endswith(PICTURES)
+        and not name.endswith(RESULTS)
+        and not (inside and own in Path(os.path.realpath(given / name)).parents)
     ]
     if not found:
         raise DataError(f"{one_line(str(given))}: no image in it; expected files that end in {', '.join(PICTURES)}")

@@ -232,11 +232,23 @@ def test_a_file_is_read_as_it_is_now_whatever_its_last_reader_did_with_it(tmp_pa
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("010", 10), ("0x1F", 31), ("0o17", 15), ("-5", -5), ("2007_000032", "2007_000032"), ("1:30", "1:30"), ("08", 8)],
+    [
+        ("10", 10),
+        ("007", "007"),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("-5", -5),
+        ("2007_000032", "2007_000032"),
+        ("1:30", "1:30"),
+    ],
 )
 def test_whole_numbers_are_those_of_yaml_1_2(text, value):
     """Image ids of VOC and ids with zeros in front mean what they look like."""
     assert parse_value(text) == value
+
+
+def test_a_number_with_zeros_in_front_is_decimal():
+    assert load_config("voc", overrides=["train.steps=020000"]).train.steps == 20000
 
 
 @pytest.mark.parametrize("setting", ["colours=camvid", "mask_suffix=_m.png", "image_folder=x", "image_prefix=a"])

@@ -226,7 +226,8 @@ class FolderSource:
     def _image(self, image_id: str) -> FolderImage:
         if image_id in self._files:
             return self._files[image_id][0]
-        close = [other for other in self._files if f".{other}".casefold().endswith(f".{image_id}".casefold())]
+        written = tuple(f".{name}".casefold() for name in (image_id, os.path.splitext(image_id)[0]))  # noqa: PTH122
+        close = [other for other in self._files if f".{other}".casefold().endswith(written)]
         example = next(iter(sorted(self._files)), "a")
         meant = f"did you mean {close[0]}?" if close else f"ids are names without ending, such as {example}"
         raise DataError(

@@ -138,6 +138,11 @@ def test_ids_in_the_alpha_channel_are_named_so(tmp_path: Path) -> None:
     check_error(lambda: read_mask(tmp_path / "a.png"), "its alpha channel alone has values", "grey PNG")
 
 
+def test_two_channels_are_named_so(tmp_path: Path) -> None:
+    Image.fromarray(np.dstack([values(8), values(8)[::-1]]).astype(np.uint8)).save(tmp_path / "a.png")
+    check_error(lambda: read_mask(tmp_path / "a.png"), "mode LA", "it has two channels", "grey PNG")
+
+
 def test_whole_numbers_with_a_point_are_ids(tmp_path: Path) -> None:
     Image.fromarray(np.float32([[0, 3], [255, 300]])).save(tmp_path / "a.tif")
     assert read_mask(tmp_path / "a.tif").tolist() == [[0, 3], [255, 300]]

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from split_matching.errors import DataError
 from split_matching.stages.data.photos import find_all_photos, find_photos, read_photo
 from tests.conftest import noise
+from tests.error_lines import check_error
 
 
 def test_orientation_of_a_photograph_is_applied(tmp_path: Path) -> None:
@@ -48,5 +49,20 @@ def test_photos_are_found_below_a_folder(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.webp", "out/x.png", "c.doc"):
         (tmp_path / name).touch()
     assert [str(photo.name) for photo in find_photos(tmp_path, tmp_path / "out")] == ["a.webp", "b.JPG"]
+    assert [str(photo.name) for photo in find_photos(tmp_path / "out", tmp_path / "out")] == ["x.png"]
+
+
+def test_results_are_no_photos(tmp_path: Path) -> None:
+    for name in ("a.png", "a.png.overlay.png", "a.png.index.png"):
+        (tmp_path / name).touch()
+    assert [str(photo.name) for photo in find_photos(tmp_path, tmp_path)] == ["a.png"]
+    assert [str(photo.name) for photo in find_all_photos([f"{tmp_path}/*.png"], tmp_path / "o")] == ["a.png"]
+    (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match="no image in it"):
-        find_photos(tmp_path / "out", tmp_path / "out")
+        find_photos(tmp_path, tmp_path)
+
+
+def test_a_link_to_itself_is_named_when_its_turn_comes(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "a.png")
+    (photo,) = find_all_photos([str(tmp_path)], tmp_path / "o")
+    check_error(lambda: read_photo(photo.path), "a.png", "Too many levels of symbolic links")
