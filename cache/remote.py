@@ -50,7 +50,7 @@ class Remote:
     """The artifacts at an address.
 
     Args:
-        address: of fsspec; without a protocol, a folder of this machine.
+        address: of fsspec; or a folder of this machine, by its whole path.
 
     Raises (from every member):
         ConfigError: the address is none, or the package for it is missing.
@@ -59,6 +59,10 @@ class Remote:
 
     def __init__(self, address: str) -> None:
         self.address = hide_passwords(address)
+        if "://" not in address and not address.startswith(("/", "~")):  # s3:/bucket would be a folder here
+            raise ConfigError(
+                f"{self.address} is no address: expected one such as s3://BUCKET/PATH, or the whole path of a folder"
+            )
         with self._explain():
             from fsspec.core import url_to_fs
 

@@ -14,6 +14,8 @@ from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.text import describe_state, format_size, join_words
 
+ABSENT = "is not there"
+
 
 def open_remote(plan: Plan) -> Remote:
     """Return what the config names.
@@ -104,7 +106,7 @@ def pull(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str
         if manifest is None and names:
             raise DataError(f"{name}: {place} is not at {remote.address}: push it there first")
         if manifest is None:
-            lines.append(f"{name}: is not there")
+            lines.append(f"{name}: {ABSENT}")
         elif stage.own_state.fresh if stage else _is_here(plan.root / place, manifest):
             lines.append(f"{name}: is here already, {place}")
         elif stage and (reasons := _differences(stage, manifest, known=not stage.entry.folder.exists())):
@@ -117,6 +119,8 @@ def pull(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str
             lines.append(
                 f"{line}; here it is {describe_state(stage.state)}" if stage and not stage.state.fresh else line
             )
+    if all(line.endswith(ABSENT) for line in lines):
+        raise DataError(f"{remote.address}: nothing of this config is there: check the address, or push it first")
     return lines
 
 

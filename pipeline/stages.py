@@ -47,6 +47,7 @@ class PretrainClip(Stage):
 
     name = "pretrain"
     makes = "a small CLIP for the embedded data set"
+    on_device = False
     module = "split_matching.stages.training.pretrain"
     reads = ("pretrain", "clip.model")
     resumes = True

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -39,7 +40,7 @@ def make_artifact(stage: Stage) -> None:
     work = _commit_shards if stage.splits else _run_whole
     while not _is_fresh(stage):
         build = _open(stage)
-        with build.lock(lambda: _say_waiting(stage)) as held:
+        with build.lock(lambda: _say(stage, "waiting for another process that makes it")) as held:
             if not held:
                 continue
             if stage.own_state.fresh:
@@ -122,17 +123,15 @@ def _is_fresh(stage: Stage) -> bool:
 
 
 def _open(stage: Stage) -> Build:
-    def say(line: str) -> None:
-        session.current().display.say(f"{stage.command}: {line}")
-
+    say = partial(_say, stage)
     for _ in range(ATTEMPTS):
         with contextlib.suppress(OtherShardsError):  # another process was faster: its shards are as good
             return open_build(stage.entry, stage.recipe, stage.shard_digests(), stage.force, say)
     return open_build(stage.entry, stage.recipe, stage.shard_digests(), stage.force, say)
 
 
-def _say_waiting(stage: Stage) -> None:
-    session.current().display.say(f"{stage.command}: waiting for another process that makes it")
+def _say(stage: Stage, line: str) -> None:
+    session.current().display.say(f"{stage.command}: {line}")
 
 
 def _run_whole(stage: Stage, build: Build) -> None:
@@ -185,12 +184,15 @@ def _commit_shards(stage: Stage, build: Build) -> None:
         summary |= summarise(ShardSet(files))
     build.commit(build.shard_seconds(), summary, images)
     for line in stage.remarks(summary):
-        session.current().display.say(f"{stage.command}: {line}")
+        _say(stage, line)
 
 
 def _context(stage: Stage, build: Build, progress: Callable[[int, int], Any]) -> StageContext:
     given = (stage.slice, stage.inputs(), build.path, stage.config.runtime, stage.data_root, progress)
-    return ReportContext(*given, about=_about(stage)) if stage.name == REPORTED else StageContext(*given)
+    say = partial(_say, stage)
+    if stage.name == REPORTED:
+        return ReportContext(*given, say=say, about=_about(stage))
+    return StageContext(*given, say=say)
 
 
 def _about(stage: Stage) -> About:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from split_matching.cache.files import folder_size
 from split_matching.cache.folders import Folder, idle_seconds, is_in_use, read_inputs, remove_folder, walk_folders
+from split_matching.cache.notes import Note, read_note
 from split_matching.cache.running import claimed_folders, hold_cache
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
@@ -36,8 +37,9 @@ Removes what no known config reaches. Known configs are all in configs/, the giv
 each stage are kept (--keep), with what they were made from, and of a data set that no known config names at least
 one. Other data sets than the given one are left alone without --all. Files that a killed process left are removed as
 well, and unfinished builds that nobody has written to for a day and that no known config continues. Never removed:
-what a running process makes or reads, what an unfinished build reads, and the artifacts of a stage whose key is
-unknown because its raw files are not there. What TensorBoard shows of a training goes with the training.
+runs with a name or note, what a running process makes or reads, what an unfinished build reads, and the artifacts of
+a stage whose key is unknown because its raw files are not there. What TensorBoard shows of a training goes with the
+training.
 """
 EXIT_CODES = "0 done, or nothing to do, 2 wrong usage or config, or nobody to ask"
 EXAMPLES = ("gc --dataset shapes --variants configs/ablations/*.yaml --keep 5 --dry-run",)
@@ -172,11 +174,13 @@ def decide(plan: Plan, configs: Sequence[Config], keep: int, dataset: str = "") 
     needed = [read_inputs(folder.path) for folder, _ in found.kept if folder.kind == "partial"]
     sources: list[dict[str, str]] = []
     for place, members in others.items():
+        noted = [folder for folder in members if _has_note(plan.root, folder)]
+        found.kept.extend((folder, "has a name or note") for folder in noted)
         members.sort(key=_created, reverse=True)
-        newest = members[: keep if place[0] in known else max(keep, 1)]
+        newest = [folder for folder in members if folder not in noted][: keep if place[0] in known else max(keep, 1)]
         why = f"newest {keep} that no config reaches" if keep > 1 else "newest other"
         found.kept.extend((folder, why) for folder in newest)
-        sources.extend(dict(folder.artifact.manifest["inputs"]) for folder in newest if folder.artifact)
+        sources.extend(dict(folder.artifact.manifest["inputs"]) for folder in [*noted, *newest] if folder.artifact)
     rest = [folder for members in others.values() for folder in members if folder not in [f for f, _ in found.kept]]
     for folder in [folder for folder in rest if any(_is_input(folder, inputs) for inputs in needed)]:
         rest.remove(folder)
@@ -243,6 +247,15 @@ def _why_kept(folder: Folder, reached: Mapping[Path, str], resumed: set[Path], u
 
 def _why_removed(folder: Folder) -> str:
     return {"partial": "abandoned", "leftover": "left by a process that ended"}.get(folder.kind, folder.kind)
+
+
+def _has_note(root: Path, folder: Folder) -> bool:
+    if folder.artifact is None:
+        return False
+    try:
+        return read_note(root, folder.place[0], folder.artifact.key) != Note()
+    except CorruptError:  # it was one
+        return True
 
 
 def _created(folder: Folder) -> str:

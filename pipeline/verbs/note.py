@@ -11,7 +11,7 @@ from split_matching.pipeline.known_runs import check_run_name, find_run
 
 HELP = "give a run a name, or write a note about it"
 DESCRIPTION = """
-Keeps a name and a note beside a run, without touching it: nothing becomes stale, and `gc` leaves notes alone. Without
+Keeps a name and a note beside a run, without touching it: nothing becomes stale, and `gc` keeps the run. Without
 either, prints what there is. `runs` shows both, a report that is made later the name. `diff`, `note` and load_run take
 a name in place of a key.
 """

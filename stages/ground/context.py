@@ -30,6 +30,14 @@ def no_report(step: int, numbers: Mapping[str, float]) -> None:
     """Tell nobody: the default in notebooks and tests."""
 
 
+Say = Callable[[str], None]
+"""Called with a line for whoever runs the stage."""
+
+
+def say_nothing(line: str) -> None:
+    """Tell nobody: the default in notebooks and tests."""
+
+
 def no_progress(done: int, total: int) -> None:
     """Ignore progress: the default in notebooks and tests."""
 
@@ -71,6 +79,7 @@ class StageContext:
         data_root: root of the raw images and masks.
         progress: called with (done, total).
         report: called with a step and what was measured there; enters no result.
+        say: called with a line about the run itself, such as the step at which it continues.
     """
 
     config: Any
@@ -80,3 +89,4 @@ class StageContext:
     data_root: Path = Path()
     progress: Progress = no_progress
     report: Report = no_report
+    say: Say = say_nothing

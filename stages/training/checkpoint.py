@@ -22,8 +22,9 @@ import torch
 
 from split_matching.cache.entry import PROGRESS, read_progress
 from split_matching.cache.files import atomic_write, write_json
-from split_matching.errors import CorruptError
+from split_matching.errors import CorruptError, first_line
 from split_matching.model.process_group import ProcessGroup
+from split_matching.stages.ground.context import Say
 from split_matching.stages.training.signals import DelayedSignals
 
 CHECKPOINT = "checkpoint.pt"
@@ -129,11 +130,21 @@ def save_checkpoint(out: Path, parts: Mapping[str, Stateful], step: int) -> None
         stream.write(buffer.getbuffer())
 
 
-def restore_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str) -> int:
+def restore_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str, say: Say) -> int:
     """Load the checkpoint if there is one, and cut the logs back to what they were then.
 
+    Args:
+        out: folder of the unfinished stage.
+        parts: what is loaded, by name.
+        device: where to.
+        say: is told where the training continues.
+
     Returns:
-        The step to continue from; 0 without a usable checkpoint (a damaged one is renamed, and costs a restart).
+        The step to continue from; 0 without a usable checkpoint (an altered one is renamed, and costs a restart).
+
+    Raises:
+        OSError: it is there, and cannot be read.
+        MemoryError: likewise torch's own for a GPU.
     """
     path = out / CHECKPOINT
     if path.exists():
@@ -145,11 +156,17 @@ def restore_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str) ->
                 part.load_state_dict(state["parts"][name])
             for name, (size, _) in state["logs"].items():
                 os.truncate(out / name, size)
+            say(f"continues after step {state['step']}")
             return int(state["step"])
-        except Exception:  # torch raises many kinds for bytes of another version
+        except (MemoryError, torch.OutOfMemoryError):  # these say nothing about the file
+            raise
+        except Exception as error:  # torch raises many kinds for bytes of another version
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise
             for name, part in parts.items():
                 part.load_state_dict(initial[name])  # it may have been half loaded
             path.rename(out / (CHECKPOINT + ".damaged"))
+            say(f"the checkpoint cannot be used ({first_line(error)}), so it begins again at step 0")
     for log in out.glob(LOGS):
         log.unlink()
     return 0

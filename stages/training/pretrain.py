@@ -152,7 +152,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     )
     mean, std = (torch.tensor(v)[:, None, None] for v in (frozen.mean, frozen.std))
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer}
-    start = restore_checkpoint(ctx.out, parts, "cpu")
+    start = restore_checkpoint(ctx.out, parts, "cpu", ctx.say)
     checkpoints = Checkpoints(ctx.out, parts, CHECKPOINT_EVERY, config.steps)
     with (ctx.out / LOG).open("a", encoding="utf-8") as log, checkpoints:
         for step, (images, captions) in enumerate(_batches(config, frozen.native, start), start):

@@ -108,7 +108,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def _resume(ctx: StageContext, parts: Mapping[str, Stateful], device: str, group: ProcessGroup) -> int:
     """Return the step to continue from; the first process says which, and each one loads the checkpoint itself."""
-    start = restore_checkpoint(ctx.out, parts, device) if group.rank == 0 else 0
+    start = restore_checkpoint(ctx.out, parts, device, ctx.say) if group.rank == 0 else 0
     start = int(group.broadcast(start))
     if start and group.rank:
         load_checkpoint(ctx.out, parts, device)
@@ -174,9 +174,7 @@ class _TermCheck:
 
 
 def _diverged(step: int, where: str) -> UserError:
-    return UserError(
-        f"not finite at step {step}: {where}: lower train.lr or raise train.warmup; the last checkpoint is kept"
-    )
+    return UserError(f"not finite at step {step}: {where}: lower train.lr or raise train.warmup")
 
 
 def _round(values: dict[str, Tensor]) -> dict[str, float]:

@@ -293,6 +293,8 @@ def test_names_at_the_address_that_are_no_artifacts_are_left_out(made: Artifact,
 @pytest.mark.parametrize(
     ("address", "kind", "says"),
     [
+        ("s3:/bucket/cache", ConfigError, "is no address: expected one such as s3://BUCKET/PATH, or the whole path"),
+        ("cache", ConfigError, "is no address"),
         ("nosuch://x/y", UserError, "Protocol not known: nosuch"),
         ("dropbox://x/y", ConfigError, "a package is missing for it: ImportError: .*dropboxdrivefs"),
         ("file:///proc/nowhere", UserError, "check the address"),

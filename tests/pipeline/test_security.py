@@ -114,7 +114,7 @@ def test_a_pickle_for_a_checkpoint_is_set_aside_and_not_run(tmp_path: Path) -> N
     model = torch.nn.Linear(2, 2)
     before = model.weight.clone()
     parts = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.1)}
-    assert checkpoint.restore_checkpoint(tmp_path, parts, "cpu") == 0
+    assert checkpoint.restore_checkpoint(tmp_path, parts, "cpu", lambda line: None) == 0
     assert not (tmp_path / "pwned").exists()
     assert (tmp_path / f"{checkpoint.CHECKPOINT}.damaged").exists() and torch.equal(model.weight, before)
 

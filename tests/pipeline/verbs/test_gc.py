@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from split_matching.cache.folders import Folder, remove_folder
+from split_matching.cache.notes import Note, write_note
 from tests.pipeline.toy_project import Toy
 
 
 def cached(project: Toy) -> set[str]:
     root = project.folder / "artifacts"
-    return {path.relative_to(root).as_posix() for path in root.glob("*/*/*") if path.suffix != ".log"}
+    return {path.relative_to(root).as_posix() for path in root.glob("*/*/*") if path.suffix not in (".log", ".json")}
 
 
 def three_more_totals(project: Toy) -> list[str]:
@@ -42,6 +43,21 @@ def test_gc_keeps_what_the_config_reaches_and_the_newest_others(project: Toy) ->
     assert project.run("status") == 0 and not any("corrupt" in line for line in project.out)
     assert project.run("gc", "--yes", "--keep", "0") == 0
     assert cached(project) == reached
+
+
+def test_gc_keeps_runs_with_a_name_or_note(project: Toy) -> None:
+    project.run("Page")
+    reached = cached(project)
+    made = three_more_totals(project)
+    root = project.folder / "artifacts"
+    write_note(root, "shapes", made[0].rpartition("/")[2], Note("first"))
+    write_note(root, "shapes", made[1].rpartition("/")[2], Note(text="see the paper"))
+    assert project.run("gc", "--yes", "--keep", "0") == 0
+    assert cached(project) == reached | set(made[:2])
+    assert any("has a name or note" in line for line in project.out)
+    write_note(root, "shapes", made[0].rpartition("/")[2], Note())
+    project.run("gc", "--yes", "--keep", "0")
+    assert cached(project) == reached | {made[1]}
 
 
 def test_gc_keeps_what_each_variant_reaches(project: Toy) -> None:

@@ -118,6 +118,11 @@ def test_pull_of_a_stage_and_of_a_key(project: Toy, far: tuple[str, str]) -> Non
     assert project.run("Page") == 0 and project.log() == []
 
 
+def test_a_pull_of_nothing_is_an_error(project: Toy, tmp_path: Path) -> None:
+    assert project.run("pull", "--remote", str(tmp_path / "elsewhere")) == 3
+    assert "elsewhere: nothing of this config is there: check the address" in project.err[0]
+
+
 def test_what_cannot_be_done_is_one_line(project: Toy, far: tuple[str, str]) -> None:
     assert project.run("push") == 2 and "--remote" in project.err[-1]
     assert project.run("Page", "--remote", "") == 2 and "runtime.remote" in project.err[-1]
