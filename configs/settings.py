@@ -177,8 +177,8 @@ class DecoderConfig(Section):
     )
     upsample: Positive = Field(2, description="Mask resolution over token resolution: a power of two.")
     masked_attention: bool = Field(True, description="Cross-attention looks only where the last mask was positive.")
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        30.0, description="tau: logit scale of the seen group's class scores."
+    temperature: Annotated[float, Field(ge=1)] = Field(
+        30.0, description="tau: logit scale of the seen group's class scores; larger is sharper."
     )
     prompts: NonNegative = Field(
         0,
@@ -324,9 +324,10 @@ class EvaluateConfig(Section):
     candidate_weight: Annotated[float, Field(ge=0)] = Field(
         1.0, description="Weight of the candidate group's votes against the seen group's."
     )
-    candidate_temperature: Annotated[float, Field(gt=0)] | None = Field(
+    candidate_temperature: Annotated[float, Field(ge=1)] | None = Field(
         None,
-        description="Logit scale of the candidates' class scores; null: that of CLIP, whose embeddings they learn.",
+        description="Logit scale of the candidates' class scores, larger is sharper; null: that of CLIP, whose "
+        "embeddings they learn.",
     )
     confidence: Literal["none", "mask", "quality", "both"] = Field(
         "both",

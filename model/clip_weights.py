@@ -85,7 +85,7 @@ def check_weights(clip: ClipConfig) -> None:
     if clip.weights not in tags:
         raise ConfigError(
             f"clip.weights {clip.weights!r} is not a file, nor a pretrained tag of {clip.model}: "
-            f"give a path, or one of {', '.join(tags) or 'no tags'}"
+            + ("give a path, or one of " + ", ".join(tags) if tags else "it has no tags, so give a path")
         )
     _check_available(clip)
     _check_tokenizer(clip.model)

@@ -119,10 +119,11 @@ class SplitCriterion(nn.Module):
         layers = outputs if self.config.deep_supervision else outputs.last()
         matching = self.match(layers, targets)
         split, queries = self.seen_queries, layers.kernels.shape[2]
-        matched = _Matches.of(matching.seen, layers, 0, split)
-        taken = _Matches.of(matching.candidate, layers, split, queries - split)
-        terms = self._seen_terms(matching, matched, layers, targets) | self._candidate_terms(taken, layers, targets)
-        terms |= self._mask_terms(matched, taken, layers, targets)
+        seen_matches = _Matches.of(matching.seen, layers, 0, split)
+        candidate_matches = _Matches.of(matching.candidate, layers, split, queries - split)
+        terms = self._seen_terms(matching, seen_matches, layers, targets)
+        terms |= self._candidate_terms(candidate_matches, layers, targets)
+        terms |= self._mask_terms(seen_matches, candidate_matches, layers, targets)
         config = self.config
         seen = config.loss_class * terms["seen_class"] + config.loss_mask * terms["seen_mask"]
         candidate = config.loss_cosine * terms["candidate_cosine"] + config.loss_nce * terms["candidate_nce"]
@@ -196,11 +197,15 @@ class SplitCriterion(nn.Module):
         valid = targets.valid[:, None]
         bce, dice = mask_losses(masks, wanted, valid)  # (B, n) each
         quality = quality_loss(outputs.quality.flatten()[pairs.row], masks, wanted, valid)
-        terms: dict[str, Tensor] = {}
-        for name, matches, weight in (("seen", seen, pairs.seen), ("candidate", candidate, pairs.candidate)):
-            weight = weight / self._count(matches, len(outputs))
-            terms |= {f"{name}_mask": (bce * weight).sum(), f"{name}_dice": (dice * weight).sum()}
-        return terms | {"candidate_quality": (quality * weight).sum()}
+        seen_share = pairs.seen / self._count(seen, len(outputs))
+        candidate_share = pairs.candidate / self._count(candidate, len(outputs))
+        return {
+            "seen_mask": (bce * seen_share).sum(),
+            "seen_dice": (dice * seen_share).sum(),
+            "candidate_mask": (bce * candidate_share).sum(),
+            "candidate_dice": (dice * candidate_share).sum(),
+            "candidate_quality": (quality * candidate_share).sum(),
+        }
 
     def _count(self, matches: _Matches, layers: int) -> Tensor:
         """Matched targets of a query group in the whole batch, all layers; at least one a layer."""

@@ -97,13 +97,13 @@ class SplitMatcher:
     """Costs of both groups in one batch on the device, one transfer, then 2 L B small assignments.
 
     Args:
-        cost_class: weights of the class terms of the seen and of the candidate group.
+        class_weights: of the class terms of the seen and of the candidate group.
         cost_mask: weight of BCE.
         cost_dice: weight of dice.
     """
 
-    def __init__(self, cost_class: tuple[float, float], cost_mask: float, cost_dice: float) -> None:
-        self.cost_class, self.cost_mask, self.cost_dice = cost_class, cost_mask, cost_dice
+    def __init__(self, class_weights: tuple[float, float], cost_mask: float, cost_dice: float) -> None:
+        self.class_weights, self.cost_mask, self.cost_dice = class_weights, cost_mask, cost_dice
 
     def cost(self, weight: float, affinity: Tensor, masks: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         """Matching cost of one group.
@@ -145,7 +145,7 @@ class SplitMatcher:
         Raises:
             NotFiniteError: a cost is NaN or infinite.
         """
-        groups = zip(self.cost_class, (seen, candidate), strict=True)
+        groups = zip(self.class_weights, (seen, candidate), strict=True)
         costs = [self.cost(weight, *group, valid) for weight, group in groups]  # (B, Qs, Ts), (B, Qc, Tc)
         moved = torch.cat([c.flatten(1) for c in costs], 1).float().cpu().numpy()  # the one transfer of a step
         parts = np.split(moved, [costs[0][0].numel()], 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,11 @@ OMP_NUM_THREADS = os.environ.get("OMP_NUM_THREADS", "")  # the user's: a run set
 RUNTIME_OPTIONS = ("workers", "engine", "scheduler", "artifacts", "remote", "device")
 
 
+FEW = 4  # choices that an error lists, not only the one that was probably meant
+
+_CHOICE = re.compile(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with errors of one line, and without abbreviations: `--image` is not `--images`."""
 
@@ -29,6 +35,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
+        if choice := _CHOICE.fullmatch(message):
+            known = re.findall(r"'(.*?)'", choice[3])
+            meant = did_you_mean(choice[2], known) if len(known) > FEW else ""
+            message = f"argument {choice[1]}: {choice[2]!r}: {meant or f'expected one of {choice[3]}'}"
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
@@ -77,7 +87,7 @@ def cache_of(options: argparse.Namespace) -> Path:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a verb that runs stages."""
     add = parser.add_argument
-    add("--workers", type=parse_positive, metavar="N", help="processes that work at the same time (runtime.workers)")
+    add("--workers", type=whole_number(1), metavar="N", help="processes that work at the same time (runtime.workers)")
     add("--engine", choices=("processes", "slurm"), help="who does the work (runtime.engine)")
     add("--scheduler", metavar="HOST:PORT", help="a luigid that several machines share (runtime.scheduler)")
     add_remote_option(parser)
@@ -141,9 +151,19 @@ def load_options_with_origins(options: argparse.Namespace) -> tuple[Config, dict
         from split_matching.pipeline.trained_on import take_over
 
         taken = take_over(options.trained_on, overrides)
-    config, origins = load_with_origins(options.dataset, options.set_file, overrides, taken)
+    try:
+        config, origins = load_with_origins(options.dataset, options.set_file, overrides, taken)
+    except ConfigError as error:
+        raise ConfigError(_name_option(str(error), options)) from None
     found = with_user_threads(config)
     return found, origins if found is config else {**origins, "runtime.threads": "OMP_NUM_THREADS"}
+
+
+def _name_option(message: str, options: argparse.Namespace) -> str:
+    """Return an error with the option in place of `--set`, where a short form gave the value."""
+    given = [name for name in RUNTIME_OPTIONS if getattr(options, name, None) is not None]
+    short = next((name for name in given if message.startswith(f"--set: runtime.{name} ")), "")
+    return f"--{short}{message.removeprefix('--set')}" if short else message
 
 
 def with_user_threads(config: Config) -> Config:
@@ -220,20 +240,15 @@ def parse_output_folder(text: str) -> Path:
     return Path(text)
 
 
-def parse_positive(text: str) -> int:
-    """Return a whole number from 1."""
-    return _parse_whole(text, 1)
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return what parses a whole number from some number on."""
 
+    def parse(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least}")
+        return int(text)
 
-def parse_natural(text: str) -> int:
-    """Return a whole number from 0."""
-    return _parse_whole(text, 0)
-
-
-def _parse_whole(text: str, least: int) -> int:
-    if not text.strip().isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least}")
-    return int(text)
+    return parse
 
 
 def parse_stage(text: str) -> str:

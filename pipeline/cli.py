@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from split_matching.cache.disk_errors import explain_disk_error
+from split_matching.configs.load import known_datasets
 from split_matching.environment import INSTALLED, command, commit, explain_missing_package, version
-from split_matching.errors import ConfigError, UserError, one_line
+from split_matching.errors import ConfigError, UserError, did_you_mean, one_line
 from split_matching.pipeline import stages as stages_module
 from split_matching.pipeline.arguments import Parser, check_command
 from split_matching.pipeline.run.run_log import list_versions, note_of
@@ -150,13 +151,32 @@ def _run(arguments: list[str]) -> int:
     stages = [member.__name__ for member in stages_module.STAGES]
     if not arguments:
         raise ConfigError(f"no stage given: expected one of {', '.join([*stages, *VERBS])}")
+    verb = next((word for word in arguments if word in (*stages, *VERBS)), "")
+    if arguments[0] in _options_of(build_parser(), verb) and verb:
+        raise ConfigError(f"{arguments[0]} stands before {verb}; expected `{command()} {verb}` first, then options")
     if not arguments[0].startswith("-"):
         check_command(arguments[0], "stage or verb", [*stages, *VERBS])
     options, unknown = build_parser().parse_known_args(arguments)
     if unknown:
-        raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}; see {command()} {options.verb} --help")
+        meant = _explain_unknown(unknown[0], options)
+        raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}; {meant}see {command()} {options.verb} --help")
     options.command_line = arguments
     return VERBS[options.verb].run(options) if options.verb in VERBS else stage.run(options)
+
+
+def _options_of(parser: Parser, verb: str) -> list[str]:
+    """Return the long options of a stage or verb; none for an unknown one."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    own = commands.choices[verb]._actions if verb in commands.choices else []
+    return [option for action in own for option in action.option_strings if option.startswith("--")]
+
+
+def _explain_unknown(word: str, options: argparse.Namespace) -> str:
+    """Return what was probably meant by an argument that a stage or verb does not take, or ""."""
+    if word.startswith("--"):
+        meant = did_you_mean(word.partition("=")[0], _options_of(build_parser(), options.verb))
+        return meant and f"{meant} "
+    return f"did you mean --dataset {word}? " if word in known_datasets() and hasattr(options, "dataset") else ""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

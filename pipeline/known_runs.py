@@ -24,7 +24,7 @@ from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_runtime, neutral_values
 from split_matching.configs.slices import build_slice
-from split_matching.errors import ConfigError, CorruptError, DataError, UserError
+from split_matching.errors import ConfigError, CorruptError, DataError, UserError, did_you_mean
 from split_matching.pipeline.outside import Outside
 from split_matching.pipeline.text import flatten
 
@@ -205,7 +205,8 @@ def find_run(root: Path, words: str) -> Run:
 def _find_named(root: Path, runs: Sequence[Run], name: str) -> Run:
     named = [run for run in runs if name and run.note.name == name]
     if not named:
-        raise DataError(f"no run in {root} has the name {name!r}: see `runs`")
+        meant = did_you_mean(name, [run.note.name for run in runs if run.note.name])
+        raise DataError(f"no run in {root} has the name {name!r}: {meant or 'see `runs`'}")
     if len(named) > 1:
         keys = ", ".join(run.key[:KEY_LENGTH] for run in named[:4])
         raise ConfigError(f"{len(named)} runs have the name {name!r} ({keys}): give a key")

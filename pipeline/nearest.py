@@ -39,3 +39,10 @@ def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:
     known = {name: content for name, content in recipe.inputs.items() if content}
     lines += [f"input {name} changed" for name in changed_names(manifest["inputs"], known) if name in known]
     return lines or ["config upstream changed"] if all(recipe.inputs.values()) else lines
+
+
+def describe_missing(stage: Stage) -> str:
+    """Return what to do about an artifact that is not there, with what another config has."""
+    _, why = find_nearest(stage)
+    other = f" (another config has one: {', '.join(why[:3])})" if why else ""
+    return f"{stage.plan.root} holds nothing of {stage.command} for this config{other}: run {stage.command} first"

@@ -97,7 +97,8 @@ def _parse(condition: str, runs: Sequence[Run]) -> Callable[[Run], bool]:
         if isinstance(value, str):  # a time: its order is that of its text
             return compare(value, text)
         if number is None or not isinstance(value, int | float):
-            raise ConfigError(f"--where {condition!r}: {name} is {value}, which has no order to {text!r}")
+            what = f"expected a number after {sign}" if number is None else f"{name} is {value!r}, no number"
+            raise ConfigError(f"--where {condition!r}: {what}")
         return compare(value, number)
 
     return holds

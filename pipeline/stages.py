@@ -48,6 +48,7 @@ class PretrainClip(Stage):
     name = "pretrain"
     makes = "a small CLIP for the embedded data set"
     on_device = False
+    absent = "its CLIP is not trained here; for that, --set clip.model=shapes-vit clip.weights=pretrain"
     module = "split_matching.stages.training.pretrain"
     reads = ("pretrain", "clip.model")
     resumes = True

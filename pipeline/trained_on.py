@@ -8,6 +8,7 @@ from typing import Any
 
 from split_matching.configs.load import load_config
 from split_matching.configs.user_path import user_path
+from split_matching.errors import DataError
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.trained_run import segmenter_of
 
@@ -46,6 +47,11 @@ def take_over(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 def _export(dataset: str, overrides: Sequence[str]) -> tuple[Path, str]:
     """Export the trained decoder of a data set into the cache, unless it is there; also return its CLIP weights."""
     plan = make_plan(load_config(dataset, overrides=overrides))
+    if plan.config.data.layout != "shapes" and not (plan.config.data.root and plan.config.data.root.is_dir()):
+        raise DataError(
+            f"--trained-on {dataset}: its data are not at {plan.config.data.root}, so its key is unknown: `export` the "
+            f"decoder where they are, and give that file: --trained-on NAME{EXPORT_ENDING}"
+        )
     segmenter = segmenter_of(plan, ["--dataset", dataset])
     # the file holds settings of inference too, so its name must change with them
     path = plan.root.absolute() / plan.config.dataset / "exports" / f"{segmenter.identity[:16]}{EXPORT_ENDING}"

@@ -28,7 +28,7 @@ from split_matching.pipeline.arguments import (
     add_variants_option,
     overrides_of,
     parse_output_folder,
-    parse_positive,
+    whole_number,
 )
 from split_matching.pipeline.experiments import gammas, results, runs, variants
 from split_matching.pipeline.experiments.gammas import GammaRecord
@@ -74,14 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--seeds",
-        type=parse_positive,
+        type=whole_number(1),
         metavar="N",
         help=f"seeds of training, 0 to N-1 (default: {SEEDS}, with --folds {SEEDS_ON_FOLDS})",
     )
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         "--folds",
-        type=parse_positive,
+        type=whole_number(2),
         nargs="?",
         const=0,
         metavar="N",
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="gammas that --folds chose (default: those of the same --name, if they are there)",
     )
-    add("--jobs", type=parse_positive, default=1, metavar="N", help="evaluations at the same time (default: 1)")
+    add("--jobs", type=whole_number(1), default=1, metavar="N", help="evaluations at the same time (default: 1)")
     add(
         "--name",
         default="main",

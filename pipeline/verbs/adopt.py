@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from split_matching.cache.accept import accept_code
+from split_matching.errors import DataError
 from split_matching.pipeline.arguments import add_config_options, add_images_option, load_plan, parse_stage
+from split_matching.pipeline.nearest import describe_missing
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.text import describe_state
 
@@ -16,7 +18,7 @@ Records the present code as the code that made the artifact of a stage, so that 
 cannot alter the result, such as another error message. Says which files it accepted; a stage that is stale for another
 reason stays stale.
 """
-EXIT_CODES = "0 accepted, 2 wrong usage or config, 3 data or weights missing, 4 there is no readable artifact"
+EXIT_CODES = "0 accepted, 2 wrong usage or config, 3 no such artifact, or data or weights missing, 4 it cannot be read"
 EXAMPLES = ("adopt ExtractFeatures EmbedRegions --dataset shapes",)
 
 
@@ -37,12 +39,15 @@ def adopt(plan: Plan, stages: Sequence[str]) -> list[str]:
     """Accept the present code for the artifacts of some stages, and return what was accepted.
 
     Raises:
-        CorruptError: there is no artifact, or its manifest is damaged.
+        DataError: there is no artifact.
+        CorruptError: its manifest is damaged.
         UserError: the cache cannot be written.
     """
     lines = []
     for name in stages:
         stage = plan.stage(name)
+        if stage.own_state.name == "missing":
+            raise DataError(describe_missing(stage))
         artifact = stage.artifact()
         accepted = accept_code(artifact, stage.code)
         what = f"accepted the present {', '.join(accepted)}" if accepted else "its code is the present one"

@@ -12,7 +12,7 @@ from split_matching.pipeline.arguments import (
     add_log_option,
     load_plan,
     parse_output_file,
-    parse_positive,
+    whole_number,
 )
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import ProgressDisplay, show
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=parse_positive,
+        type=whole_number(1),
         metavar="N",
         help="largest number of images of each split, evenly spread (default: all)",
     )

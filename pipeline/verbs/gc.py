@@ -21,7 +21,7 @@ from split_matching.pipeline.arguments import (
     add_variants_option,
     load_plan,
     overrides_of,
-    parse_natural,
+    whole_number,
 )
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.events import event_folders
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_variants_option(parser, "what they reach is kept")
     parser.add_argument(
         "--keep",
-        type=parse_natural,
+        type=whole_number(0),
         default=1,
         metavar="N",
         help="artifacts of each stage to keep that no config reaches, newest first (default: 1)",

@@ -17,9 +17,9 @@ from split_matching.pipeline.arguments import (
     add_images_option,
     load_plan,
     parse_output_file,
-    parse_positive,
+    whole_number,
 )
-from split_matching.pipeline.nearest import find_nearest
+from split_matching.pipeline.nearest import describe_missing
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.text import describe_state
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--limit",
-        type=parse_positive,
+        type=whole_number(1),
         default=1000,
         metavar="N",
         help="largest number of images in the gallery, or to measure the quality on (default: 1000)",
@@ -168,20 +168,13 @@ def _context(plan: Plan, kind: str) -> tuple[StageContext, dict[str, str]]:
             if plan[name].own_state.name == "corrupt":
                 raise  # the artifact exists, and is damaged
             if name in needs:
-                raise DataError(_missing(plan, name)) from None
+                raise DataError(describe_missing(plan[name])) from None
     found = plan.states(list(inputs))
     # the inputs of the trained decoder are shown as the cache holds them, without augmentation
     train = plan.config.train.model_copy(update={"features": "cached"})
     config = build_slice(plan.config.model_copy(update={"train": train}), READS)
     ctx = StageContext(config, inputs, plan.root, plan.config.runtime, plan["dataset"].data_root)
     return ctx, {name: describe_state(found[name]) for name in inputs}
-
-
-def _missing(plan: Plan, name: str) -> str:
-    _, why = find_nearest(plan[name])
-    other = f" (another config has one: {', '.join(why[:3])})" if why else ""
-    name = plan[name].command
-    return f"{plan.root} holds nothing of {name} for this config{other}: run {name} first"
 
 
 def _place(plan: Plan, kind: str, image_id: str | None) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from split_matching.configs.load import dataset_name, known_datasets, load_config
 from split_matching.configs.schema import Config
+from split_matching.errors import DataError, did_you_mean
 from split_matching.pipeline.arguments import add_cache_options, cache_of, parse_output_file
 from split_matching.pipeline.known_runs import list_runs
 from split_matching.pipeline.run_tables import COLUMNS, choose_runs, sort_runs, to_csv, to_json, to_latex, to_text
@@ -19,7 +20,7 @@ seed, time and size of its training and evaluation, its present name, and the se
 config. Reads manifests only, so runs of a config file that is gone are listed too: they are compared with what most
 runs of their data set have. A run that was trained and not evaluated has no results.
 """
-EXIT_CODES = "0 printed, 2 wrong usage, or a condition on what no run has"
+EXIT_CODES = "0 printed, 2 wrong usage, or a condition on what no run has, 3 no run of that data set"
 EXAMPLES = (
     "runs",
     "runs shapes --where train.matching=split 'h>80' --sort h",
@@ -69,7 +70,11 @@ def run(options: argparse.Namespace) -> int:
     root = config.runtime.artifacts if config and not options.artifacts else cache_of(options)
     found = list_runs(root, config)
     if options.dataset:
+        others = sorted({run.dataset for run in found})
         found = [run for run in found if run.dataset == dataset_name(options.dataset)]
+        if not found and config is None:
+            there = did_you_mean(options.dataset, others) or f"there are runs of {', '.join(others) or 'none'}"
+            raise DataError(f"no run of {options.dataset!r} in {root}: {there}")
     found = sort_runs(choose_runs(found, options.where), options.sort, options.reverse)
     if options.html is not None:
         from split_matching.pipeline.run_page import write_page

@@ -112,7 +112,8 @@ def download(config: Config, quiet: bool) -> None:
     """
     from split_matching.stages.data.download.catalogue import download_data
 
-    ProgressDisplay(quiet=quiet).say(f"{config.dataset}: what is missing goes to {config.data.root} (data.root)")
+    if config.data.root is not None:  # else that is said
+        ProgressDisplay(quiet=quiet).say(f"{config.dataset}: what is missing goes to {config.data.root} (data.root)")
     download_data(config.data, partial(_show_progress, quiet))
 
 

@@ -42,7 +42,7 @@ class PixelScorer:
 
     @torch.inference_mode()
     def score(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return the scores of one image at the mask grid, or at the resized image's pixels for several windows.
+        """Return the scores of one image at the pixels of the resized image, as CLIP sees it.
 
         Args:
             image: RGB. Shape: (H, W, 3), uint8.

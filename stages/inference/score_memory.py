@@ -1,4 +1,4 @@
-"""How many images may have their class scores in memory at once: with sliding windows one image can take 240 MB."""
+"""How many images may have their class scores in memory at once: of many classes one image can take 240 MB."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ FLOAT_BYTES = 4
 
 
 def score_bytes(config: Any, shape: tuple[int, int], classes: int) -> int:
-    """Return the bytes of an image's class scores where windows slide; elsewhere 0: the mask grid is small.
+    """Return the bytes of an image's scores by the decoder, one a class and pixel that CLIP saw; elsewhere 0, or few.
+
+    Of a whole image they are taken to be as many as its own: how large CLIP saw it is not among the stage's settings.
 
     Args:
         config: reads `evaluate`, and `features` where windows slide.
         shape: height and width of the image.
         classes: how many compete.
     """
-    if config.evaluate.predictor != "decoder" or config.evaluate.mode != "slide":
+    if config.evaluate.predictor != "decoder":
         return 0
+    if config.evaluate.mode != "slide":
+        return FLOAT_BYTES * classes * shape[0] * shape[1]
     side, resize = config.features.size, config.features.resize
     if config.evaluate.short_side is not None:
         side, resize = config.evaluate.short_side, "short"

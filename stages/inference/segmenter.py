@@ -85,8 +85,8 @@ class Prediction:
         labels: index into `names` of every pixel. Shape: (H, W), uint8.
         names: the class names that were asked for.
         seen: whether each had masks in training.
-        scores: of each name on the grid of the masks, before `evaluate.gamma`; larger is likelier, and scores of one
-            cell compare. Shape: (C, H', W'), float32.
+        scores: of each name at the pixels of the resized image, as CLIP saw it, before `evaluate.gamma`; larger is
+            likelier, and scores of one pixel compare. Shape: (C, H', W'), float32.
     """
 
     labels: NDArray[np.uint8]

@@ -321,10 +321,10 @@ def crash_at_change(root: Path, number: int, count: Path | None = None) -> None:
     sys.addaudithook(hook)
 
 
-def one_line(ended: Ended, reasons: tuple[str, ...]) -> str:
-    """Return what is wrong with how a refused run ended: it is to be exit code 1 and one line with a reason."""
-    fine = ended.code == 1 and ended.last.startswith("error: ") and "Traceback" not in ended.err
-    if fine and "cannot " in ended.last and any(reason in ended.last for reason in reasons):
+def one_line(ended: Ended, reasons: tuple[str, ...], code: int = 1) -> str:
+    """Return what is wrong with how a refused run ended: it is to be an exit code and one line with a reason."""
+    fine = ended.code == code and ended.last.startswith("error: ") and "Traceback" not in ended.err
+    if fine and any(reason in ended.last for reason in reasons) and (code != 1 or "cannot " in ended.last):
         return ""
     return f"ended with {ended.code}: {ended.last}"
 

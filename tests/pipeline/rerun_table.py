@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 
+from split_matching.configs.data_settings import FOLDER_ONLY
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section
@@ -176,12 +177,6 @@ VALUES: dict[str, Sequence[str] | None] = {
     "data.unseen": ("data.unseen=[red plain]",),
     "data.ignore": ("data.ignore=[0, 254]",),
     "data.seen_share": ("data.seen_share=0.5",),
-    "data.colours": ("data.colours=cityscapes",),
-    "data.image_folder": ("data.image_folder=others",),
-    "data.image_prefix": ("data.image_prefix=rgb_",),
-    "data.image_suffix": ("data.image_suffix=_rgb.png",),
-    "data.mask_prefix": ("data.mask_prefix=ids_",),
-    "data.mask_suffix": ("data.mask_suffix=_ids.png",),
     "data.train_split": ("data.train_split=others",),
     "data.val_split": ("data.val_split=others",),
     "data.mask_folder": ("data.mask_folder=Others",),
@@ -207,7 +202,7 @@ VALUES: dict[str, Sequence[str] | None] = {
     "train.validate_every": ("train.validate_every=5",),
     "evaluate.checkpoint": ("evaluate.checkpoint=best", "train.validate_every=5"),
     "train.scale_range": ("train.scale_range=[0.7, 1.5]",),
-    "data.download": None,  # of the layout `folder` only
+    **dict.fromkeys((f"data.{name}" for name in FOLDER_ONLY), None),  # refused elsewhere
     "evaluate.trained_on": None,  # a decoder that must be there: see test_trained_on.py
     "evaluate.gamma_sweep": ("evaluate.gamma_sweep=[0.3]",),
 }

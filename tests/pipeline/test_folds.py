@@ -108,9 +108,9 @@ def test_folds_run_no_config_that_sees_the_unseen_classes(tmp_path, variants, ra
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--folds", "1"], "data.folds"),
+        (["--folds", "1"], "argument --folds: '1': expected a whole number from 2"),
         (["--folds", "99"], "lower it"),
-        (["--folds", "-1"], "argument --folds: '-1': expected a whole number from 1"),
+        (["--folds", "-1"], "argument --folds: '-1': expected a whole number from 2"),
         (["--folds", "--set", "train.seed=1"], "--set train.seed: it is set for every run here"),
         (["--folds", "--set", "data.fold=0"], "--set data.fold: it is set for every run here"),
         (["--folds", "--gammas", "g.yaml"], "argument --gammas: not allowed with argument --folds"),

@@ -170,7 +170,7 @@ CONFIGS = [
         "unknown option",
         lambda p: p.arguments.append("--wrokers=2"),
         2,
-        "unrecognized arguments: --wrokers=2; see python run_pipeline.py PrepareDataset --help",
+        "unrecognized arguments: --wrokers=2; did you mean --workers? see python run_pipeline.py PrepareDataset --help",
     ),
     Row(
         "no workers",

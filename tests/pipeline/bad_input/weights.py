@@ -108,7 +108,7 @@ WEIGHTS_ROWS = [
         "unknown tag",
         lambda p: p.set("clip.weights=best"),
         2,
-        "clip.weights 'best' is not a file, nor a pretrained tag of shapes-vit: give a path",
+        "clip.weights 'best' is not a file, nor a pretrained tag of shapes-vit: it has no tags, so give a path",
         "EmbedText",
     ),
     Row(

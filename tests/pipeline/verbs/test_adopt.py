@@ -41,7 +41,8 @@ def test_adopt_does_not_hide_another_reason(project: Toy, status: Callable[..., 
 
 
 def test_adopt_needs_an_artifact_and_a_known_stage(project: Toy) -> None:
-    assert project.run("adopt Squares") == 4 and len(project.err) == 1
+    assert project.run("adopt Squares") == 3 and len(project.err) == 1
+    assert "holds nothing of Squares for this config: run Squares first" in project.err[0]
     assert project.run("adopt Squars") == 2 and "did you mean Squares?" in project.err[0]
     project.run("Squares")
     assert project.run("adopt Squares") == 0 and "its code is the present one" in project.out[0]

@@ -60,7 +60,7 @@ def test_both_formats_hold_the_regions_of_the_cache(
             ["--to", "coco", "--out", "x"],
             "--to says the format of pseudo masks: expected `export pseudo_masks --to coco`",
         ),
-        (["masks", "--out", "x"], "argument KIND: invalid choice: 'masks'"),
+        (["masks", "--out", "x"], "argument KIND: 'masks': expected one of 'decoder', 'pseudo_masks'"),
         (["pseudo_masks", "--to", "coco", "--out", "/"], "argument --out: / is a folder"),
         (["pseudo_masks", "--to", "png", "--out", "/etc/passwd"], "argument --out: /etc/passwd is a file; expected"),
     ],

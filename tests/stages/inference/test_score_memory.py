@@ -18,7 +18,10 @@ def test_scores_of_sliding_windows_are_counted() -> None:
         overrides=["evaluate.mode=slide", "evaluate.short_side=null", "features.size=320", "features.resize=long"],
     )
     assert score_bytes(long, (480, 640), 10) == 4 * 10 * 240 * 320
-    assert score_bytes(load_config("coco_stuff", overrides=["evaluate.mode=whole"]), (480, 640), 171) == 0
+    whole = load_config("coco_stuff", overrides=["evaluate.mode=whole"])
+    assert score_bytes(whole, (480, 640), 171) == 4 * 171 * 480 * 640
+    dense = load_config("coco_stuff", overrides=["evaluate.predictor=dense"])
+    assert score_bytes(dense, (480, 640), 171) == 0
 
 
 def test_one_thread_scores_on_a_gpu_and_all_on_a_cpu() -> None:
