@@ -92,7 +92,7 @@ def _table(dataset: str, metrics: Mapping[str, float | None]) -> list[tuple[str,
 
 
 def _worst(classes: list[dict[str, str]]) -> str:
-    """The classes with the lowest IoU among those that count, lowest first."""
-    scored = [row for row in classes if row["group"] != "excluded" and not math.isnan(float(row["iou"]))]
+    """The classes with the lowest IoU, lowest first."""
+    scored = [row for row in classes if not math.isnan(float(row["iou"]))]
     scored.sort(key=lambda row: float(row["iou"]))
     return ", ".join(f"{read_cell(r['name'])} {float(r['iou']):.1f} ({r['group']})" for r in scored[:WORST])

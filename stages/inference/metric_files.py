@@ -21,11 +21,7 @@ from split_matching.stages.inference.metrics import (
     Scores,
     average_groups,
     compute_scores,
-    group_masks,
 )
-
-GROUPS = ("seen", "unseen", "excluded")
-"""What a class counts as: seen, unseen, or neither (unseen classes while a fold of seen classes is being tuned on)."""
 
 BOUNDARY = ("mIoU_seen", "mIoU_unseen", "hIoU")
 """Means of the boundary IoU, by their names under `boundary` in metrics.json."""
@@ -37,14 +33,13 @@ def write_metrics(
     classes: Sequence[ClassEntry],
     seen_mask: NDArray[np.bool_] | Sequence[bool],
     extra: Mapping[str, Any] | None = None,
-    unseen_mask: NDArray[np.bool_] | Sequence[bool] | None = None,
     boundary: NDArray[np.float64] | None = None,
 ) -> Scores:
     """Write `metrics.json`, `per_class.csv` and `confusion.npy`; equal inputs give equal bytes.
 
     metrics.json: pAcc, mIoU_seen, mIoU_unseen, hIoU in percent (unrounded, null where undefined), images, pixels
     (labelled), extra, and under `boundary` the means of the boundary IoU and its width. per_class.csv: id, name, group
-    (see `GROUPS`), iou, accuracy and boundary_iou in percent (`nan` where undefined), truth_pixels, predicted_pixels;
+    (seen, unseen), iou, accuracy and boundary_iou in percent (`nan` where undefined), truth_pixels, predicted_pixels;
     one row a class in list order. confusion.npy: (C, C) int64.
 
     Args:
@@ -53,7 +48,6 @@ def write_metrics(
         classes: the C classes, in the order of the matrix.
         seen_mask: (C,) bool.
         extra: JSON values to keep beside the metrics, e.g. `gamma_sweep`; NaN becomes null.
-        unseen_mask: (C,) bool or None, as for `compute_scores`.
         boundary: boundary IoU of each class as a fraction, NaN where undefined; None: undefined for all. Shape: (C,).
 
     Returns:
@@ -64,16 +58,16 @@ def write_metrics(
     """
     if len(classes) != confusion.classes:
         raise ValueError(f"{len(classes)} class names for a confusion matrix of {confusion.classes} classes")
-    result = compute_scores(confusion, seen_mask, unseen_mask)
+    result = compute_scores(confusion, seen_mask)
     counted = {"images": confusion.images, "pixels": confusion.pixels}
-    seen, unseen = group_masks(confusion.classes, seen_mask, unseen_mask)
+    seen = np.asarray(seen_mask, dtype=bool)
     outlines = np.full(confusion.classes, math.nan) if boundary is None else boundary
-    means = dict(zip(BOUNDARY, (100 * mean for mean in average_groups(outlines, seen, unseen)), strict=True))
+    means = dict(zip(BOUNDARY, (100 * mean for mean in average_groups(outlines, seen)), strict=True))
     near = {"boundary": {**means, "width": WIDTH}}
     metrics = {**result.percent(), **near, **counted, "extra": dict(extra or {})}
     text = json.dumps(_without_nan(metrics), indent=1, ensure_ascii=False, allow_nan=False)
     (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    groups = [GROUPS[0] if s else GROUPS[1] if u else GROUPS[2] for s, u in zip(seen, unseen, strict=True)]
+    groups = ["seen" if there else "unseen" for there in seen]
     _write_per_class(out / "per_class.csv", confusion, classes, groups, (result.iou, result.accuracy, outlines))
     _write_array(out / "confusion.npy", confusion.counts)
     return result

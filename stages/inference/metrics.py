@@ -163,30 +163,29 @@ class Scores:
 def compute_scores(
     confusion: ConfusionMatrix | NDArray[np.int64],
     seen_mask: NDArray[np.bool_] | Sequence[bool],
-    unseen_mask: NDArray[np.bool_] | Sequence[bool] | None = None,
 ) -> Scores:
     """Compute all metrics from one confusion matrix.
 
     Args:
         confusion: the matrix, or its (C, C) counts, rows truth, columns prediction.
         seen_mask: (C,) bool, True for classes that had masks in training.
-        unseen_mask: (C,) bool, True for classes that count as unseen; None: all that are not seen. Given when some
-            classes belong to neither group (unseen classes while tuning on a fold of hidden seen classes).
 
     Returns:
         The metrics, as unrounded fractions.
 
     Raises:
-        ValueError: shapes do not fit, or a class is in both groups.
+        ValueError: shapes do not fit.
     """
     counts = confusion.counts if isinstance(confusion, ConfusionMatrix) else np.asarray(confusion)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(f"a confusion matrix is square, not {counts.shape}")
-    seen, unseen = group_masks(len(counts), seen_mask, unseen_mask)
+    seen = np.asarray(seen_mask, dtype=bool)
+    if seen.shape != (len(counts),):
+        raise ValueError(f"the mask of seen classes has shape {seen.shape}, expected ({len(counts)},)")
     correct = np.diagonal(counts).astype(np.float64)
     truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
     iou = _ratio(correct, truth + predicted - np.diagonal(counts))
-    miou_seen, miou_unseen, hiou = average_groups(iou, seen, unseen)
+    miou_seen, miou_unseen, hiou = average_groups(iou, seen)
     return Scores(
         pacc=float(_ratio(correct.sum(keepdims=True), truth.sum(keepdims=True))[0]),
         miou_seen=miou_seen,
@@ -197,17 +196,14 @@ def compute_scores(
     )
 
 
-def average_groups(
-    iou: NDArray[np.float64], seen: NDArray[np.bool_], unseen: NDArray[np.bool_]
-) -> tuple[float, float, float]:
+def average_groups(iou: NDArray[np.float64], seen: NDArray[np.bool_]) -> tuple[float, float, float]:
     """Return the mean over seen classes, over unseen classes, and their harmonic mean.
 
     Args:
         iou: of each class, NaN where undefined. Shape: (C,).
-        seen: see `group_masks`. Shape: (C,).
-        unseen: likewise.
+        seen: which had masks in training. Shape: (C,).
     """
-    means = _mean(iou[seen]), _mean(iou[unseen])
+    means = _mean(iou[seen]), _mean(iou[~seen])
     return (*means, harmonic_mean(*means))
 
 
@@ -230,21 +226,6 @@ def harmonic_mean(seen: float, unseen: float) -> float:
     """Return 2SU / (S + U): NaN when either is NaN, 0 when both are 0."""
     total = seen + unseen
     return 0.0 if total == 0 else 2.0 * seen * unseen / total
-
-
-def group_masks(
-    classes: int,
-    seen_mask: NDArray[np.bool_] | Sequence[bool],
-    unseen_mask: NDArray[np.bool_] | Sequence[bool] | None,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which classes are seen and which are unseen; see `compute_scores` for arguments and errors."""
-    seen = np.asarray(seen_mask, dtype=bool)
-    unseen = ~seen if unseen_mask is None else np.asarray(unseen_mask, dtype=bool)
-    if seen.shape != (classes,) or unseen.shape != (classes,):
-        raise ValueError(f"group masks have shapes {seen.shape} and {unseen.shape}, expected ({classes},)")
-    if (seen & unseen).any():
-        raise ValueError(f"class index {int((seen & unseen).argmax())} is marked both seen and unseen")
-    return seen, unseen
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:

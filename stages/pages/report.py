@@ -156,7 +156,7 @@ def _headline(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _group_classes(metrics: Mapping[str, Any], rows: Sequence[ClassScores]) -> list[dict[str, Any]]:
     """Return the classes of each group, best first and absent ones last."""
     groups = []
-    for group, mean in (("seen", metrics["mIoU_seen"]), ("unseen", metrics["mIoU_unseen"]), ("excluded", None)):
+    for group, mean in (("seen", metrics["mIoU_seen"]), ("unseen", metrics["mIoU_unseen"])):
         members = [row for row in rows if row.group == group]
         members.sort(key=lambda row: (math.isnan(row.iou), -row.iou if not math.isnan(row.iou) else 0.0, row.id))
         if members:
@@ -167,9 +167,7 @@ def _group_classes(metrics: Mapping[str, Any], rows: Sequence[ClassScores]) -> l
 def _list_facts(ctx: StageContext, metrics: Mapping[str, Any], rows: Sequence[ClassScores]) -> list[tuple[str, str]]:
     """Return the short facts of the page's head as (name, value)."""
     groups = ", ".join(
-        f"{number} {group}"
-        for group in ("seen", "unseen", "excluded")
-        if (number := sum(row.group == group for row in rows))
+        f"{number} {group}" for group in ("seen", "unseen") if (number := sum(row.group == group for row in rows))
     )
     return [
         ("Classes", groups),

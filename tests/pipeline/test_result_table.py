@@ -20,7 +20,6 @@ CLASSES = """id,name,group,iou,accuracy
 1,cat,seen,71.2500,80
 2,'=dog,unseen,12.3400,20
 3,cow,unseen,nan,nan
-4,sofa,excluded,1.0000,5
 5,sky,seen,50.5000,60
 6,sea,seen,0.0400,1
 """

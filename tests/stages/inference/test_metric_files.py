@@ -36,7 +36,6 @@ def test_files_hold_percent_null_and_groups(tmp_path: Path) -> None:
         names,
         [True, False, False, False],
         {"gamma": np.float32(0.5), "sweep": [{"hIoU": math.nan}], "title": "grün"},
-        unseen_mask=[False, True, True, False],
         boundary=np.array([0.25, 0.5, math.nan, 0.125]),
     )
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
@@ -50,10 +49,10 @@ def test_files_hold_percent_null_and_groups(tmp_path: Path) -> None:
     columns = ["id", "name", "group", "iou", "accuracy", "boundary_iou", "truth_pixels", "predicted_pixels"]
     assert list(rows[0]) == columns
     assert [row["boundary_iou"] for row in rows] == ["25.0000", "50.0000", "nan", "12.5000"]
-    near = {"mIoU_seen": 25.0, "mIoU_unseen": 50.0, "hIoU": pytest.approx(100 / 3), "width": 0.02}
+    near = {"mIoU_seen": 25.0, "mIoU_unseen": 31.25, "hIoU": pytest.approx(2 * 25 * 31.25 / 56.25), "width": 0.02}
     assert metrics["boundary"] == near
     assert [row["name"] for row in rows] == [entry.name for entry in names]
-    assert [row["group"] for row in rows] == ["seen", "unseen", "unseen", "excluded"]
+    assert [row["group"] for row in rows] == ["seen", "unseen", "unseen", "unseen"]
     assert [row["iou"] for row in rows] == ["50.0000", "50.0000", "nan", "nan"]
     assert [row["accuracy"] for row in rows] == ["50.0000", "100.0000", "nan", "nan"]
     assert (rows[0]["truth_pixels"], rows[1]["predicted_pixels"]) == ("2", "2")
