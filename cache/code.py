@@ -23,7 +23,7 @@ from typing import Any
 from split_matching.errors import UserError
 
 PACKAGE = "split_matching"
-ROOMS = Path(__file__).resolve().parent.parent
+CODE_FOLDER = Path(__file__).resolve().parent.parent
 """The folder that holds `cache`, `model` and the others: the checkout, or the installed package."""
 
 RESULT_CODE = ("model", "stages", "configs.class_names")
@@ -54,7 +54,7 @@ def _parse_version(path: Path, mtime_ns: int, size: int) -> _ModuleSource:
 def module_closure(
     module: str,
     packages: Sequence[str] = RESULT_CODE,
-    root: Path = ROOMS,
+    root: Path = CODE_FOLDER,
     parse: Callable[[Path], _ModuleSource] = _parse,
 ) -> dict[str, str]:
     """Return the fingerprints of a module and of all local modules that it imports, directly or not.
@@ -177,7 +177,7 @@ def import_code(module: str) -> ModuleType:
 
 def _note_loaded() -> None:
     """Take the fingerprints of what is imported already: later files may have been edited."""
-    results = tuple(f"{PACKAGE}.{room}" for room in RESULT_CODE)
+    results = tuple(f"{PACKAGE}.{name}" for name in RESULT_CODE)
     for name, module in list(sys.modules.items()):
         if name.startswith(results) and name not in _noted and module.__file__:
             _parse_first(Path(module.__file__).resolve())

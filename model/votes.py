@@ -1,7 +1,7 @@
 """From queries to class scores.
 
-Source: `semseg[c] = sum_q p_q(c) sigmoid(mask_q)` after MaskFormer; fusion with CLIP after ZegFormer; which classes a
-group votes for, and weights of the groups, are choices.
+Source: `semseg[c] = sum_q p_q(c) sigmoid(mask_q)` after MaskFormer; fusion with CLIP after ZegFormer; the weights of
+the groups are choices.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from split_matching.cache.artifact import Artifact
-from split_matching.cache.code import ROOMS, code_of, import_code
+from split_matching.cache.code import CODE_FOLDER, code_of, import_code
 from split_matching.cache.entry import Entry, Recipe, State
 from split_matching.cache.keys import digest, file_sha256
 from split_matching.configs.schema import Config
@@ -89,7 +89,7 @@ class Stage:
     @property
     def files(self) -> tuple[Path, ...]:
         """Files of the project other than Python that make the result as well: here an architecture of CLIP."""
-        architecture = ROOMS / "configs" / "clip" / f"{self.config.clip.model}.json"
+        architecture = CODE_FOLDER / "configs" / "clip" / f"{self.config.clip.model}.json"
         return (architecture,) if "clip.model" in self.reads and architecture.is_file() else ()
 
     @property
@@ -157,7 +157,7 @@ class Stage:
     def code(self) -> dict[str, str]:
         """Fingerprints of all files of the project that make its result, by path."""
         found = {name: of for module in (self.module, *self.chosen) for name, of in code_of(module).items()}
-        found.update({path.relative_to(ROOMS).as_posix(): file_sha256(path) for path in self.files})
+        found.update({path.relative_to(CODE_FOLDER).as_posix(): file_sha256(path) for path in self.files})
         return dict(sorted(found.items()))
 
     @property
@@ -196,7 +196,7 @@ class Stage:
             UserError: one was edited meanwhile.
         """
         for path in self.files:
-            name = path.relative_to(ROOMS).as_posix()
+            name = path.relative_to(CODE_FOLDER).as_posix()
             if file_sha256(path) != self.code[name]:
                 raise UserError(f"{name} was edited while {self.command} ran: run it again")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from split_matching.cache.artifact import Artifact, load_artifact
 from split_matching.cache.folders import find_artifact, is_key
 from split_matching.cache.remote import Remote, place_of
 from split_matching.errors import ConfigError, CorruptError, DataError, did_you_mean, format_count
+from split_matching.pipeline.arguments import load_plan
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.text import describe_state, format_size, join_words
@@ -223,3 +225,14 @@ def _counter(display: ProgressDisplay, name: str) -> Callable[[int, int], None]:
         counter(done, total)
 
     return count
+
+
+def share(options: argparse.Namespace, work: Callable[[Plan, Sequence[str], ProgressDisplay], list[str]]) -> int:
+    """Push or pull what the options of the verb name, print a line for each, and return the exit code."""
+    plan = load_plan(options)
+    names = options.names or [stage.command for stage in plan.stages.values()]
+    display = ProgressDisplay(names, ["files"] * len(names))
+    lines = work(plan, options.names, display)
+    display.clear()
+    print(*lines, sep="\n")
+    return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from split_matching.cache.code import ROOMS
+from split_matching.cache.code import CODE_FOLDER
 from split_matching.configs.clusterings import Clustering, find_clustering
 from split_matching.configs.schema import Config, decoder_weights_file, evaluates_images, kept_splits
 from split_matching.pipeline.plan import Files, Plan, Stage
@@ -315,7 +315,7 @@ class Report(Stage):
     def files(self) -> tuple[Path, ...]:
         """The template of the page, what it includes, and its scripts."""
         names = ("page.css", "report.html.j2", "pictures.html.j2", "report.js", "sortable.js")
-        return tuple(ROOMS / "stages/pages/templates" / name for name in names)
+        return tuple(CODE_FOLDER / "stages/pages/templates" / name for name in names)
 
     @property
     def builds_on(self) -> Mapping[str, Files]:

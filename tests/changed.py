@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ALWAYS = "tests/test_architecture.py"
 PAGES = "tests/test_readme.py"
-ROOMS = ("cache", "configs", "model", "stages", "pipeline")
+FOLDERS = ("cache", "configs", "model", "stages", "pipeline")
 ELSEWHERE = {"benchmarks": "tests/test_benchmarks.py", "docs": PAGES, "split_matching": "tests/test_packaging.py"}
 """Folders at the top whose tests lie in one file."""
 
@@ -36,7 +36,7 @@ def matching_tests(path: Path) -> list[str]:
         if path.name.startswith("test_"):
             return [str(path)] if (ROOT / path).is_file() else []
         return importers(path, (ROOT / "tests").rglob("test_*.py")) if path.suffix == ".py" else []
-    if path.parts[0] in ROOMS:
+    if path.parts[0] in FOLDERS:
         folder = ROOT / "tests" / path.parent
         while not any(folder.rglob("test_*.py")):
             folder = folder.parent

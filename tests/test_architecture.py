@@ -1,4 +1,4 @@
-"""The rules of the house: which room imports which, where a library may be used, and what is never there."""
+"""The rules of the house: which folder imports which, where a library may be used, and what is never there."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "split_matching"
-ROOMS = ("configs", "cache", "model", "stages", "pipeline")
+FOLDERS = ("configs", "cache", "model", "stages", "pipeline")
 
-# What each room may import of ours; the errors are open to all.
+# What each folder may import of ours; the errors are open to all.
 MAY_IMPORT = {
     "configs": {"configs"},
     "cache": {"cache"},
@@ -53,10 +53,10 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def modules(*rooms: str) -> list[Path]:
-    """Python files of the rooms, and of the root for none."""
-    files = [path for room in rooms or ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
-    return files if rooms else [*files, *sorted(ROOT.glob("*.py"))]
+def modules(*folders: str) -> list[Path]:
+    """Python files of the folders, and of the root for none."""
+    files = [path for folder in folders or FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    return files if folders else [*files, *sorted(ROOT.glob("*.py"))]
 
 
 def place(path: Path) -> str:
@@ -113,16 +113,16 @@ def test_the_walk_finds_the_rooms_and_their_imports():
     """Guards the guards: an empty walk would pass every rule below."""
     found = {top(name) for path in modules() for name in imports(path)}
     assert {"configs", "cache", "model", "stages", "torch", "numpy"} <= found
-    assert all(modules(room) for room in ROOMS)
+    assert all(modules(folder) for folder in FOLDERS)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_point_one_way(room):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_point_one_way(folder):
     wrong = [
         f"{place(path)} imports {name}"
-        for path in modules(room)
+        for path in modules(folder)
         for name in imports(path)
-        if top(name) in (*ROOMS, "tests", "benchmarks", "run_pipeline") and not allowed(name, MAY_IMPORT[room])
+        if top(name) in (*FOLDERS, "tests", "benchmarks", "run_pipeline") and not allowed(name, MAY_IMPORT[folder])
     ]
     assert not wrong
 
@@ -176,7 +176,7 @@ def test_our_modules_have_one_name():
             if isinstance(node, ast.ImportFrom) and not node.level
             else []
         )
-        if top(name) in ROOMS
+        if top(name) in FOLDERS
     ]
     assert not bare
 

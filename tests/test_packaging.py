@@ -17,7 +17,7 @@ from split_matching.environment import default_artifacts, explain_missing_packag
 from split_matching.pipeline.cli import main
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("cache", "configs", "model", "stages", "pipeline")
+FOLDERS = ("cache", "configs", "model", "stages", "pipeline")
 PACKAGE = "split_matching"
 NOT_SHIPPED = {".pyc"}
 
@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "checkout"
     source.mkdir()
-    for name in (*ROOMS, PACKAGE):
+    for name in (*FOLDERS, PACKAGE):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "run_pipeline.py"):
         shutil.copy(ROOT / name, source)
@@ -49,8 +49,8 @@ def installed(wheel: Path) -> Path:
 
 @pytest.fixture
 def users_folder(tmp_path: Path) -> Path:
-    """A folder of a user whose own modules have the names of rooms."""
-    for name in ROOMS:
+    """A folder of a user whose own modules have the names of folders."""
+    for name in FOLDERS:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of the user was imported')\n")
     return tmp_path
 
@@ -64,8 +64,8 @@ def run_python(arguments: list[str], folder: Path, path: Path | None = None) -> 
 
 def test_wheel_holds_every_file_of_the_rooms_and_no_other(wheel: Path) -> None:
     expected = {f"{PACKAGE}/{path.name}" for path in (ROOT / PACKAGE).glob("*.py")}
-    for room in ROOMS:
-        for path in (ROOT / room).rglob("*"):
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*"):
             if path.is_file() and path.suffix not in NOT_SHIPPED:
                 expected.add(f"{PACKAGE}/{path.relative_to(ROOT).as_posix()}")
     with zipfile.ZipFile(wheel) as archive:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,6 +50,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+OTHER_WORK = re.compile(r"config (\w+\.steps|shapes\.\w+_scenes|data\.images) ")
+"""What makes the time that another config took say nothing."""
+
+
 @dataclass(frozen=True)
 class PlannedStage:
     """What a dry run says of one of the stages on the way to the wanted one.
@@ -83,7 +88,8 @@ def plan_stages(stage: Stage) -> list[PlannedStage]:
         earlier, why = (state.artifact, []) if state.artifact else find_nearest(member)
         if state.name == "missing":
             state = replace(state, reasons=(*why, *state.reasons))
-        seconds = float(earlier.manifest["seconds"]) if earlier else None
+        alike = earlier and not any(OTHER_WORK.match(line) for line in why)
+        seconds = float(earlier.manifest["seconds"]) if earlier and alike else None
         planned.append(PlannedStage(member, state, _shards_to_make(member, state) if known else None, seconds))
     return planned
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from split_matching.pipeline.arguments import add_config_options, add_images_option, add_remote_option, load_plan
-from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.arguments import add_config_options, add_images_option, add_remote_option
 
 HELP = "fetch artifacts from an address that others share"
 DESCRIPTION = """
@@ -34,12 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Fetch them, and print a line for each."""
-    from split_matching.pipeline.sharing import pull
+    from split_matching.pipeline.sharing import pull, share
 
-    plan = load_plan(options)
-    names = options.names or [stage.command for stage in plan.stages.values()]
-    display = ProgressDisplay(names, ["files"] * len(names))
-    lines = pull(plan, options.names, display)
-    display.clear()
-    print(*lines, sep="\n")
-    return 0
+    return share(options, pull)

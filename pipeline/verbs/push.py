@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from split_matching.pipeline.arguments import add_config_options, add_images_option, add_remote_option, load_plan
-from split_matching.pipeline.run.progress import ProgressDisplay
+from split_matching.pipeline.arguments import add_config_options, add_images_option, add_remote_option
 
 HELP = "send artifacts to an address that others share"
 DESCRIPTION = """
@@ -33,12 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Send them, and print a line for each."""
-    from split_matching.pipeline.sharing import push
+    from split_matching.pipeline.sharing import push, share
 
-    plan = load_plan(options)
-    names = options.names or [stage.command for stage in plan.stages.values()]
-    display = ProgressDisplay(names, ["files"] * len(names))
-    lines = push(plan, options.names, display)
-    display.clear()
-    print(*lines, sep="\n")
-    return 0
+    return share(options, push)

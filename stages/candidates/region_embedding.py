@@ -20,7 +20,7 @@ from torch import Tensor
 
 from split_matching.configs.settings import RegionsConfig
 from split_matching.stages.candidates.batches import equal_batches
-from split_matching.stages.data.resize import resize_share
+from split_matching.stages.data.resize import nearest_cells, resize_share
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and training on cached features does without
     from split_matching.model.clip import FrozenClip
@@ -109,9 +109,7 @@ def crop_regions(
         Shape: (R, side, side, 3), uint8.
     """
     height, width = image.shape[:2]
-    # not `resize_labels`, which has half-pixel centres: it would change the embeddings of all photographs
-    rows = np.arange(height) * masks.shape[1] // height
-    cols = np.arange(width) * masks.shape[2] // width
+    rows, cols = nearest_cells(masks.shape[1], height), nearest_cells(masks.shape[2], width)
     crops = np.empty((len(masks), side, side, 3), np.uint8)
     for region, mask in enumerate(masks):
         crop = _crop_region(image, mask, rows, cols, expand, fill)

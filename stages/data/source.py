@@ -1,8 +1,8 @@
 """Where images and masks come from: one `Source` for each layout of a data set's folders, all with the same questions.
 
 A layout is one file, `stages/data/layouts/NAME.py`, with a class that answers them and a `LAYOUT`; and its name in
-`data.layout` of configs/settings.py. It is found by that name: no module imports all layouts, so the code of a stage
-holds the file of its own layout and of no other. Nothing is decoded here, and nothing downloaded.
+`data.layout` of configs/data_settings.py. It is found by that name: no module imports all layouts, so the code of a
+stage holds the file of its own layout and of no other. Nothing is decoded here, and nothing downloaded.
 """
 
 from __future__ import annotations

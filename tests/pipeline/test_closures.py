@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from split_matching.cache.code import ROOMS, module_closure
+from split_matching.cache.code import CODE_FOLDER, module_closure
 from split_matching.configs.load import load_config
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.stages import STAGES, make_plan
@@ -34,7 +34,7 @@ def shapes(*overrides: str) -> Plan:
 
 def files_of(plan: Plan, stage: str) -> list[str]:
     """Files of a stage, without package files that hold no code."""
-    return [name for name in plan.stage(stage).code if (ROOMS / name).stat().st_size]
+    return [name for name in plan.stage(stage).code if (CODE_FOLDER / name).stat().st_size]
 
 
 def present() -> str:
@@ -83,7 +83,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code that makes results."""
     folder = tmp_path_factory.mktemp("code")
     for room in ("model", "stages"):
-        shutil.copytree(ROOMS / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(CODE_FOLDER / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 

@@ -70,7 +70,7 @@ def test_a_template_that_is_edited_while_its_stage_runs_is_refused(
 ) -> None:
     template = tmp_path / "toy_stages/page.css"
     template.write_text("old")
-    monkeypatch.setattr(plan_module, "ROOMS", tmp_path)
+    monkeypatch.setattr(plan_module, "CODE_FOLDER", tmp_path)
     monkeypatch.setattr(toy.Page, "files", (template,))
     assert project.run("Total") == 0
     project.edit("page", '    log("page")', "    (Path(__file__).parent / 'page.css').write_text('new')")

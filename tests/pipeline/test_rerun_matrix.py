@@ -40,7 +40,7 @@ from tests.pipeline.rerun_table import (
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("cache", "configs", "model", "pipeline", "stages")
+FOLDERS = ("cache", "configs", "model", "pipeline", "stages")
 
 
 class Cache:
@@ -210,9 +210,9 @@ class Checkout:
         self.folder = folder / "checkout"
         self.arguments = [*cache.arguments(), "--artifacts", str(folder / "cache")]
         self.capsys = capsys
-        for room in (*ROOMS, "split_matching"):
+        for folder in (*FOLDERS, "split_matching"):
             shutil.copytree(
-                ROOT / room, self.folder / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+                ROOT / folder, self.folder / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
             )
         shutil.copy(ROOT / "run_pipeline.py", self.folder)
         shutil.copytree(cache.root, folder / "cache")

@@ -40,9 +40,10 @@ def test_crops_are_those_of_masks_as_large_as_the_image(cells: tuple[int, int]) 
     crops = crop_regions(image, masks, 24, 1.3, FILL)
     height, width = image.shape[:2]
     for mask, crop in zip(masks, crops, strict=True):
-        large = np.array(
-            [[mask[y * cells[0] // height, x * cells[1] // width] for x in range(width)] for y in range(height)]
-        )
+        # the cell in which a pixel's centre lies
+        rows = [(2 * y + 1) * cells[0] // (2 * height) for y in range(height)]
+        cols = [(2 * x + 1) * cells[1] // (2 * width) for x in range(width)]
+        large = np.array([[mask[row, col] for col in cols] for row in rows])
         y, x = np.nonzero(large) if large.any() else np.indices(large.shape).reshape(2, -1)
         side = round(1.3 * max(np.ptp(y) + 1, np.ptp(x) + 1))
         top, left = (int(v.min() + v.max() + 1 - side) // 2 for v in (y, x))

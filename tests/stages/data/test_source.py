@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from split_matching.cache.code import ROOMS, module_closure
+from split_matching.cache.code import CODE_FOLDER, module_closure
 from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
 from split_matching.pipeline.stages import make_plan
@@ -23,7 +23,7 @@ def layout_files(code: dict[str, str]) -> set[str]:
 
 
 def test_every_layout_of_the_schema_is_one_file() -> None:
-    assert {path.stem for path in (ROOMS / FOLDER).glob("*.py")} - {"__init__"} == set(NAMES)
+    assert {path.stem for path in (CODE_FOLDER / FOLDER).glob("*.py")} - {"__init__"} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,7 +49,7 @@ def test_a_new_layout_changes_no_fingerprint(tmp_path: Path) -> None:
     plan = make_plan(load_config("voc", overrides=["clip.weights=random"]))
     modules = {stage.module for stage in plan.stages.values()} | {layout_module("voc")}
     for room in ("model", "stages"):
-        shutil.copytree(ROOMS / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(CODE_FOLDER / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     before = {module: module_closure(module, root=tmp_path) for module in modules}
     (tmp_path / FOLDER / "folder2.py").write_text("from split_matching.stages.data.layouts.folder import LAYOUT\n")
     assert {module: module_closure(module, root=tmp_path) for module in modules} == before
