@@ -2,9 +2,9 @@
 
     artifacts/<dataset>/notes/<key16>.json
 
-They lie beside the artifacts, not in them: they change no result, make nothing stale, and stay when `gc` removes what
-they are about. If that is made again, it has its name again. They may be edited by hand: they have no digest. Source:
-choice.
+They lie beside the artifacts, not in them: they change no result, make nothing stale, and stay when what they are about
+is removed. If that is made again, it has its name again. They may be edited by hand: they have no digest.
+Source: choice.
 """
 
 from __future__ import annotations
@@ -72,6 +72,11 @@ def write_note(root: Path, dataset: str, key: str, note: Note) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(asdict(note), indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def list_notes(root: Path) -> set[tuple[str, str]]:
+    """Return the data set and the first digits of the key, as in the names of folders, of all results with a note."""
+    return {(path.parts[-3], path.stem) for path in root.glob(f"*/{FOLDER}/*.json")}
 
 
 def _place(root: Path, dataset: str, key: str) -> Path:

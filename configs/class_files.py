@@ -22,8 +22,10 @@ _NUMBERED = re.compile(r"(\d{1,5})\s*[:\t]\s*(\S.*)")
 _NAMES_ALONE = "expected names alone, one a line"
 _OR_YAML = "or give a .yaml list, which takes any name"
 _NUMBER_LAST = re.compile(r"(.*\S)\s+\d{1,5}")
-_HEAD = r"\d+|__ignore__|(id |class |label |category )?(names?|id|class(es)?|labels?|categor(y|ies))|.*:"
-"""A first line that is no class: `name` of a table, `classes:` of YAML, LabelMe's `__ignore__`, which has the id -1."""
+_KIND = "(?:class|label|category|object)"
+_HEAD_WORD = rf"(?:(?:{_KIND}[ _-]?)?(?:names?|ids?|index)|class(?:es)?|labels?|categor(?:y|ies)|objects?)"
+_HEAD = rf"\d+|__ignore__|.*:|{_HEAD_WORD}(?:[\s,;|:]+{_HEAD_WORD})*"
+"""A first line that is no class: `name` or `id,name` of a table, `classes:` of YAML, LabelMe's `__ignore__` (id -1)."""
 _QUOTED = r"""(["']).*\1,?"""
 _WITH_MORE = {
     r"[\[{].*[\]}]": f"{_NAMES_ALONE}, without brackets",
@@ -120,19 +122,21 @@ def _read_text(path: Path, label: str, blank_lines: bool) -> list[Any]:
 
 
 def _check_names_alone(rows: Sequence[tuple[int, str]], label: str) -> None:
-    """Raise where every line of a list holds more than a name, but for a head, and where there is a head."""
-    several = rows[1:] if len(rows) > 2 else rows  # the first may be a head
-    for pattern, expected in _WITH_MORE.items():
-        if all(re.fullmatch(pattern, line) for _, line in several):
-            number, line = next(row for row in rows if re.fullmatch(pattern, row[1]))
-            raise ConfigError(f"{label}, line {number}: {shorten(repr(line))}; {expected}, {_OR_YAML}")
-    first = f"{label}, line {rows[0][0]}: {shorten(repr(rows[0][1]))}"
-    if re.fullmatch(_HEAD, rows[0][1], re.IGNORECASE) and len(rows) > 1:
-        raise ConfigError(f"{first} is no class but the head of the list: leave the line out, {_OR_YAML}")
-    ends = [_NUMBER_LAST.fullmatch(line) for _, line in rows]
-    words = [end[1] for end in ends if end]
-    if len(set(words)) == len(words) > 1 and all(ends[1:]):  # `organ 1`, `organ 2` are names
-        raise ConfigError(f"{first}; expected numbers in front, as `ID: NAME`, or names alone, {_OR_YAML}")
+    """Raise where every line of a list, but for a head, holds more than a name; and where there is a head."""
+    has_head = len(rows) > 1 and re.fullmatch(_HEAD, rows[0][1], re.IGNORECASE)
+    classes = rows[1:] if has_head else rows
+    row, expected = classes[0], ""
+    for pattern, meaning in _WITH_MORE.items():
+        if not expected and all(re.fullmatch(pattern, line) for _, line in classes):
+            row, expected = next(row for row in rows if re.fullmatch(pattern, row[1])), meaning
+    ends = [_NUMBER_LAST.fullmatch(line) for _, line in classes]
+    words = {end[1] for end in ends if end}
+    if not expected and len(words) == len(classes) > 1:  # `organ 1`, `organ 2` are names
+        expected = "expected numbers in front, as `ID: NAME`, or names alone"
+    if not expected and has_head:
+        row, expected = rows[0], "the head of a table, no class: leave the line out"
+    if expected:
+        raise ConfigError(f"{label}, line {row[0]}: {shorten(repr(row[1]))}; {expected}, {_OR_YAML}")
 
 
 def _check_lines(rows: Sequence[tuple[int, str]], label: str) -> None:

@@ -9,6 +9,7 @@ look at the true unseen classes (choice; the practice of zero-shot recognition s
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -316,7 +317,9 @@ def _choose_unseen(values: Mapping[str, Any], dropped: Mapping[int, str], data: 
         raise ConfigError(f"{label}: no class is unseen; expected some: --set 'data.unseen=[NAME, NAME]'")
     if not isinstance(unseen, list):
         return unseen
-    return [_find_id(name, classes, dropped, label) if isinstance(name, str) else name for name in unseen]
+    # YAML makes no number of one with zeros in front
+    given = [int(name) if isinstance(name, str) and re.fullmatch("0[0-9]{1,5}", name) else name for name in unseen]
+    return [_find_id(name, classes, dropped, label) if isinstance(name, str) else name for name in given]
 
 
 def draw_unseen(ids: Sequence[int], data: DataConfig) -> list[int]:

@@ -139,7 +139,7 @@ def check_names(name: str, root: Path | None, names: Mapping[int, str], label: s
     Raises:
         ConfigError: it does, or cannot be read.
     """
-    if name and root is not None:
+    if name and root is not None and root.is_dir():
         path = locate_colours(name, root)
         if contradiction := read_colours(path).find_contradiction(names):
             raise ConfigError(f"data.colours: {path}: {contradiction}, {label}: correct one of them")

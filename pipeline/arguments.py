@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from split_matching.configs.load import load_with_origins
 from split_matching.configs.schema import Config
+from split_matching.configs.strict_yaml import shorten
 from split_matching.environment import default_artifacts
 from split_matching.errors import ConfigError, did_you_mean
 from split_matching.pipeline import stages
@@ -39,7 +40,7 @@ class Parser(argparse.ArgumentParser):
             known = re.findall(r"'(.*?)'", choice[3])
             meant = did_you_mean(choice[2], known) if len(known) > FEW else ""
             message = f"argument {choice[1]}: {choice[2]!r}: {meant or f'expected one of {choice[3]}'}"
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        raise ConfigError(f"{message.removesuffix('?')}{'?' if message.endswith('?') else ';'} see {self.prog} --help")
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -244,8 +245,8 @@ def whole_number(least: int) -> Callable[[str], int]:
     """Return what parses a whole number from some number on."""
 
     def parse(text: str) -> int:
-        if not text.strip().isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least}")
+        if not re.fullmatch(r"\s*\d{1,18}\s*", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{shorten(repr(text))}: expected a whole number from {least}")
         return int(text)
 
     return parse

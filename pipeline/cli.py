@@ -152,7 +152,7 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         raise ConfigError(f"no stage given: expected one of {', '.join([*stages, *VERBS])}")
     verb = next((word for word in arguments if word in (*stages, *VERBS)), "")
-    if arguments[0] in _options_of(build_parser(), verb) and verb:
+    if verb and arguments[0] != "--help" and arguments[0].partition("=")[0] in _options_of(build_parser(), verb):
         raise ConfigError(f"{arguments[0]} stands before {verb}; expected `{command()} {verb}` first, then options")
     if not arguments[0].startswith("-"):
         check_command(arguments[0], "stage or verb", [*stages, *VERBS])

@@ -47,10 +47,12 @@ def take_over(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 def _export(dataset: str, overrides: Sequence[str]) -> tuple[Path, str]:
     """Export the trained decoder of a data set into the cache, unless it is there; also return its CLIP weights."""
     plan = make_plan(load_config(dataset, overrides=overrides))
-    if plan.config.data.layout != "shapes" and not (plan.config.data.root and plan.config.data.root.is_dir()):
+    root = plan.config.data.root
+    if plan.config.data.layout != "shapes" and not (root and root.is_dir()):
+        where = f"its data are not at {root}" if root else "its data.root is not set"
         raise DataError(
-            f"--trained-on {dataset}: its data are not at {plan.config.data.root}, so its key is unknown: `export` the "
-            f"decoder where they are, and give that file: --trained-on NAME{EXPORT_ENDING}"
+            f"--trained-on {dataset}: {where}, so its key is unknown: `export` the decoder where its data are, and "
+            f"give that file: --trained-on NAME{EXPORT_ENDING}"
         )
     segmenter = segmenter_of(plan, ["--dataset", dataset])
     # the file holds settings of inference too, so its name must change with them

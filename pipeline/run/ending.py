@@ -52,24 +52,28 @@ def interruptible() -> Iterator[None]:
     former = {number: signal.signal(number, interrupt) for number in handled}
     try:
         yield
+        if signal.setitimer(signal.ITIMER_REAL, 0)[0]:  # it came while the last worker was started
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         end_workers()
         raise
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
 def _starts_worker(frame: FrameType | None) -> bool:
-    """Whether a process is being started in a frame or in one that called it."""
-    while frame and frame.f_code is not BaseProcess.start.__code__:
+    """Whether a process is being started in a frame or in one that called it, in this process."""
+    while frame and frame.f_code not in (BaseProcess.start.__code__, BaseProcess._bootstrap.__code__):  # type: ignore[attr-defined]
         frame = frame.f_back
-    return frame is not None
+    return frame is not None and frame.f_code is BaseProcess.start.__code__
 
 
 def end_workers() -> None:
     """End the workers, once they have saved what they can; a second Ctrl-C does not wait for that."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # a scheduler may send both
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):  # a scheduler may send both
         signal.signal(number, signal.SIG_IGN)
     workers = multiprocessing.active_children()
     end = time.monotonic() + END_SECONDS

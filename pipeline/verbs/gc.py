@@ -11,7 +11,7 @@ from pathlib import Path
 
 from split_matching.cache.files import folder_size
 from split_matching.cache.folders import Folder, idle_seconds, is_in_use, read_inputs, remove_folder, walk_folders
-from split_matching.cache.notes import Note, read_note
+from split_matching.cache.notes import list_notes
 from split_matching.cache.running import claimed_folders, hold_cache
 from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
@@ -23,6 +23,7 @@ from split_matching.pipeline.arguments import (
     overrides_of,
     whole_number,
 )
+from split_matching.pipeline.known_runs import list_runs
 from split_matching.pipeline.plan import Plan
 from split_matching.pipeline.run.events import event_folders
 from split_matching.pipeline.stages import make_plan
@@ -113,10 +114,10 @@ def collect_garbage(
         The exit code.
 
     Raises:
-        ConfigError: nobody can answer.
+        ConfigError: nobody can answer, or a config in `configs/` cannot be read.
         UserError: the cache cannot be written.
     """
-    configs = [*_known_configs(plan), *variants]
+    configs = [*_known_configs(plan, dataset), *variants]
     found = decide(plan, configs, keep, dataset)
     sizes = {folder.path: folder_size(folder.path) for folder, _ in [*found.kept, *found.removed]}
     for word, members in (("keep", found.kept), ("remove", found.removed)):
@@ -142,12 +143,18 @@ def _ask() -> bool:
     return input("remove them? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _known_configs(plan: Plan) -> Iterator[Config]:
-    """The configs of `configs/`, with the cache of the plan."""
+def _known_configs(plan: Plan, dataset: str) -> Iterator[Config]:
+    """The configs of `configs/`, with the cache of the plan.
+
+    Raises:
+        ConfigError: one cannot be read, so nobody knows what it reaches; unless its data set is not looked at.
+    """
     for name in known_datasets():
-        with contextlib.suppress(ConfigError):
-            config = load_config(name)
-            yield config.model_copy(update={"runtime": plan.config.runtime})
+        try:
+            yield load_config(name).model_copy(update={"runtime": plan.config.runtime})
+        except ConfigError:
+            if dataset in ("", name):
+                raise
 
 
 def decide(plan: Plan, configs: Sequence[Config], keep: int, dataset: str = "") -> Decision:
@@ -162,6 +169,7 @@ def decide(plan: Plan, configs: Sequence[Config], keep: int, dataset: str = "") 
     known = {other.config.dataset for other in plans}
     found = Decision()
     others: dict[Place, list[Folder]] = {}
+    with_note = _find_noted(plan.root)
     for folder in walk_folders(plan.root):
         if dataset and folder.place[0] != dataset:
             continue
@@ -174,7 +182,7 @@ def decide(plan: Plan, configs: Sequence[Config], keep: int, dataset: str = "") 
     needed = [read_inputs(folder.path) for folder, _ in found.kept if folder.kind == "partial"]
     sources: list[dict[str, str]] = []
     for place, members in others.items():
-        noted = [folder for folder in members if _has_note(plan.root, folder)]
+        noted = [folder for folder in members if folder.path in with_note]
         found.kept.extend((folder, "has a name or note") for folder in noted)
         members.sort(key=_created, reverse=True)
         newest = [folder for folder in members if folder not in noted][: keep if place[0] in known else max(keep, 1)]
@@ -249,13 +257,14 @@ def _why_removed(folder: Folder) -> str:
     return {"partial": "abandoned", "leftover": "left by a process that ended"}.get(folder.kind, folder.kind)
 
 
-def _has_note(root: Path, folder: Folder) -> bool:
-    if folder.artifact is None:
-        return False
-    try:
-        return read_note(root, folder.place[0], folder.artifact.key) != Note()
-    except CorruptError:  # it was one
-        return True
+def _find_noted(root: Path) -> set[Path]:
+    """Return the artifacts that have a name or note, and the training and evaluation of runs that have one."""
+    noted = list_notes(root)
+    found = {folder.path for folder in walk_folders(root) if (folder.place[0], folder.path.name) in noted}
+    for run in list_runs(root):
+        if any(artifact.path in found for artifact in run.own):
+            found.update(artifact.path for artifact in run.own)
+    return found
 
 
 def _created(folder: Folder) -> str:

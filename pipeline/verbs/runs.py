@@ -20,7 +20,7 @@ seed, time and size of its training and evaluation, its present name, and the se
 config. Reads manifests only, so runs of a config file that is gone are listed too: they are compared with what most
 runs of their data set have. A run that was trained and not evaluated has no results.
 """
-EXIT_CODES = "0 printed, 2 wrong usage, or a condition on what no run has, 3 no run of that data set"
+EXIT_CODES = "0 printed, 2 wrong usage, or a condition on what no run has, 3 no run of such a data set"
 EXAMPLES = (
     "runs",
     "runs shapes --where train.matching=split 'h>80' --sort h",
@@ -73,8 +73,10 @@ def run(options: argparse.Namespace) -> int:
         others = sorted({run.dataset for run in found})
         found = [run for run in found if run.dataset == dataset_name(options.dataset)]
         if not found and config is None:
-            there = did_you_mean(options.dataset, others) or f"there are runs of {', '.join(others) or 'none'}"
-            raise DataError(f"no run of {options.dataset!r} in {root}: {there}")
+            there = f"there are runs of {', '.join(others)}" if others else "there is no run at all"
+            raise DataError(
+                f"no run of {options.dataset!r} in {root}: {did_you_mean(options.dataset, others) or there}"
+            )
     found = sort_runs(choose_runs(found, options.where), options.sort, options.reverse)
     if options.html is not None:
         from split_matching.pipeline.run_page import write_page

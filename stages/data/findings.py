@@ -25,8 +25,9 @@ SHOWN = 5  # examples of one kind of finding
 BACKGROUND_SHARE, BACKGROUND_IMAGES = 0.5, 0.9  # of pixels and images: then a class may be background (choice)
 
 TWO_VALUES = (0, 255)
-TWO_VALUES_MASKS = 0.1
-"""Masks of 0 and 255 alone that are a problem among others, as a share: void alone fills few (choice)."""
+TWO_VALUES_MASKS, WHITE_SHARE = 0.1, 0.15
+"""Masks of 0 and 255 alone among others that are told, and the share of 255 in them that is too much for void: then
+they are a problem (choice)."""
 
 TWO_VALUES_REMEDY = (
     "If 255 is a class, as in masks of black and white, give both ids: classes.txt with the lines `0: NAME` and "
@@ -212,12 +213,13 @@ def _find_two_values(classes: ClassList, audits: Audits) -> Iterator[Finding]:
         )
         return
     some = [audit for audit in audits if TWO_VALUES[1] in audit.counts and set(audit.counts) <= set(TWO_VALUES)]
+    white = sum(audit.counts[TWO_VALUES[1]] for audit in some)
     if len(some) > 1 and len(some) >= TWO_VALUES_MASKS * len(audits):
         count = format_count(len(some), "mask holds", "masks hold")
         yield Finding(
             f"{count} 0 and 255 alone, and 255 is ignored, e.g. that of {some[0].image_id}; if these are black and "
             "white among masks of ids, give their pixels the id of their class",
-            True,
+            white >= WHITE_SHARE * sum(sum(audit.counts.values()) for audit in some),
         )
 
 

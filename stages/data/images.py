@@ -253,7 +253,7 @@ def decode_with_palette(data: bytes, path: Path, table: Table | None = None) -> 
         check_lossless(image, data, path)  # before pages: the photograph of a phone may have several
         _check_one_page(image, data, path)
         if isinstance(table, Mapping):
-            return stored_colours(image, path), []
+            return stored_colours(image, data, path), []
         return stored_values(image, data, path), stored_palette(image)
 
 

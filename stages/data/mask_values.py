@@ -47,7 +47,7 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
         return _as_16_bits(np.array(image), path)
     if image.mode == "F":
         numbers = np.array(image)
-        if not np.array_equal(numbers, np.floor(numbers)):
+        if not (np.isfinite(numbers).all() and np.array_equal(numbers, np.floor(numbers))):
             raise DataError(f"{path}: the mask has fractions; expected class ids: save whole numbers as PNG")
         return _as_16_bits(numbers, path)
     raise ColouredError(
@@ -56,18 +56,19 @@ def stored_values(image: Image.Image, data: bytes, path: Path) -> Values:
     )
 
 
-def stored_colours(image: Image.Image, path: Path) -> NDArray[np.uint32]:
+def stored_colours(image: Image.Image, data: bytes, path: Path) -> NDArray[np.uint32]:
     """Return the colours of a decoded mask, 0xRRGGBB: a palette's colours, and grey as three equal channels.
 
     Args:
         image: the decoded mask.
+        data: the bytes of its file.
         path: for errors only.
 
     Raises:
         DataError: it has more than 8 bits a channel, or colours that nobody sees as they are transparent.
     """
-    if image.mode[0] in "IF":
-        raise DataError(f"{path}: the mask has {image.mode} pixels; expected colours of 8 bits: leave data.colours out")
+    if image.mode[0] in "IF" or _depth(image, data)[0] > 8:
+        raise DataError(f"{path}: the mask has more than 8 bits a channel; expected colours of 8 bits: save it so")
     channels = np.array(image.convert("RGBA")).astype(np.uint32)
     found = np.asarray(channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])
     if image.mode != "P" and (found * (channels[..., 3] < 255)).any():
@@ -122,7 +123,7 @@ def _as_16_bits(values: NDArray[np.generic], path: Path) -> Values:
     if wide.min() < 0 or wide.max() > 65535:
         outside = wide.min() if wide.min() < 0 else wide.max()
         raise DataError(
-            f"{path}: the mask has the value {outside}; expected class ids of 0 to 65535: save no class as 255"
+            f"{path}: the mask has the value {outside}; expected class ids of 0 to 65535: save what is no class as 255"
         )
     return wide.astype(np.uint16)
 

@@ -18,9 +18,8 @@ from split_matching.errors import DataError, one_line
 from split_matching.stages.data.folder_files import PICTURES, walk
 from split_matching.stages.data.images import TURNS, decode_with_orientation, orientation, read_bytes
 
-OVERLAY, INDEX = ".overlay.png", ".index.png"
-RESULTS = (OVERLAY, INDEX)
-"""What the pictures end with that are made of a photo."""
+OVERLAY, INDEX, AREAS = ".overlay.png", ".index.png", ".areas.json"
+"""What the names of results end with, behind the photo's own name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def find_all_photos(given: Sequence[str], out: Path) -> list[Photo]:
             raise DataError(f"{one_line(word)}: nothing is fetched from the web; download the image, and give the file")
         place = str(user_path(word))
         matches = [] if os.path.lexists(place) else sorted(glob.glob(place, recursive=True))  # noqa: PTH207 (absolute)
-        matches = [match for match in matches if not match.endswith(RESULTS)]
+        matches = [match for match in matches if not _is_result(Path(match))]
         for path in map(Path, matches or [place]):
             for photo in find_photos(path, out):
                 other = found.setdefault(photo.name, photo)
@@ -72,7 +71,7 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
 
     Args:
         given: a file or a folder.
-        out: folder of results, which is not looked into unless it is the given one.
+        out: folder of results, which is not looked into if it is below the given one.
 
     Raises:
         DataError: nothing is there, or no image.
@@ -82,17 +81,23 @@ def find_photos(given: Path, out: Path) -> list[Photo]:
     if not given.is_dir():
         raise DataError(f"{one_line(str(given))}: no such file or folder; give an image or a folder of images")
     own = Path(os.path.realpath(out))
-    inside = own != Path(os.path.realpath(given))
+    inside = Path(os.path.realpath(given)) in own.parents
     found = [
         Photo(given / name, Path(name))
         for name in walk(given)
         if name.lower().endswith(PICTURES)
-        and not name.endswith(RESULTS)
+        and not _is_result(given / name)
         and not (inside and own in Path(os.path.realpath(given / name)).parents)
     ]
     if not found:
         raise DataError(f"{one_line(str(given))}: no image in it; expected files that end in {', '.join(PICTURES)}")
     return found
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file was made of a photo by an earlier run: what is known of it then lies beside it."""
+    end = next((end for end in (OVERLAY, INDEX) if path.name.endswith(end)), "")
+    return bool(end) and path.with_name(f"{path.name.removesuffix(end)}{AREAS}").exists()
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:
@@ -117,5 +122,6 @@ def decode_photo(data: bytes, path: Path) -> NDArray[np.uint8]:
 
 def upright(image: Image.Image) -> Image.Image:
     """Return a Pillow image with its EXIF orientation applied."""
+    image.load()  # Pillow turns a TIFF when it loads it, and then says that it is upright
     turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)

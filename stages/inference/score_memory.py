@@ -7,13 +7,17 @@ from typing import Any
 MOST_BYTES = 2_000_000_000
 """Of the scores of all images in progress (choice)."""
 
+MOST_PIXELS = 2**20
+"""That CLIP sees of a whole image (choice): a side of 1,024."""
+
 FLOAT_BYTES = 4
 
 
 def score_bytes(config: Any, shape: tuple[int, int], classes: int) -> int:
     """Return the bytes of an image's scores by the decoder, one a class and pixel that CLIP saw; elsewhere 0, or few.
 
-    Of a whole image they are taken to be as many as its own: how large CLIP saw it is not among the stage's settings.
+    Of a whole image they are taken to be as many as its own, and a million at most: how large CLIP saw it is not among
+    the stage's settings.
 
     Args:
         config: reads `evaluate`, and `features` where windows slide.
@@ -23,7 +27,7 @@ def score_bytes(config: Any, shape: tuple[int, int], classes: int) -> int:
     if config.evaluate.predictor != "decoder":
         return 0
     if config.evaluate.mode != "slide":
-        return FLOAT_BYTES * classes * shape[0] * shape[1]
+        return FLOAT_BYTES * classes * min(shape[0] * shape[1], MOST_PIXELS)
     side, resize = config.features.size, config.features.resize
     if config.evaluate.short_side is not None:
         side, resize = config.evaluate.short_side, "short"

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -284,7 +285,7 @@ def _clean(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: it is no list of texts.
     """
-    if names is None or isinstance(names, str | Mapping):
+    if not isinstance(names, Iterable) or isinstance(names, str | Mapping | AbstractSet):  # a set has no order
         raise ConfigError(f"class names {names!r}: expected a list of names")
     given = tuple(names)
     for place, name in enumerate(given):

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from split_matching.cache.files import atomic_write, parse_json
 from split_matching.errors import DataError, one_line
 from split_matching.stages.data.images import read_bytes
-from split_matching.stages.data.photos import INDEX, OVERLAY, Photo, decode_photo
+from split_matching.stages.data.photos import AREAS, INDEX, OVERLAY, Photo, decode_photo
 from split_matching.stages.ground.picture_files import write_picture
 from split_matching.stages.inference.segmenter import Prediction, Segmenter
 from split_matching.stages.pages.colours import class_colours
@@ -79,7 +79,7 @@ def _label(segmenter: Segmenter, photo: Photo, names: Sequence[str], out: Path) 
         "decoder": segmenter.identity,
         "names": list(names),
     }
-    picture, index, areas = (out / f"{photo.name}{end}" for end in (OVERLAY, INDEX, ".areas.json"))
+    picture, index, areas = (out / f"{photo.name}{end}" for end in (OVERLAY, INDEX, AREAS))
     if picture.is_file() and index.is_file() and _read_record(areas) == made_from:
         return "kept"
     pixels = decode_photo(data, photo.path)

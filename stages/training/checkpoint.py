@@ -144,7 +144,7 @@ def restore_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str, sa
 
     Raises:
         OSError: it is there, and cannot be read.
-        MemoryError: likewise torch's own for a GPU.
+        MemoryError: likewise torch's own, of the CPU and of a GPU.
     """
     path = out / CHECKPOINT
     if path.exists():
@@ -158,10 +158,8 @@ def restore_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str, sa
                 os.truncate(out / name, size)
             say(f"continues after step {state['step']}")
             return int(state["step"])
-        except (MemoryError, torch.OutOfMemoryError):  # these say nothing about the file
-            raise
         except Exception as error:  # torch raises many kinds for bytes of another version
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            if _says_nothing_about_the_file(error):
                 raise
             for name, part in parts.items():
                 part.load_state_dict(initial[name])  # it may have been half loaded
@@ -170,6 +168,13 @@ def restore_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str, sa
     for log in out.glob(LOGS):
         log.unlink()
     return 0
+
+
+def _says_nothing_about_the_file(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError)  # a log that is gone
+    memory = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+    return isinstance(error, memory) or "allocate memory" in str(error)  # of the CPU it is a plain RuntimeError
 
 
 def load_checkpoint(out: Path, parts: Mapping[str, Stateful], device: str) -> None:

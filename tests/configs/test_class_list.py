@@ -176,12 +176,14 @@ def test_comments_are_no_classes(tmp_path, text):
         ),
         ("0: 'a'\n1: 'b'\n2: 'c'\n", "line 1: \"0: 'a'\"; expected names alone, one a line, without quotes"),
         ("road 7\nsky 11\nc 13\n", "line 1: 'road 7'; expected numbers in front, as `ID: NAME`"),
-        ("name id\nroad 7\nc 13\n", "line 1: 'name id'; expected numbers in front"),
+        ("name id\nroad 7\nc 13\n", "line 2: 'road 7'; expected numbers in front"),
         ("road 128 64 128\nsky 70 130 180\nc 0 0 142\n", "expected numbers in front"),
-        ("name\nroad\nsky\n", "line 1: 'name' is no class but the head of the list"),
-        ("Class Names\nroad\nsky\n", "line 1: 'Class Names' is no class but the head of the list"),
-        ("0\nroad\nsky\n", "line 1: '0' is no class but the head of the list"),
-        ("__ignore__\nroad\nsky\n", "line 1: '__ignore__' is no class"),
+        ("name\nroad\nsky\n", "line 1: 'name'; the head of a table, no class"),
+        ("Class Names\nroad\nsky\n", "line 1: 'Class Names'; the head of a table, no class"),
+        ("0\nroad\nsky\n", "line 1: '0'; the head of a table, no class"),
+        ("__ignore__\nroad\nsky\n", "line 1: '__ignore__'; the head of a table"),
+        ("class_name\nroad\nsky\n", "line 1: 'class_name'; the head of a table"),
+        ("label index\nroad\nsky\n", "line 1: 'label index'; the head of a table"),
         ("classes:\n- road\n- sky\n", "line 2: '- road'; expected names alone"),
         ("id name\n0 road\n1 sky\n", "line 2: '0 road'; expected numbers as `ID: NAME`"),
         ("0|road\n1|sky\n", "line 1: '0|road'; expected numbers as `ID: NAME`"),
@@ -211,6 +213,28 @@ def test_yaml_lists_take_names_that_text_does_not(tmp_path):
     (tmp_path / "c.yaml").write_text(f"classes: {names}\n")
     found = load_classes(DataConfig(classes=str(tmp_path / "c.yaml"), unseen=("grade:1",)))
     assert [entry.name for entry in found.entries] == names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("background", "wall, brick", "floor, tiled"),
+        ("other", "2 door car", "4 door car"),
+        ("road", "zone 30", "lane 50"),
+        ("object 1", "object 2"),
+        ("class room", "wall"),
+    ],
+)
+def test_unusual_names_make_no_table(tmp_path, names):
+    (tmp_path / "c.txt").write_text("\n".join(names))
+    found = load_classes(DataConfig(classes=str(tmp_path / "c.txt"), unseen=(names[0],)))
+    assert tuple(entry.name for entry in found.entries) == names
+
+
+def test_an_unseen_id_may_have_zeros_in_front(tmp_path):
+    (tmp_path / "c.yaml").write_text("classes: [{id: 7, name: a}, {id: 08, name: b}]\nunseen: [08]\n")
+    found = load_classes(DataConfig(classes=str(tmp_path / "c.yaml")))
+    assert found.ids == (7, 8) and found.unseen_ids == {8}
 
 
 def test_a_date_among_names_is_named(tmp_path):

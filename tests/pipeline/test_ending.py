@@ -122,3 +122,69 @@ except KeyboardInterrupt:
     printed, seconds = run(tmp_path, script)
     assert printed == "interrupted 0"
     assert seconds < 25
+
+
+def test_a_second_signal_leaves_workers_the_time_to_save(tmp_path: Path) -> None:
+    """The first one comes while a worker is started and waits; the second one comes before it has its effect."""
+    script = """
+def save(ready):
+    received = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    ready.set()
+    while not received:
+        time.sleep(0.05)
+    time.sleep(1)
+    os._exit(7)
+
+ready = fork.Event()
+first, second = (fork.Process(target=save, args=(ready,)) for _ in range(2))
+try:
+    with ending.interruptible():
+        first.start()
+        ready.wait()
+        os.register_at_fork(after_in_parent=lambda: send(signal.SIGTERM))
+        second.start()
+        send(signal.SIGUSR1)
+        time.sleep(40)
+except KeyboardInterrupt:
+    first.join()
+    print("interrupted", first.exitcode)
+"""
+    printed, _ = run(tmp_path, script)
+    assert printed == "interrupted 7"
+
+
+def test_a_signal_at_the_last_start_is_not_lost(tmp_path: Path) -> None:
+    script = """
+os.register_at_fork(after_in_parent=lambda: send(signal.SIGTERM))
+worker = fork.Process(target=time.sleep, args=(0,))
+try:
+    with ending.interruptible():
+        worker.start()
+    print("went on")
+except KeyboardInterrupt:
+    print("interrupted")
+time.sleep(0.2)
+"""
+    printed, _ = run(tmp_path, script)
+    assert printed == "interrupted"
+
+
+def test_a_run_inside_a_worker_can_be_interrupted(tmp_path: Path) -> None:
+    script = """
+def work():
+    try:
+        with ending.interruptible():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(40)
+    except KeyboardInterrupt:
+        os._exit(9)
+
+worker = fork.Process(target=work)
+worker.start()
+worker.join()
+print(worker.exitcode)
+"""
+    printed, _ = run(tmp_path, script)
+    assert printed == "9"

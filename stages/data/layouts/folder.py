@@ -98,12 +98,14 @@ class FolderSource:
             files.setdefault(make_id("/".join(image.parts)), []).append(image)
         return files
 
-    def _is_mask(self, name: str) -> bool:
-        """Whether a file beside the images is a mask by its name, which has more than an ending: a_mask.png."""
+    def _is_mask(self, image: FolderImage) -> bool:
+        """Whether a file beside the images is the mask of one, by a name with more than an ending: a_mask.png."""
         prefix, suffix = self._data.mask_prefix, self._data.mask_suffix
-        if not (prefix or suffix.rpartition(".")[0]) or self._data.mask_folder != self._data.image_folder:
+        folders = (os.path.normpath(folder) for folder in (self._data.mask_folder, self._data.image_folder))
+        if not (prefix or suffix.rpartition(".")[0]) or len(set(folders)) > 1:
             return False
-        return bool(strip_affixes(name, prefix, suffix))
+        stem = strip_affixes(image.path.name, prefix, suffix)
+        return bool(stem) and make_id("/".join((*image.parts[:-1], stem))) in self._files
 
     def _image_stem(self, path: str) -> str:
         return strip_affixes(path, self._data.image_prefix, self._data.image_suffix or Path(path).suffix)
@@ -155,9 +157,12 @@ class FolderSource:
         pair = _PAIR.fullmatch(line)
         image_id = self._find(pair[1]) if pair else ""
         if pair and image_id:
-            rule, named = self._mask_rule(self._files[image_id][0]), Path(_posix(pair[2])).parts
-            below = rule.relative_to(self._root).parts[-len(named) :]  # a list may have folders above the root, too
-            if named[-len(below) :] != below:
+            image, named = self._files[image_id][0], Path(_posix(pair[2])).parts
+            rule = self._mask_rule(image)
+            places = [rule, *self._spellings(self._mask_folder(image.split), image)]
+            # a list may have folders above the root, too, or leave out those below it
+            below = [path.relative_to(self._root).parts[-len(named) :] for path in places]
+            if not any(named[-len(parts) :] == parts for parts in below):
                 raise DataError(
                     f"{where}: the mask is {pair[2]}, but by data.mask_folder and data.mask_suffix it is {rule}; set "
                     "them, for example data.mask_folder={split}annot"
@@ -205,7 +210,7 @@ class FolderSource:
         found = sorted(
             image_id
             for image_id, images in self._files.items()
-            if any(image.parts[: len(parts)] == parts and not self._is_mask(image.path.name) for image in images)
+            if any(image.parts[: len(parts)] == parts and not self._is_mask(image) for image in images)
         )
         if not found:
             ends = self._data.image_suffix or ", ".join(PICTURES)
@@ -273,7 +278,8 @@ class FolderSource:
         a.jpg.png is the mask of a.jpg as Supervisely names it.
         """
         prefix, suffix = self._data.mask_prefix, self._data.mask_suffix
-        written = (image.stem, f"{image.stem}{image.path.suffix}")
+        longer = f"{image.stem}{image.path.suffix}"  # unless it is the name of another image
+        written = [image.stem, *([longer] if make_id(str(Path(image.split, longer))) not in self._files else [])]
         stems = dict.fromkeys(
             [*written, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD") for stem in written)]
         )

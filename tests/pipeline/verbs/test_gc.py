@@ -16,6 +16,7 @@ import pytest
 
 from split_matching.cache.folders import Folder, remove_folder
 from split_matching.cache.notes import Note, write_note
+from split_matching.pipeline.cli import main
 from tests.pipeline.toy_project import Toy
 
 
@@ -58,6 +59,23 @@ def test_gc_keeps_runs_with_a_name_or_note(project: Toy) -> None:
     write_note(root, "shapes", made[0].rpartition("/")[2], Note())
     project.run("gc", "--yes", "--keep", "0")
     assert cached(project) == reached | {made[1]}
+
+
+def test_gc_keeps_the_evaluation_of_a_named_training(tiny_run: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`runs` shows it with the name of its training."""
+    root = Path(tiny_run[1])
+    trained, scored = (next((root / "shapes" / name).glob("*/manifest.json")).parent for name in ("train", "evaluate"))
+    arguments = ["gc", "--dry-run", "--keep", "0", "--dataset", "shapes", "--artifacts", str(root)]
+    assert main(arguments) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if scored.name in line)
+    assert line.startswith("remove")
+    write_note(root, "shapes", trained.name, Note("baseline"))
+    try:
+        assert main(arguments) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if trained.name in line or scored.name in line]
+        assert len(lines) == 2 and all(line.startswith("keep") for line in lines)
+    finally:
+        write_note(root, "shapes", trained.name, Note())
 
 
 def test_gc_keeps_what_each_variant_reaches(project: Toy) -> None:

@@ -179,6 +179,14 @@ def test_masks_of_black_and_white_among_masks_of_ids(tmp_path: Path) -> None:
     assert "2 masks hold 0 and 255 alone, and 255 is ignored, e.g. that of train." in problems(audit(root))
 
 
+def test_void_alone_beside_background_is_a_note(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    for path in sorted((root / "masks/train").glob("*.png"))[:2]:
+        Image.fromarray(stripes((0,) * 9 + (255,))).save(path)
+    found = audit(root)
+    assert "2 masks hold 0 and 255 alone" in notes(found) and "0 and 255" not in problems(found)
+
+
 def test_of_a_part_it_is_not_said_what_never_occurs(tmp_path: Path) -> None:
     root = write(tmp_path)
     found = notes(audit(root, limit=1))

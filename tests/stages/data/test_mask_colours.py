@@ -10,6 +10,7 @@ from PIL import Image
 
 from split_matching.configs.class_list import load_classes, load_shipped_classes
 from split_matching.configs.colour_table import FOLDER, find_tables, pack, read_colours, unpack
+from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.load import load_config
 from split_matching.errors import ConfigError
 from split_matching.stages.data.audit import Audit, audit_data
@@ -18,6 +19,7 @@ from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import no_progress
 from tests.error_lines import check_error
 from tests.folder_data import TRAIN, VAL, settings, stripes, write
+from tests.png import RGB, png
 
 COLOURS = np.array([(128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)], np.uint8)
 VOID = (0, 0, 0)
@@ -186,3 +188,13 @@ def test_what_is_transparent_may_be_black(tmp_path: Path) -> None:
     image.putpixel((1, 0), (255, 0, 0, 255))
     image.save(tmp_path / "a.png")
     assert read_mask(tmp_path / "a.png", None, {1, 7}, {0xFF0000: 1, 0: 7}).tolist() == [[7, 1]]
+
+
+def test_colours_of_16_bits_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(np.full((2, 3, 3), 128), RGB, 16))
+    check_error(lambda: read_mask(tmp_path / "a.png", None, {0, 1}, {0: 0, 0x800000: 1}), "colours of 8 bits")
+
+
+def test_a_table_below_a_root_that_is_gone_is_not_looked_for(tmp_path: Path) -> None:
+    data = DataConfig(layout="folder", root=tmp_path / "gone", classes="voc", colours="labelmap.txt")
+    assert len(load_classes(data).entries) == 20

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from split_matching.errors import DataError
-from split_matching.stages.data.photos import find_all_photos, find_photos, read_photo
+from split_matching.stages.data.photos import find_all_photos, find_photos, read_photo, upright
 from tests.conftest import noise
 from tests.error_lines import check_error
 
@@ -53,13 +53,33 @@ def test_photos_are_found_below_a_folder(tmp_path: Path) -> None:
 
 
 def test_results_are_no_photos(tmp_path: Path) -> None:
-    for name in ("a.png", "a.png.overlay.png", "a.png.index.png"):
+    for name in ("a.png", "a.png.overlay.png", "a.png.index.png", "a.png.areas.json"):
         (tmp_path / name).touch()
     assert [str(photo.name) for photo in find_photos(tmp_path, tmp_path)] == ["a.png"]
     assert [str(photo.name) for photo in find_all_photos([f"{tmp_path}/*.png"], tmp_path / "o")] == ["a.png"]
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match="no image in it"):
         find_photos(tmp_path, tmp_path)
+
+
+def test_a_photo_may_be_named_like_a_result(tmp_path: Path) -> None:
+    (tmp_path / "scan.index.png").touch()
+    assert [str(photo.name) for photo in find_photos(tmp_path, tmp_path / "o")] == ["scan.index.png"]
+
+
+def test_results_may_lie_above_the_photos(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/a.png").touch()
+    assert [str(photo.name) for photo in find_photos(tmp_path / "new", tmp_path)] == ["a.png"]
+
+
+def test_an_open_tiff_is_turned_once(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    for turn in range(1, 9):
+        exif[0x0112] = turn
+        Image.fromarray(noise(4, 6)).save(tmp_path / "a.tif", exif=exif)
+        expected = read_photo(tmp_path / "a.tif")
+        assert np.array_equal(np.asarray(upright(Image.open(tmp_path / "a.tif"))), expected)
 
 
 def test_a_link_to_itself_is_named_when_its_turn_comes(tmp_path: Path) -> None:

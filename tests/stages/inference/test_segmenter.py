@@ -127,6 +127,8 @@ def test_prompts_of_a_list_are_read_and_compared(segmenter: Segmenter) -> None:
         ([f"n{i}" for i in range(256)], "at most 255"),
         ("dog", "expected a list"),
         (None, "expected a list"),
+        (5, "expected a list"),
+        ({"dog", "cat"}, "expected a list"),
         ({"dog": 1}, "expected a list"),
         (["dog", None], "class name 2 is None: expected text"),
     ],

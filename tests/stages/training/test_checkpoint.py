@@ -46,7 +46,15 @@ def test_what_is_altered_costs_a_restart_that_is_told(tmp_path: Path, altered: s
     assert (tmp_path / "checkpoint.pt.damaged").exists() and not (tmp_path / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "no"), MemoryError(), torch.OutOfMemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "no"),
+        MemoryError(),
+        torch.OutOfMemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+    ],
+)
 def test_what_says_nothing_about_the_file_ends_the_run_and_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
