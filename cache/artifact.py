@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from split_matching.cache.disk_errors import explain_read_error
-from split_matching.cache.files import file_size, parse_json, self_digest
+from split_matching.cache.files import file_size, parse_json, read_regular, self_digest
 from split_matching.cache.keys import digest, file_sha256, known_sha256
 from split_matching.errors import CorruptError
 
@@ -117,7 +117,7 @@ class Artifact:
         """
         path = self.file(name)
         try:
-            return parse_json(path.read_bytes())
+            return parse_json(read_regular(path))
         except ValueError as error:
             raise CorruptError(f"{path} is altered: run `verify`, then the stage again", path) from error
 
@@ -184,7 +184,7 @@ def load_artifact(folder: Path) -> Artifact:
 
 @lru_cache(maxsize=256)
 def _read_manifest(path: Path, mtime_ns: int, size: int, inode: int) -> Mapping[str, Any]:
-    manifest = parse_json(path.read_bytes())
+    manifest = parse_json(read_regular(path))
     if manifest["schema"] != SCHEMA or manifest["digest"] != self_digest(manifest):
         raise ValueError("the manifest's own digest does not fit")
     return dict(manifest)

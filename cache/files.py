@@ -16,6 +16,8 @@ from typing import Any
 
 NO_FOLDER_SYNC = (errno.EBADF, errno.EINVAL)  # what file systems answer that cannot sync a folder
 
+MOST_BYTES = 100_000_000  # of a manifest: one of 100,000 shards has 40 MB
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path, sync: bool = True) -> Iterator[Path]:
@@ -110,10 +112,23 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("the JSON is nested too deeply") from None
 
 
+def read_regular(path: Path) -> bytes:
+    """Return the bytes of a small file that describes others.
+
+    Raises:
+        ValueError: it is a pipe, for which one may wait for ever, or larger than any of ours.
+        OSError: it cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+        raise ValueError("it is no file, or far too large")
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return what `write_json` wrote; None if the file is absent or altered."""
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_regular(path))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) and value.pop("digest", None) == self_digest(value) else None

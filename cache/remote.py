@@ -11,6 +11,7 @@ checksums in a folder beside its place, and renamed when complete. Source: choic
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import secrets
@@ -23,11 +24,11 @@ from split_matching.cache.artifact import MANIFEST, Artifact, load_artifact
 from split_matching.cache.build import swap_in
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import KEY_LENGTH
-from split_matching.cache.files import atomic_write, file_size
+from split_matching.cache.files import MOST_BYTES, atomic_write, file_size
 from split_matching.cache.folders import split_key
 from split_matching.cache.keys import file_sha256
 from split_matching.cache.locks import LOCK, lock_file
-from split_matching.cache.remote_manifest import MOST_BYTES, parse_manifest
+from split_matching.cache.remote_manifest import parse_manifest
 from split_matching.cache.running import claim
 from split_matching.errors import ConfigError, CorruptError, UserError, first_line, hide_passwords
 
@@ -36,6 +37,8 @@ OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
 
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "ssh": "paramiko", "sftp": "paramiko"}
 """The packages of the extra `remote`, by protocol."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 FILES = "files"
 """Folder of all files, beside those of data sets."""
@@ -209,7 +212,11 @@ class Remote:
                     self._fs.get_file(source, str(temporary))
             if size != entry["bytes"] or file_sha256(temporary) != entry["sha256"]:
                 what = "is missing" if size is None else "is not as it was written"
-                raise CorruptError(f"{self.address}: {source.removeprefix(self._root + '/')} ({path.name}) {what}")
+                file = source.removeprefix(self._root + "/")
+                raise CorruptError(
+                    f"{self.address}: {file} ({path.name}) {what}: remove it there, and push it again from where it is "
+                    "whole"
+                )
         return int(entry["bytes"])
 
     def _file(self, sha256: str) -> str:
@@ -263,6 +270,8 @@ class Remote:
             what = f"{package}: pip install {package}, or 'split-matching[remote]'" if package else _say(error)
             raise ConfigError(f"{self.address}: a package is missing for it: {what}") from error
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:  # here or there: the error names the file
+                raise UserError(f"{self.address}: {_say(error)}; make room where that file is") from error
             hint = "check the address, your rights and the network"
             raise UserError(f"{self.address}: {_say(error)}; {hint}") from error
 

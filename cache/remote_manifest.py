@@ -11,7 +11,6 @@ from split_matching.cache.entry import BUILD, DONE
 from split_matching.cache.files import parse_json, self_digest
 from split_matching.cache.locks import LOCK
 
-MOST_BYTES = 100_000_000  # of a manifest: one of 100,000 shards has 40 MB
 LONGEST_NAME = 255  # bytes of a file's name, as on most file systems
 
 _HEX = re.compile(r"[0-9a-f]{64}")

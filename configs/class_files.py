@@ -146,6 +146,8 @@ def _check_lines(rows: Sequence[tuple[int, str]], label: str) -> None:
             expected = "empty; expected a class name on every line, as its place is its id"
         elif line.endswith((",", ";")):
             expected = f"ends with a comma; {_NAMES_ALONE}, {_OR_YAML}"
+        elif line.startswith((",", "]", "}")) or re.fullmatch(r"[\[{][^\]}]*", line):
+            expected = f"{shorten(repr(line))}; {_NAMES_ALONE}, without brackets, {_OR_YAML}"
         elif line.startswith(("//", "%", "--")):
             expected = f"{shorten(repr(line))}; expected # in front of a comment, {_OR_YAML}"
         elif re.search(r"\s#", line):

@@ -302,7 +302,7 @@ def _number_names(
         raw, name = next(iter(dropped.items()))
         raise ConfigError(
             f"{label}: {name!r} has id {raw}, which is ignored unless told: say which ids are no class, "
-            f"--set 'data.ignore=[]' if none"
+            + (f"--set 'data.ignore=[{raw}]'" if len(named) > MOST_CLASSES else "--set 'data.ignore=[]' if none")
         )
     return [{"id": raw, "name": name} for raw, name in named.items() if raw not in dropped], dropped
 

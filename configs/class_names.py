@@ -103,12 +103,17 @@ def same_classes(texts: Sequence[Sequence[str]], known: Iterable[str]) -> list[b
         known: names and prompts of the known classes.
 
     Returns:
-        For each class whether one of its texts, or a synonym of it, is a known text to CLIP.
+        For each class whether one of its texts, or a synonym of it, is a known one; signs and blanks do not count:
+        `traffic_light` and `TrafficLight` are the traffic light of another list.
     """
-    groups = {as_clip_reads(word): group[0] for group in SYNONYMS for word in group}
 
-    def plain(text: str) -> object:
-        return groups.get(as_clip_reads(text), as_clip_reads(text))
+    def letters(text: str) -> str:
+        return "".join(filter(str.isalnum, "".join(as_clip_reads(text))))
+
+    groups = {letters(word): group[0] for group in SYNONYMS for word in group}
+
+    def plain(text: str) -> str:
+        return letters(groups.get(letters(text), text))
 
     there = {plain(text) for text in known}
     return [any(plain(text) in there for text in some) for some in texts]

@@ -153,7 +153,9 @@ class _Layers:
             path = prefix + key
             field = model.model_fields.get(key)
             if field is None:
-                raise ConfigError(f"{source}: unknown key {path}; {suggest(path)}")
+                parent, dot, rest = key.partition(".")
+                nested = f"expected `{parent}: {{{rest}: ...}}`" if dot and path in list_paths() else ""
+                raise ConfigError(f"{source}: unknown key {path}; {nested or suggest(path)}")
             section = field.annotation
             if isinstance(section, type) and issubclass(section, Section):
                 if value is not None and not isinstance(value, Mapping):
@@ -217,10 +219,13 @@ def _parse_override(text: str) -> dict[str, Any]:
 def _convert(path: str, value: Any, field: FieldInfo, source: str) -> Any:
     """Convert a value, or reject it, where the schema would not read it as the user meant it."""
     types = set(_list_types(field.annotation))
-    if isinstance(value, bool) and bool not in types:
-        # The schema would read `yes` as the number 1.
-        expected = _name_types(types)
-        raise ConfigError(f"{source}: {path} is {format_value(value)}: expected {expected}; quote the word if meant so")
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, bool) and bool not in types:
+            # The schema would read `yes` as the number 1.
+            expected = _name_types(types)
+            raise ConfigError(
+                f"{source}: {path} is {format_value(value)}: expected {expected}; quote the word if meant so"
+            )
     if Path in types and isinstance(value, str):
         return user_path(value)  # a shell leaves the ~ of `data.root=~/voc` alone
     if str in types and isinstance(value, int | float):

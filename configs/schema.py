@@ -69,6 +69,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _folds_train_here(self) -> Config:
+        if self.evaluate.trained_on and self.data.fold is not None:
+            raise ValueError(
+                "data.fold hides classes of a training here, but evaluate.trained_on takes a decoder from elsewhere: "
+                "leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_is_known(self) -> Config:
         if self.evaluate.checkpoint == "best" and not self.train.validate_every:
             raise ValueError("evaluate.checkpoint best needs train.validate_every above 0: set it, or take the last")

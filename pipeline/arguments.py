@@ -203,6 +203,24 @@ def config_arguments(options: argparse.Namespace) -> list[str]:
     return words
 
 
+def check_output_file(out: Path | None, options: argparse.Namespace, config: Config) -> None:
+    """Reject a file to write that is there and belongs to the data set.
+
+    Args:
+        out: the file; None for a place in the cache.
+        options: those that chose the config.
+        config: the config.
+
+    Raises:
+        ConfigError: it lies below `data.root`, or is the config's own file.
+    """
+    if out is None or not out.exists():
+        return
+    place, root = Path(os.path.realpath(out)), config.data.root
+    if place == Path(os.path.realpath(options.dataset)) or (root and Path(os.path.realpath(root)) in place.parents):
+        raise ConfigError(f"--out {out}: it is a file of the data set; choose another name")
+
+
 # --- types of arguments -----------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from split_matching.configs.load import known_datasets, load_config
 from split_matching.configs.schema import Config
 from split_matching.configs.section import Section, is_runtime, neutral_values
 from split_matching.configs.slices import build_slice
-from split_matching.errors import ConfigError, CorruptError, DataError, UserError, did_you_mean
+from split_matching.errors import ConfigError, DataError, UserError, did_you_mean
 from split_matching.pipeline.outside import Outside
 from split_matching.pipeline.text import flatten
 
@@ -301,7 +301,7 @@ def _readable_note(root: Path, dataset: str, key: str) -> Note:
     """Return a note; an empty one for one that cannot be read: the verb `note` says so, and runs are listed."""
     try:
         return read_note(root, dataset, key)
-    except CorruptError:
+    except UserError:
         return Note()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from split_matching.cache.artifact import Artifact
+from split_matching.cache.artifact import Artifact, load_artifact
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import State, read_done
 from split_matching.cache.files import rename_damaged
@@ -122,9 +122,18 @@ def _rename_in(name: str, artifact: Artifact) -> list[str]:
     lines = []
     for file in artifact.damaged_files():
         path = artifact.path / file
+        if not _is_still_there(artifact):  # a run has made it again since its manifest was read
+            return []
         what = f"altered, renamed to {_rename(path)}" if path.exists() else "missing"
         lines.append(f"{name}: {path} is {what}")
     return lines
+
+
+def _is_still_there(artifact: Artifact) -> bool:
+    try:
+        return bool(load_artifact(artifact.path).manifest["digest"] == artifact.manifest["digest"])
+    except CorruptError:
+        return False
 
 
 def _rename(path: Path) -> Path | None:

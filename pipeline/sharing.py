@@ -51,7 +51,10 @@ def pull_missing(stage: Stage, display: ProgressDisplay, forced: bool = False) -
         remote = remote or open_remote(stage.plan)
         manifest = remote.manifest(_place(member))
         if manifest is not None and not _differences(member, manifest):
-            display.say(_pull(remote, member.plan, _place(member), member.command, manifest, display))
+            try:
+                display.say(_pull(remote, member.plan, _place(member), member.command, manifest, display))
+            except CorruptError as error:
+                display.say(f"{member.command}: {error}; it is made here")
 
 
 def push(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str]:

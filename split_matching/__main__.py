@@ -22,6 +22,9 @@ def main() -> int:
         return 2
     try:
         from split_matching.pipeline.cli import main as run
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except ModuleNotFoundError as error:
         print(f"error: {explain_missing_package(error)}", file=sys.stderr)
         return 2

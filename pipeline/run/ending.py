@@ -1,4 +1,4 @@
-"""How a run ends before its time: Ctrl-C, a polite kill, a scheduler's notice."""
+"""How a run ends before its time: Ctrl-C, a polite kill, a scheduler's notice, a terminal that is gone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
+    handled = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+        handled.append(signal.SIGHUP)  # the terminal was closed, or the connection is lost
     former = {number: signal.signal(number, interrupt) for number in handled}
     try:
         yield
@@ -73,7 +75,7 @@ def _starts_worker(frame: FrameType | None) -> bool:
 def end_workers() -> None:
     """End the workers, once they have saved what they can; a second Ctrl-C does not wait for that."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):  # a scheduler may send both
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGALRM):  # several may come
         signal.signal(number, signal.SIG_IGN)
     workers = multiprocessing.active_children()
     end = time.monotonic() + END_SECONDS

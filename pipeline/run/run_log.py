@@ -62,7 +62,7 @@ class RunLog(logging.FileHandler):
             self.stream = self._open()
         except OSError:
             return
-        _remove_old(path.parent)
+        _remove_old(path)
         for line in _describe(self._plan, self._command):
             super().emit(logging.makeLogRecord({"levelname": "INFO", "msg": line}))
 
@@ -137,8 +137,9 @@ def list_versions() -> Iterator[str]:
             yield f"{name} {importlib.metadata.version(name)}"
 
 
-def _remove_old(folder: Path) -> None:
-    """Remove all logs but the newest."""
-    for path in sorted(folder.glob("*.log"))[:-KEPT]:
-        with contextlib.suppress(OSError):
-            path.unlink()
+def _remove_old(own: Path) -> None:
+    """Remove all logs beside a new one but the newest; a clock may have been wrong, so not by name alone."""
+    for path in sorted(own.parent.glob("*.log"))[:-KEPT]:
+        if path != own:
+            with contextlib.suppress(OSError):
+                path.unlink()

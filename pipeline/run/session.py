@@ -133,7 +133,7 @@ def settle_into_process() -> None:
     """In a worker: leave Ctrl-C and SIGUSR1 to the parent, which ends it, and end with the parent if that is killed."""
     if not is_worker():
         return
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent(_session.pid)

@@ -67,7 +67,10 @@ def share_training(run: Run, stage: Stage) -> Run:
 
 
 def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    value = os.environ.get("WORLD_SIZE") or "1"
+    if not value.isdecimal():
+        raise ConfigError(f"WORLD_SIZE is {value!r}: expected the number of processes, as torchrun sets it; unset it")
+    return int(value)
 
 
 # --- the first process ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.arguments import (
     add_config_options,
     add_log_option,
+    check_output_file,
     load_plan,
     parse_output_file,
     whole_number,
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     """Read the data, and print what was found."""
     try:
         plan = load_plan(options)
+        check_output_file(options.out, options, plan.config)
         with keep_log(plan, options.verb, options.log_level):
             lines, passed = check_data(plan, options.out, options.limit)
             show(*(as_typed(line, options) for line in lines))

@@ -11,6 +11,7 @@ from split_matching.errors import ConfigError, DataError
 from split_matching.pipeline.arguments import (
     add_config_options,
     add_images_option,
+    check_output_file,
     config_arguments,
     load_plan,
     parse_output_file,
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     except argparse.ArgumentTypeError as error:
         raise ConfigError(f"argument --out: {error}") from None
     plan = load_plan(options)
+    check_output_file(out, options, plan.config)
     set_up_cpu(plan.config.runtime, alone=True)
     words = config_arguments(options)
     if options.kind == "pseudo_masks":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.files import folder_size
 from split_matching.cache.folders import Folder, idle_seconds, is_in_use, read_inputs, remove_folder, walk_folders
 from split_matching.cache.notes import list_notes
@@ -117,6 +119,7 @@ def collect_garbage(
         ConfigError: nobody can answer, or a config in `configs/` cannot be read.
         UserError: the cache cannot be written.
     """
+    _check_readable(plan.root)
     configs = [*_known_configs(plan, dataset), *variants]
     found = decide(plan, configs, keep, dataset)
     sizes = {folder.path: folder_size(folder.path) for folder, _ in [*found.kept, *found.removed]}
@@ -135,6 +138,16 @@ def collect_garbage(
             if folder.path not in still or not remove_folder(folder):
                 print(f"{folder.name} is in use: left as it is", file=sys.stderr)
     return 0
+
+
+def _check_readable(root: Path) -> None:
+    """Reject a cache with a folder that may not be read: what is in there needs others, and nobody knows which."""
+    folders = [root]
+    for _ in range(2):  # data sets, and their stages
+        folders += [path for folder in folders for path in folder.glob("*") if path.is_dir() and path not in folders]
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError), explain_disk_errors(folder):
+            os.scandir(folder).close()
 
 
 def _ask() -> bool:

@@ -15,6 +15,7 @@ from split_matching.pipeline.arguments import (
     add_config_options,
     add_device_option,
     add_images_option,
+    check_output_file,
     load_plan,
     parse_output_file,
     whole_number,
@@ -91,7 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw, and print the text and the path."""
-    lines = inspect(load_plan(options), options.kind, options.image, options.out, options.limit)
+    plan = load_plan(options)
+    check_output_file(options.out, options, plan.config)
+    lines = inspect(plan, options.kind, options.image, options.out, options.limit)
     print(*lines, sep="\n")
     return 0
 

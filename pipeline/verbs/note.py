@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
-from split_matching.cache.notes import read_note, write_note
+from split_matching.cache.notes import change_note, read_note
 from split_matching.pipeline.arguments import add_cache_options, cache_of
 from split_matching.pipeline.known_runs import check_run_name, find_run
 
@@ -34,11 +33,9 @@ def run(options: argparse.Namespace) -> int:
     if options.name:
         check_run_name(options.name)
     found = find_run(root, options.key)
-    note = read_note(root, found.dataset, found.key)
-    if options.name is not None:
-        note = replace(note, name=options.name)
-    if options.text is not None:
-        note = replace(note, text=options.text)
-    write_note(root, found.dataset, found.key, note)
+    changes = {"name": options.name, "text": options.text}
+    given = {field: value for field, value in changes.items() if value is not None}
+    place = (root, found.dataset, found.key)
+    note = change_note(*place, **given) if given else read_note(*place)
     print(f"{found.artifact.path}: {note.name or 'no name'}: {note.text or 'no note'}")
     return 0

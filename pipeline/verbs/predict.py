@@ -153,7 +153,7 @@ def read_names(text: str) -> list[ClassEntry]:
         if not path.is_file():
             raise DataError(f"{text}: the class names cannot be read (no such file); expected one name a line")
         return list(read_classes(path, text))
-    wrong = "a file or folder" if os.path.exists(path) else ""  # noqa: PTH110 - Path.exists raises for a long text
+    wrong = "" if not text.strip() else "a file or folder" if os.path.exists(path) else ""  # noqa: PTH110 - Path.exists raises for a long text
     wrong = wrong or ("no such file" if _PATH.fullmatch(text) else "")
     wrong = wrong or ("not understood" if _NO_NAMES.search(text) else "")
     if wrong:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
-from split_matching.cache.notes import read_note, write_note
+from split_matching.cache.notes import change_note
 from split_matching.configs.schema import Config
 from split_matching.pipeline.arguments import (
     add_config_options,
@@ -96,8 +95,7 @@ def name_run(stage: Stage, name: str) -> None:
         UserError: the name cannot be one, or the raw files or weights that decide about the place are not there.
     """
     entry = stage.entry
-    note = read_note(entry.root, entry.dataset, entry.key)
-    write_note(entry.root, entry.dataset, entry.key, replace(note, name=check_run_name(name)))
+    change_note(entry.root, entry.dataset, entry.key, name=check_run_name(name))
 
 
 def download(config: Config, quiet: bool) -> None:

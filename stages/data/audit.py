@@ -13,10 +13,11 @@ from pathlib import Path
 from split_matching.configs.class_list import ClassList
 from split_matching.configs.data_settings import DataConfig
 from split_matching.errors import DataError, format_count
-from split_matching.stages.data.findings import Finding, count_totals, find_all
+from split_matching.stages.data.findings import find_all
 from split_matching.stages.data.image_audit import ImageAudit, audit_image
 from split_matching.stages.data.image_ids import choose_evenly
 from split_matching.stages.data.listing import SPLITS
+from split_matching.stages.data.mask_findings import Finding, count_totals
 from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Progress
 from split_matching.stages.ground.ordered_map import ordered_map

@@ -186,14 +186,22 @@ def decode_mask(
         there = [int(value) for value in np.unique(mask)]
         unknown = [value for value in there if class_id(value, table) not in allowed]
         if unknown:
-            what, where = "the id", "`classes` or `ignore` of the class list"
-            if isinstance(table, Mapping):
-                what, where = "it", f"data.colours, with an id of {where}"
             raise DataError(
                 f"{path}: {name_value(unknown[0], table)} ({int((mask == unknown[0]).sum())} pixels) is not in the "
-                f"class list; correct the mask, or add {what} to {where}"
+                f"class list; {_explain_value(path, table)}"
             )
     return mask if table is None else translate(mask, table)
+
+
+def _explain_value(path: Path, table: Table | None) -> str:
+    """What to do about a value that may not occur."""
+    if isinstance(table, Mapping):
+        return "correct the mask, or add it to data.colours, with an id of `classes` or `ignore` of the class list"
+    if table is not None:
+        return "such masks have none of it: use those that were published"
+    if path.name.endswith("labelIds.png"):
+        return "label ids of Cityscapes are no train ids: use the files *_labelTrainIds.png"
+    return "correct the mask, or add the id to `classes` or `ignore` of the class list"
 
 
 def class_id(value: int, table: Table | None) -> int:

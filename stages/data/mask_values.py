@@ -141,4 +141,4 @@ def _remedy(image: Image.Image) -> str:
         return "its channels are equal, so save one of them as a grey PNG"
     if not channels[..., 1:].any():
         return "its red channel alone has values, so save that as a grey PNG"
-    return "give the id of each colour, as a table: data.colours"
+    return "give the id of each colour: data.colours, of the layout folder"

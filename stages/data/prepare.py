@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from split_matching.configs.slices import ClassIds
-from split_matching.errors import DataError
+from split_matching.errors import DataError, format_count
 from split_matching.stages.data.image_ids import check_ids_exist
 from split_matching.stages.data.images import decode_image, decode_mask, read_bytes
 from split_matching.stages.data.labels import Labels, all_labels, seen_labels
@@ -87,6 +87,7 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         ctx.progress(done, len(jobs))
     _raise_first(errors, ctx.out / BAD_FILES)
     _check_labelled(ctx, source, checked)
+    _say_shared_images(ctx, checked)
     _write_json(ctx.out / "images.json", {split: [item.image for item in checked[split]] for split in SPLITS})
     for split in SPLITS:
         _write_json(ctx.out / f"{split}.json", {"images": [item.labels for item in checked[split]]})
@@ -98,6 +99,15 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
         "train_images_without_seen": sum(not item.labels["classes"] for item in train),
         "train_seen_share": round(sum(item.labelled for item in train) / sum(item.pixels for item in train), 6),
     }
+
+
+def _say_shared_images(ctx: StageContext, checked: Mapping[str, Sequence[CheckedImage]]) -> None:
+    """Tell of images that are in both splits under two names: their results are better than those of new images."""
+    trained = {item.files[0]: item.image["id"] for item in checked["train"]}
+    both = [(trained[item.files[0]], item.image["id"]) for item in checked["val"] if item.files[0] in trained]
+    if both:
+        count = format_count(len(both), "image is", "images are")
+        ctx.say(f"warning: {count} in training and in validation, e.g. {' = '.join(both[0])}: see `check-data`")
 
 
 def digest_raw_files(source: Source, progress: Progress = no_progress, threads: int = 0) -> str:

@@ -7,8 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, a polite kill, and what schedulers send some time before a job's time is up."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Ctrl-C, a polite kill, what schedulers send some time before a job's time is up, and the end of a terminal."""
 
 
 class DelayedSignals:

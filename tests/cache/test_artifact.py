@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from split_matching.cache import artifact as artifact_module
-from split_matching.cache.artifact import shard_name
+from split_matching.cache.artifact import load_artifact, shard_name
 from split_matching.cache.build import open_build
 from split_matching.cache.entry import Entry
 from split_matching.cache.files import rename_damaged
@@ -28,6 +29,14 @@ from tests.cache.example_builds import (
     plan_of,
     shards_of,
 )
+
+
+def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(entry: Entry) -> None:
+    path = make_plain(entry).path / "manifest.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CorruptError, match="altered"):
+        load_artifact(path.parent)
 
 
 def test_manifest_says_what_made_it(entry: Entry) -> None:

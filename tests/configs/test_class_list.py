@@ -93,7 +93,7 @@ def test_a_fold_of_shapes_is_like_its_unseen_classes_one_of_each_colour_and_no_p
         ),
         (
             f"classes: [{', '.join(f'n{i}' for i in range(256))}]\nunseen: [n1]\n",
-            ["'n255' has id 255", "data.ignore=[]"],
+            ["'n255' has id 255", "data.ignore=[255]"],
         ),
         ("classes: [Red Plain, red  plain]\nunseen: [Red Plain]\n", ["'Red Plain' and 'red  plain'", "same text"]),
         ('classes: [red plain, "red\\_plain"]\nunseen: [red plain]\n', ["same text"]),
@@ -186,6 +186,7 @@ def test_comments_are_no_classes(tmp_path, text):
         ("label index\nroad\nsky\n", "line 1: 'label index'; the head of a table"),
         ("classes:\n- road\n- sky\n", "line 2: '- road'; expected names alone"),
         ("id name\n0 road\n1 sky\n", "line 2: '0 road'; expected numbers as `ID: NAME`"),
+        ('["road"\n,"sky"\n]\n', "line 1: '[\"road\"'; expected names alone, one a line, without brackets"),
         ("0|road\n1|sky\n", "line 1: '0|road'; expected numbers as `ID: NAME`"),
         ("0\uff1aroad\n1\uff1asky\n", "expected numbers as `ID: NAME`"),
         ("road:1,2,3::\nsky:4,5,6\n", "line 2: 'sky:4,5,6'; expected `NAME:RED,GREEN,BLUE::`"),

@@ -255,3 +255,17 @@ def test_a_number_with_zeros_in_front_is_decimal():
 def test_settings_of_folders_are_refused_elsewhere(setting):
     name = setting.partition("=")[0]
     assert f"data.{name} is for data.layout folder, not voc" in config_error(f"data.{setting}")
+
+
+def test_a_word_in_a_list_is_no_number():
+    assert "data.ignore is [true, 255]: expected a number" in config_error("data.ignore=[yes, 255]")
+
+
+def test_a_dotted_key_in_a_file_is_named_as_what_it_should_be(tmp_path):
+    path = write(tmp_path, "train.steps: 5\n")
+    assert "unknown key train.steps; expected `train: {steps: ...}`" in config_error(files=(path,))
+
+
+def test_a_decoder_from_elsewhere_has_no_folds():
+    message = config_error("evaluate.trained_on=/a.safetensors", "data.fold=0", dataset="shapes")
+    assert "data.fold hides classes of a training here" in message

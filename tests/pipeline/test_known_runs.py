@@ -10,7 +10,7 @@ import pytest
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.files import remove
-from split_matching.cache.notes import Note, write_note
+from split_matching.cache.notes import Note, change_note
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
 from split_matching.errors import ConfigError, DataError
@@ -95,7 +95,7 @@ def test_a_copy_of_a_config_has_runs_of_its_own(tmp_path: Path) -> None:
     assert find_run(tmp_path, f"copy/evaluate/{run.key}").artifact.path.parts[-3] == "copy"
     described = describe_run(tmp_path, run)  # as for a report
     assert described.artifact == run and described.differs == {"train.steps": (600, 300)} and described.seed == 0
-    write_note(tmp_path, "shapes", run.key, Note("base", "one"))
+    change_note(tmp_path, "shapes", run.key, name="base", text="one")
     assert describe_run(tmp_path, run).note == Note("base", "one")
 
 
@@ -159,7 +159,7 @@ def test_a_run_whose_sources_are_gone_is_still_a_run(tmp_path: Path) -> None:
 def test_a_run_is_found_by_its_key_and_by_its_name(tmp_path: Path) -> None:
     first, second = make_run(tmp_path), make_run(tmp_path, seed=1)
     for artifact, name in ((first, "base"), (second, "seed one")):
-        write_note(tmp_path, "shapes", artifact.key, Note(name))
+        change_note(tmp_path, "shapes", artifact.key, name=name, text="")
     assert find_run(tmp_path, second.key[:10]).artifact == second
     assert find_run(tmp_path, "base").artifact == first
     training = find_run(tmp_path, f"train/{list_runs(tmp_path)[0].artifacts['train'].key}")
@@ -168,7 +168,7 @@ def test_a_run_is_found_by_its_key_and_by_its_name(tmp_path: Path) -> None:
         find_run(tmp_path, "wide")
     with pytest.raises(DataError, match=r"no artifact in .* begins with 0"):
         find_run(tmp_path, "0" * 64)
-    write_note(tmp_path, "shapes", second.key, Note("base"))
+    change_note(tmp_path, "shapes", second.key, name="base", text="")
     with pytest.raises(ConfigError, match="2 runs have the name 'base'"):
         find_run(tmp_path, "base")
 
@@ -176,11 +176,11 @@ def test_a_run_is_found_by_its_key_and_by_its_name(tmp_path: Path) -> None:
 def test_an_evaluation_without_a_name_has_that_of_its_training(tmp_path: Path) -> None:
     make_run(tmp_path)
     (run,) = list_runs(tmp_path)
-    write_note(tmp_path, "shapes", run.artifacts["train"].key, Note("trained", "of the training"))
+    change_note(tmp_path, "shapes", run.artifacts["train"].key, name="trained", text="of the training")
     assert list_runs(tmp_path)[0].note == Note("trained")
-    write_note(tmp_path, "shapes", run.key, Note("", "of the evaluation"))
+    change_note(tmp_path, "shapes", run.key, name="", text="of the evaluation")
     assert list_runs(tmp_path)[0].note == Note("trained", "of the evaluation")
-    write_note(tmp_path, "shapes", run.key, Note("evaluated"))
+    change_note(tmp_path, "shapes", run.key, name="evaluated", text="")
     assert list_runs(tmp_path)[0].note == Note("evaluated")
 
 

@@ -189,7 +189,8 @@ def test_a_stage_that_resumes_sees_its_files_and_commits_no_checkpoint(project: 
 
 
 @pytest.mark.parametrize(
-    ("workers", "number"), [("1", signal.SIGINT), ("2", signal.SIGINT), ("1", signal.SIGTERM), ("2", signal.SIGUSR1)]
+    ("workers", "number"),
+    [("1", signal.SIGINT), ("2", signal.SIGINT), ("1", signal.SIGTERM), ("2", signal.SIGUSR1), ("2", signal.SIGHUP)],
 )
 def test_ctrl_c_and_a_notice_end_with_130_and_are_resumed(project: Toy, workers: str, number: int) -> None:
     project.trouble("wait 0005")

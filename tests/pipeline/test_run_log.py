@@ -106,6 +106,18 @@ def test_a_fresh_result_leaves_no_log_and_old_ones_are_removed(project: Toy, mon
     assert "key of Page" in kept[-1].read_text()
 
 
+def test_logs_of_a_clock_in_the_future_do_not_cost_the_run_its_own(
+    project: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_log, "KEPT", 2)
+    folder = project.folder / "artifacts/shapes/logs"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        (folder / f"20991231-00000{number}-000000-Page.log").touch()
+    assert project.run("Page") == 0
+    assert "key of Page" in logs(project)[0].read_text()
+
+
 def test_log_level_debug_adds_what_luigi_says(project: Toy) -> None:
     assert project.run("Page", "--log-level", "debug") == 0
     assert "Informed scheduler" in logs(project)[0].read_text()

@@ -58,3 +58,11 @@ def test_names_that_are_no_text_stay_as_they_are(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == b"\xff \xb1 \\u7ea2 \\U0001f600\n"
+
+
+def test_ctrl_c_while_the_project_is_imported_is_one_line(tmp_path: Path) -> None:
+    """The first import of a third party is a stand-in for all."""
+    (tmp_path / "pydantic.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), "runs"]
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")

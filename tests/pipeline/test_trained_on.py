@@ -144,3 +144,8 @@ def test_an_export_may_lack_settings_that_came_later(exported: Path, monkeypatch
     about["config"]["decoder"]["unheard_of"] = 1
     with pytest.raises(DataError, match="decoder settings are not known"):
         cross_dataset.load_foreign(config, segmenter.clip)
+
+
+@pytest.mark.parametrize("name", ["traffic_light", "traffic-light", "TrafficLight", "trafficlight"])
+def test_signs_make_no_other_class(name: str) -> None:
+    assert same_classes([(name,), ("traffic lamp",)], ["traffic light"]) == [True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from split_matching.cache.folders import Folder, remove_folder
-from split_matching.cache.notes import Note, write_note
+from split_matching.cache.notes import change_note
 from split_matching.pipeline.cli import main
 from tests.pipeline.toy_project import Toy
 
@@ -51,12 +52,12 @@ def test_gc_keeps_runs_with_a_name_or_note(project: Toy) -> None:
     reached = cached(project)
     made = three_more_totals(project)
     root = project.folder / "artifacts"
-    write_note(root, "shapes", made[0].rpartition("/")[2], Note("first"))
-    write_note(root, "shapes", made[1].rpartition("/")[2], Note(text="see the paper"))
+    change_note(root, "shapes", made[0].rpartition("/")[2], name="first", text="")
+    change_note(root, "shapes", made[1].rpartition("/")[2], name="", text="see the paper")
     assert project.run("gc", "--yes", "--keep", "0") == 0
     assert cached(project) == reached | set(made[:2])
     assert any("has a name or note" in line for line in project.out)
-    write_note(root, "shapes", made[0].rpartition("/")[2], Note())
+    change_note(root, "shapes", made[0].rpartition("/")[2], name="", text="")
     project.run("gc", "--yes", "--keep", "0")
     assert cached(project) == reached | {made[1]}
 
@@ -69,13 +70,28 @@ def test_gc_keeps_the_evaluation_of_a_named_training(tiny_run: list[str], capsys
     assert main(arguments) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if scored.name in line)
     assert line.startswith("remove")
-    write_note(root, "shapes", trained.name, Note("baseline"))
+    change_note(root, "shapes", trained.name, name="baseline", text="")
     try:
         assert main(arguments) == 0
         lines = [line for line in capsys.readouterr().out.splitlines() if trained.name in line or scored.name in line]
         assert len(lines) == 2 and all(line.startswith("keep") for line in lines)
     finally:
-        write_note(root, "shapes", trained.name, Note())
+        change_note(root, "shapes", trained.name, name="", text="")
+
+
+def test_gc_refuses_a_cache_with_a_folder_that_may_not_be_read(project: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in there may have been made from anything else; a test may run as root, who may read all."""
+    project.run("Page")
+    hidden, real = project.folder / "artifacts/shapes/total", os.scandir
+
+    def scan(path: Any = ".") -> Any:
+        if Path(path) == hidden:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert project.run("gc", "--yes", "--keep", "0") == 1
+    assert str(hidden) in project.err[-1] and "permission denied" in project.err[-1]
 
 
 def test_gc_keeps_what_each_variant_reaches(project: Toy) -> None:

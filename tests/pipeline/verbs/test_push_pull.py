@@ -140,6 +140,8 @@ def test_a_damaged_remote_is_one_line(project: Toy, far: tuple[str, str]) -> Non
     forget(project)
     for path in (project.folder / "far" / "files").glob("*/*"):
         path.write_bytes(b"?" * path.stat().st_size)
-    assert project.run("Page", *far) == 4
-    assert "is not as it was written" in project.err[-1] and len(project.err[-1].splitlines()) == 1
+    assert project.run("pull Page", *far) == 4
+    assert "is not as it was written: remove it there" in project.err[-1] and len(project.err) == 1
     assert not list(Path(project.folder / "artifacts").glob("shapes/*/????????????????"))
+    assert project.run("Page", *far) == 0
+    assert any("is not as it was written" in line and line.endswith("it is made here") for line in project.err)

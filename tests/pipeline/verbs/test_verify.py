@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from split_matching.cache.artifact import Artifact
 from tests.pipeline.toy_project import Toy
 
 
@@ -22,3 +25,20 @@ def test_verify_all_reads_what_other_configs_made(project: Toy) -> None:
     (shard.parent / "manifest.json").write_text("{}")
     assert project.run("verify", "--all") == 4
     assert f"{name}: its manifest is damaged or absent: `gc` removes it" in project.out
+
+
+def test_a_result_that_is_made_again_meanwhile_is_left_alone(project: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.run("Total")
+    folder, real = project.newest("total"), Artifact.damaged_files
+
+    def make_again(artifact: Artifact) -> list[str]:
+        """Another process does so while this one reads the files."""
+        if artifact.path != folder:
+            return list(real(artifact))
+        monkeypatch.setattr(Artifact, "damaged_files", real)
+        assert project.run("Total", "--force") == 0
+        return ["total.txt"]
+
+    monkeypatch.setattr(Artifact, "damaged_files", make_again)
+    assert project.run("verify") == 0
+    assert not list(folder.glob("*.damaged"))

@@ -12,7 +12,9 @@ from split_matching.configs.class_list import load_classes
 from split_matching.configs.load import load_config
 from split_matching.pipeline.cli import main
 from split_matching.stages.data.audit import Audit, audit_data
+from split_matching.stages.data.images import read_mask
 from split_matching.stages.ground.context import no_progress
+from tests.error_lines import check_error
 from tests.folder_data import TRAIN, VAL, settings, stripes, write
 
 COLOURS = np.random.default_rng(3).permutation(256 * 3).reshape(256, 3).astype(np.uint8)
@@ -191,3 +193,21 @@ def test_of_a_part_it_is_not_said_what_never_occurs(tmp_path: Path) -> None:
     root = write(tmp_path)
     found = notes(audit(root, limit=1))
     assert "not occur in the 1 images of" in found and "never occur" not in found
+
+
+def test_ids_from_which_one_was_taken(tmp_path: Path) -> None:
+    """As by `reduce_zero_label`: 0 is the first class, and void is 255."""
+    root = write(tmp_path)
+    names = [entry.name for entry in load_classes(load_config("folder", overrides=settings(root)).data).entries]
+    rows = "".join(f"  - {{id: {place}, name: {name}}}\n" for place, name in enumerate(names, 1))
+    (root / "c.yaml").write_text(f"ignore: [0, 255]\nclasses:\n{rows}")
+    text = problems(audit(root, "data.classes=c.yaml", "data.ignore=null"))
+    assert "0 and 255 occur, both ignored, and 5 never does: was one taken from all ids, so that 0 is wall?" in text
+
+
+def test_values_that_published_maps_have_not(tmp_path: Path) -> None:
+    Image.fromarray(np.uint8([[11]])).save(tmp_path / "a.png")
+    check_error(lambda: read_mask(tmp_path / "a.png", None, {0}, [0, -1]), "use those that were published")
+    Image.fromarray(np.uint8([[33]])).save(tmp_path / "a_gtFine_labelIds.png")
+    path = tmp_path / "a_gtFine_labelIds.png"
+    check_error(lambda: read_mask(path, None, {0}), path, "*_labelTrainIds.png")

@@ -224,3 +224,14 @@ def test_real_photographs_pass(voc_mini, tmp_path):
     assert 0.05 < summary["train_seen_share"] < 0.6
     train = read(tmp_path / "out", "train.json")
     assert {raw for entry in train["images"] for raw in entry["classes"]} == set(range(1, 16))
+
+
+def test_an_image_under_two_names_in_both_splits_is_told(voc_tree, tmp_path):
+    tree = voc_tree()
+    tree.image("2007_000003").write_bytes(tree.image("2007_000001").read_bytes())
+    said: list[str] = []
+    config = build_slice(load_config("voc"), READS)
+    prepare.run(StageContext(config=config, inputs={}, out=tmp_path, data_root=tree.root, say=said.append))
+    assert said == [
+        "warning: 1 image is in training and in validation, e.g. 2007_000001 = 2007_000003: see `check-data`"
+    ]

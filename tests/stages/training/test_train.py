@@ -75,7 +75,14 @@ def usual_signals() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("number", "stop"),
-    [(signal.SIGINT, 2), (signal.SIGINT, 5), (signal.SIGINT, 6), (signal.SIGTERM, 5), (signal.SIGUSR1, 2)],
+    [
+        (signal.SIGINT, 2),
+        (signal.SIGINT, 5),
+        (signal.SIGINT, 6),
+        (signal.SIGTERM, 5),
+        (signal.SIGUSR1, 2),
+        (signal.SIGHUP, 5),
+    ],
 )
 def test_a_signal_ends_the_training_after_its_step(chain: Chain, usual_signals: None, number: int, stop: int) -> None:
     undisturbed = trained(chain, "whole")
