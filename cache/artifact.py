@@ -23,6 +23,12 @@ if TYPE_CHECKING:  # `status` does without NumPy
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("dataset", "stage", "key", "created"), str),
+    **dict.fromkeys(("config", "code", "inputs", "files", "content", "plan", "summary"), dict),
+    "seconds": (int, float),
+}
+"""What every verb takes for granted in a manifest; anybody could write one whose digest fits."""
 
 _SHARD_FILE = re.compile(r"([A-Za-z0-9_]+)-(\d{5})\.h5")
 
@@ -187,4 +193,6 @@ def _read_manifest(path: Path, mtime_ns: int, size: int, inode: int) -> Mapping[
     manifest = parse_json(read_regular(path))
     if manifest["schema"] != SCHEMA or manifest["digest"] != self_digest(manifest):
         raise ValueError("the manifest's own digest does not fit")
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(manifest[name], kind)]:
+        raise ValueError(f"{wrong[0]} is wrong")
     return dict(manifest)

@@ -71,6 +71,7 @@ def artifact_of_many_shards(stage: Stage) -> None:
         **{"schema": 1, "stage": recipe.stage, "key": stage.key, "code": recipe.code},
         **{"inputs": recipe.inputs, "config": recipe.config, "files": dict.fromkeys(names, entry)},
         **{"content": {"train": "0"}, "plan": {"train": names}, "seconds": 1.0, "created": "2026", "force": ""},
+        **{"dataset": "shapes", "summary": {}},
     }
     manifest["digest"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
