@@ -72,7 +72,7 @@ def change_note(root: Path, dataset: str, key: str, **changes: str) -> Note:
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     # another process may change the rest of the note at the same time
-    with lock_file(path.parent.with_name(".notes.lock")), explain_disk_errors(path):
+    with lock_file(path.with_name(".lock")), explain_disk_errors(path):
         note = replace(read_note(root, dataset, key), **changes)
         note = Note(_shown(note.name), _shown(note.text, "\n"))
         if note == Note():

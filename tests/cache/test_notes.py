@@ -37,7 +37,7 @@ def test_a_note_touches_no_result(entry: Entry) -> None:
 
 def test_a_note_may_be_edited_by_hand(tmp_path: Path) -> None:
     change_note(tmp_path, "toy", KEY, name="base", text="one")
-    (path,) = (tmp_path / "toy/notes").iterdir()
+    (path,) = (tmp_path / "toy/notes").glob("*.json")
     path.write_text(path.read_text().replace("one", "größer"))
     assert read_note(tmp_path, "toy", KEY) == Note("base", "größer")
     path.write_text('{"name": "of before", "text": "", "digest": "00"}')
@@ -46,7 +46,7 @@ def test_a_note_may_be_edited_by_hand(tmp_path: Path) -> None:
 
 def test_a_note_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     change_note(tmp_path, "toy", KEY, name="base", text="")
-    (path,) = (tmp_path / "toy/notes").iterdir()
+    (path,) = (tmp_path / "toy/notes").glob("*.json")
     assert stat.S_IMODE(path.stat().st_mode) & 0o444
     for text in (b"", b"[]", b'{"name"', b"\xff"):
         path.write_bytes(text)
@@ -61,7 +61,7 @@ def test_signs_that_no_terminal_should_get_are_replaced(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_no_note(tmp_path: Path) -> None:
     change_note(tmp_path, "toy", KEY, name="base")
-    (path,) = (tmp_path / "toy/notes").iterdir()
+    (path,) = (tmp_path / "toy/notes").glob("*.json")
     for make in (os.mkfifo, os.mkdir):
         path.unlink() if path.is_file() or path.is_fifo() else path.rmdir()
         make(path)

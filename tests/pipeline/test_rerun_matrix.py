@@ -210,9 +210,9 @@ class Checkout:
         self.folder = folder / "checkout"
         self.arguments = [*cache.arguments(), "--artifacts", str(folder / "cache")]
         self.capsys = capsys
-        for folder in (*FOLDERS, "split_matching"):
+        for name in (*FOLDERS, "split_matching"):
             shutil.copytree(
-                ROOT / folder, self.folder / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+                ROOT / name, self.folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
             )
         shutil.copy(ROOT / "run_pipeline.py", self.folder)
         shutil.copytree(cache.root, folder / "cache")

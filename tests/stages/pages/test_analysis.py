@@ -57,7 +57,8 @@ def test_published_files_are_those_of_the_protocol() -> None:
         assert len({(row.method, row.venue) for row in rows}) == len(rows) and all(row.hIoU for row in rows)
         for row in (row for row in rows if row.mIoU_seen):
             harmonic = 2 * row.mIoU_seen * row.mIoU_unseen / (row.mIoU_seen + row.mIoU_unseen)
-            assert row.hIoU == pytest.approx(harmonic, abs=0.16), row
+            # of several runs it is the mean of theirs, which is less than that of the means
+            assert row.hIoU == pytest.approx(harmonic, abs=0.5 if row.source == "measured" else 0.16), row
     assert {row.method: row.source for row in load_published("voc")} == {
         "ZegFormer": "read",
         "zsseg": "read",
