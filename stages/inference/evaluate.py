@@ -79,16 +79,19 @@ def run(ctx: StageContext) -> dict[str, float | int | str]:
     extra = {
         **foreign,
         "gamma": config.evaluate.gamma,
-        "gamma_sweep": [
-            {"gamma": gamma, **compute_scores(confusion, seen).percent()}
-            for gamma, confusion in counts.by_gamma.items()
-        ],
+        "gamma_sweep": _score_gammas(counts, seen),
         "complexity": predictor.count_cost(),
     }
     result = write_metrics(
         ctx.out, counts.by_gamma[config.evaluate.gamma], entries, seen, extra, boundary=counts.boundary.iou
     )
     return {name: value for name, value in result.percent().items() if math.isfinite(value)}
+
+
+def _score_gammas(counts: Counts, seen: NDArray[np.bool_]) -> list[dict[str, float]]:
+    """Return the four numbers of each gamma, in percent."""
+    found = counts.by_gamma.items()
+    return [{"gamma": gamma, **compute_scores(confusion, seen).percent()} for gamma, confusion in found]
 
 
 def competing_classes(config: Any) -> tuple[list[ClassEntry], NDArray[np.bool_]]:
