@@ -112,15 +112,19 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("the JSON is nested too deeply") from None
 
 
-def read_regular(path: Path) -> bytes:
-    """Return the bytes of a small file that describes others.
+def read_regular(path: Path, most: int | None = MOST_BYTES) -> bytes:
+    """Return the bytes of a file.
+
+    Args:
+        path: the file.
+        most: bytes that it may have; None for any number.
 
     Raises:
-        ValueError: it is a pipe, for which one may wait for ever, or larger than any of ours.
+        ValueError: it is a pipe, for which one may wait for ever, or too large.
         OSError: it cannot be read.
     """
     found = path.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+    if not stat.S_ISREG(found.st_mode) or (most is not None and found.st_size > most):
         raise ValueError("it is no file, or far too large")
     return path.read_bytes()
 

@@ -39,6 +39,7 @@ PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "ssh": "
 """The packages of the extra `remote`, by protocol."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk without room."""
 
 FILES = "files"
 """Folder of all files, beside those of data sets."""

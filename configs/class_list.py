@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from split_matching.configs.class_files import is_class_file, read_class_file
 from split_matching.configs.class_names import find_alike, find_flaw
-from split_matching.configs.colour_table import check_names, is_labelmap
+from split_matching.configs.colour_table import check_table, is_labelmap
 from split_matching.configs.data_settings import DataConfig
 from split_matching.configs.section import Section, format_reason
 from split_matching.configs.strict_yaml import shorten
@@ -199,7 +199,7 @@ def load_classes(data: DataConfig) -> ClassList:
         ignored_names=ignored_names,
         by_place=isinstance(listed["classes"][0], str) and not is_labelmap(path),
     )
-    check_names(data.colours, data.root, found.names_by_id, label)
+    check_table(data.colours, data.root, found.names_by_id, label)
     return found
 
 

@@ -127,7 +127,7 @@ def read_colours(path: Path) -> ColourTable:
     return ColourTable(found, {raw: name for raw, name, _ in rows if name})
 
 
-def check_names(name: str, root: Path | None, names: Mapping[int, str], label: str) -> None:
+def check_table(name: str, root: Path | None, names: Mapping[int, str], label: str) -> None:
     """Reject a table that gives the name of a class another id.
 
     Args:

@@ -151,14 +151,15 @@ def _run(arguments: list[str]) -> int:
     stages = [member.__name__ for member in stages_module.STAGES]
     if not arguments:
         raise ConfigError(f"no stage given: expected one of {', '.join([*stages, *VERBS])}")
+    parser = build_parser()
     verb = next((word for word in arguments if word in (*stages, *VERBS)), "")
-    if verb and arguments[0] != "--help" and arguments[0].partition("=")[0] in _options_of(build_parser(), verb):
+    if verb and arguments[0] != "--help" and arguments[0].partition("=")[0] in _options_of(parser, verb):
         raise ConfigError(f"{arguments[0]} stands before {verb}; expected `{command()} {verb}` first, then options")
     if not arguments[0].startswith("-"):
         check_command(arguments[0], "stage or verb", [*stages, *VERBS])
-    options, unknown = build_parser().parse_known_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        meant = _explain_unknown(unknown[0], options)
+        meant = _explain_unknown(unknown[0], options, parser)
         raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}; {meant}see {command()} {options.verb} --help")
     options.command_line = arguments
     return VERBS[options.verb].run(options) if options.verb in VERBS else stage.run(options)
@@ -171,10 +172,10 @@ def _options_of(parser: Parser, verb: str) -> list[str]:
     return [option for action in own for option in action.option_strings if option.startswith("--")]
 
 
-def _explain_unknown(word: str, options: argparse.Namespace) -> str:
+def _explain_unknown(word: str, options: argparse.Namespace, parser: Parser) -> str:
     """Return what was probably meant by an argument that a stage or verb does not take, or ""."""
     if word.startswith("--"):
-        meant = did_you_mean(word.partition("=")[0], _options_of(build_parser(), options.verb))
+        meant = did_you_mean(word.partition("=")[0], _options_of(parser, options.verb))
         return meant and f"{meant} "
     return f"did you mean --dataset {word}? " if word in known_datasets() and hasattr(options, "dataset") else ""
 

@@ -123,7 +123,7 @@ def _rename_in(name: str, artifact: Artifact) -> list[str]:
     for file in artifact.damaged_files():
         path = artifact.path / file
         if not _is_still_there(artifact):  # a run has made it again since its manifest was read
-            return []
+            break
         what = f"altered, renamed to {_rename(path)}" if path.exists() else "missing"
         lines.append(f"{name}: {path} is {what}")
     return lines

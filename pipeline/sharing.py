@@ -42,19 +42,19 @@ def pull_missing(stage: Stage, display: ProgressDisplay, forced: bool = False) -
         forced: the stage itself is to be made again.
 
     Raises:
-        UserError: the remote cannot be read, or has something else than was pushed.
+        UserError: the remote cannot be read. What is damaged there is told, and made here.
     """
     remote: Remote | None = None
     for member in stage.plan.closure(stage.name):
         if member.own_state.fresh or (forced and member is stage):
             continue
         remote = remote or open_remote(stage.plan)
-        manifest = remote.manifest(_place(member))
-        if manifest is not None and not _differences(member, manifest):
-            try:
+        try:
+            manifest = remote.manifest(_place(member))
+            if manifest is not None and not _differences(member, manifest):
                 display.say(_pull(remote, member.plan, _place(member), member.command, manifest, display))
-            except CorruptError as error:
-                display.say(f"{member.command}: {error}; it is made here")
+        except CorruptError as error:
+            display.say(f"{member.command}: {error}; it is made here")
 
 
 def push(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str]:

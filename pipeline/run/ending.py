@@ -27,7 +27,7 @@ received = 0
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Make Ctrl-C, a polite kill and a scheduler's notice (SIGUSR1) end the run in the parent.
+    """Make Ctrl-C, a polite kill, a scheduler's notice (SIGUSR1) and SIGHUP end the run in the parent.
 
     Forked workers inherit the handlers and do not act.
     """

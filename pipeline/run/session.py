@@ -130,7 +130,7 @@ def is_worker() -> bool:
 
 
 def settle_into_process() -> None:
-    """In a worker: leave Ctrl-C and SIGUSR1 to the parent, which ends it, and end with the parent if that is killed."""
+    """In a worker: leave all signals but SIGTERM to the parent, which ends it, and end if that is killed."""
     if not is_worker():
         return
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.files import folder_size
 from split_matching.cache.folders import Folder, idle_seconds, is_in_use, read_inputs, remove_folder, walk_folders
 from split_matching.cache.notes import list_notes
@@ -142,12 +141,14 @@ def collect_garbage(
 
 def _check_readable(root: Path) -> None:
     """Reject a cache with a folder that may not be read: what is in there needs others, and nobody knows which."""
-    folders = [root]
-    for _ in range(2):  # data sets, and their stages
-        folders += [path for folder in folders for path in folder.glob("*") if path.is_dir() and path not in folders]
-    for folder in folders:
-        with contextlib.suppress(FileNotFoundError), explain_disk_errors(folder):
-            os.scandir(folder).close()
+    for folder in (root, *root.glob("*"), *root.glob("*/*")):
+        try:
+            if folder.is_dir():
+                os.scandir(folder).close()
+        except PermissionError:
+            raise UserError(
+                f"{folder}: permission denied, so nobody knows what it was made from: let its owner run gc"
+            ) from None
 
 
 def _ask() -> bool:

@@ -84,6 +84,12 @@ def _find_odd_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[
         yield Finding(f"{without} no pixel of any class, e.g. of {empty[0].image_id}", False)
     yield from _find_missing_classes(classes, ids, audits)
     yield from _find_odd_first_class(classes, usable)
+    if all(split in ids and _count_read(split, audits) == len(ids[split]) for split in SPLITS):
+        yield from find_ids_one_lower(classes, usable)
+
+
+def _count_read(split: str, audits: Audits) -> int:
+    return sum(audit.split == split for audit in audits)
 
 
 def _find_missing_classes(classes: ClassList, ids: Ids, audits: Audits) -> Iterator[Finding]:
@@ -92,7 +98,7 @@ def _find_missing_classes(classes: ClassList, ids: Ids, audits: Audits) -> Itera
     for split in SPLITS:
         wanted = classes.entries if split == "val" else classes.seen()
         never = [entry.name for entry in wanted if not pixels[split].get(entry.id)]
-        read = sum(audit.split == split for audit in audits)
+        read = _count_read(split, audits)
         whole = split in ids and read == len(ids[split])
         if whole and pixels[split] and len(never) == len(wanted):
             kind = "seen class" if split == "train" else "class"
@@ -114,7 +120,6 @@ def _find_odd_first_class(classes: ClassList, usable: Audits) -> Iterator[Findin
     """A first class that occurs nowhere, or nearly everywhere: ids may be counted from another number."""
     first = classes.entries[0]
     share, often = measure_id(first.id, usable)
-    yield from find_ids_one_lower(classes, usable)
     if classes.by_place and first.id == 0 and not often:
         yield Finding(
             f"id 0 ({first.name}), the first of the list, is in no mask; if ids are counted from 1, all classes are "

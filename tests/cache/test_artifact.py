@@ -17,7 +17,7 @@ from split_matching.cache import artifact as artifact_module
 from split_matching.cache.artifact import load_artifact, shard_name
 from split_matching.cache.build import open_build
 from split_matching.cache.entry import Entry
-from split_matching.cache.files import rename_damaged
+from split_matching.cache.files import read_regular, rename_damaged
 from split_matching.cache.keys import digest
 from split_matching.errors import CorruptError, UserError
 from tests.cache.example_builds import (
@@ -29,6 +29,14 @@ from tests.cache.example_builds import (
     plan_of,
     shards_of,
 )
+
+
+def test_a_list_of_images_may_be_larger_than_any_manifest(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = make_plain(entry, "[1, 2]", name="images.json")
+    monkeypatch.setattr(read_regular, "__defaults__", (1,))  # bytes that a manifest may have
+    with pytest.raises(ValueError, match="far too large"):
+        read_regular(artifact.file("images.json"))
+    assert artifact.json("images.json") == [1, 2]
 
 
 def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(entry: Entry) -> None:
