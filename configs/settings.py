@@ -185,6 +185,10 @@ class DecoderConfig(Section):
         description="Learnt tokens in every block of the frozen CLIP (peers: 10 or 100); needs train.features online.",
     )
 
+    def seen_group(self, matching: str) -> int:
+        """Queries that learn the seen classes and "no object": single matching has this group alone."""
+        return self.seen_queries + (self.candidate_queries if matching == "single" else 0)
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> DecoderConfig:
         if self.dim % self.heads:

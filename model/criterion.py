@@ -95,9 +95,7 @@ class SplitCriterion(nn.Module):
         self.processes = processes or ProcessGroup()
         self.config, self.temperature = train, decoder.temperature
         self.nce_temperature = train.nce_temperature or 1 / clip_scale
-        # single matching (baseline): one group of all queries, matched to the annotated classes only
-        single = train.matching == "single"
-        self.seen_queries = decoder.seen_queries + (decoder.candidate_queries if single else 0)
+        self.seen_queries = decoder.seen_group(train.matching)
         self.matcher = SplitMatcher((train.cost_class, train.cost_cosine), train.cost_mask, train.cost_dice)
         self.text: Tensor
         self.register_buffer("text", text)

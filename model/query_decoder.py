@@ -214,19 +214,18 @@ class QueryDecoder(nn.Module):
 
     Args:
         config: sizes.
+        blocks: of the visual tower whose token maps come in; deep prompts enter those up to the last of them.
         width: channels of every token map.
-        maps: how many token maps come in.
         dim: CLIP embedding width D.
-        blocks: of the visual tower that deep prompts enter; without prompts any number will do.
 
     Source: paper; layout is a choice.
     """
 
-    def __init__(self, config: DecoderConfig, width: int, maps: int, dim: int, blocks: int = 0) -> None:
+    def __init__(self, config: DecoderConfig, blocks: Sequence[int], width: int, dim: int) -> None:
         super().__init__()
         d, count = config.dim, config.seen_queries + config.candidate_queries
         self.config = config
-        self.inputs = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, d)) for _ in range(maps))
+        self.inputs = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, d)) for _ in blocks)
         # half the width where there are many cells; no norm, whose statistics would depend on a batch's padding
         fine, steps = d // 2, config.upsample.bit_length() - 1
         widths = [d] + [fine] * steps
@@ -247,7 +246,7 @@ class QueryDecoder(nn.Module):
         self.prompts: nn.Parameter | None = None
         if config.prompts:
             bound = (3 / width) ** 0.5  # as VPT for ViT-B/16
-            self.prompts = nn.Parameter(torch.empty(blocks, config.prompts, width).uniform_(-bound, bound))
+            self.prompts = nn.Parameter(torch.empty(max(blocks), config.prompts, width).uniform_(-bound, bound))
 
     def forward(self, tokens: Sequence[Tensor], valid: Tensor) -> LayerOutputs:
         """Predict masks and class embeddings after every layer.

@@ -43,7 +43,7 @@ def count_complexity(config: Any, clip: FrozenClip, side: int) -> dict[str, int]
     """
     blocks = config.features.decoder_blocks
     with torch.random.fork_rng(devices=[]):
-        decoder = QueryDecoder(config.decoder, clip.width, len(blocks), clip.dim, max(blocks))
+        decoder = QueryDecoder(config.decoder, blocks, clip.width, clip.dim)
     decoder.eval().requires_grad_(False).to(clip.device)
     encoder = TokenEncoder(clip, blocks)
     cells = max(1, round(side / clip.patch))

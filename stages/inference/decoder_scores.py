@@ -41,10 +41,8 @@ class DecoderScorer:
         self.dtype = decoder_dtype(config.train.precision, text.device.type)
         self.temperatures = (config.decoder.temperature, config.evaluate.candidate_temperature or clip.logit_scale)
         self.confidence = config.evaluate.confidence
-        # a baseline trained by single matching has one group: all of its queries know "nothing"
-        single = config.train.matching == "single"
+        self.group = config.decoder.seen_group(config.train.matching)
         queries = config.decoder.seen_queries + config.decoder.candidate_queries
-        self.group = queries if single else config.decoder.seen_queries
         self.weights = group_weights(self.group, queries, config.evaluate.candidate_weight, text.device)
         self.fusion = Fusion(config, clip, text) if config.evaluate.fusion > 0 else None
 

@@ -146,8 +146,7 @@ class Segmenter:
         self.config, self.clip, self.seen, self.run = config, clip, tuple(seen), run
         self.classes = tuple(classes)
         self.prompts = {name: tuple(words) for name, words in (prompts or {}).items()}
-        blocks = config.features.decoder_blocks
-        decoder = QueryDecoder(config.decoder, clip.width, len(blocks), clip.dim, max(blocks))
+        decoder = QueryDecoder(config.decoder, config.features.decoder_blocks, clip.width, clip.dim)
         try:
             decoder.load_state_dict(dict(weights))
         except RuntimeError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from split_matching.configs.settings import DecoderConfig, TrainConfig
+from split_matching.configs.settings import TrainConfig
 from split_matching.model.criterion import SplitCriterion, Targets
 from split_matching.model.match_statistics import match_statistics
 from split_matching.model.precision import decoder_dtype, in_dtype
@@ -53,9 +53,7 @@ class Learner:
         encoder: Encoder | None,
     ) -> None:
         train: TrainConfig = config.train
-        blocks = config.features.decoder_blocks
-        model = build_decoder(config.decoder, width, len(blocks), text.shape[1], max(blocks), train.seed)
-        self.model = model.to(device)
+        self.model = build_decoder(config, width, text.shape[1]).to(device)
         self.criterion = SplitCriterion(train, config.decoder, text, scale, group).to(device)
         self._optimizer = torch.optim.AdamW(_parameter_groups(self.model, train), lr=train.lr, fused=True)
         self._dtype = decoder_dtype(train.precision, device)
@@ -103,11 +101,11 @@ class Learner:
         return match_statistics(self.criterion.match(last, targets), last, targets)
 
 
-def build_decoder(config: DecoderConfig, width: int, maps: int, dim: int, blocks: int, seed: int) -> QueryDecoder:
-    """Make a decoder whose initial weights depend on the seed alone; the other arguments are those of QueryDecoder."""
+def build_decoder(config: Any, width: int, dim: int) -> QueryDecoder:
+    """Make a decoder whose initial weights depend on `train.seed` alone; see QueryDecoder."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return QueryDecoder(config, width, maps, dim, blocks)
+        torch.manual_seed(config.train.seed)
+        return QueryDecoder(config.decoder, config.features.decoder_blocks, width, dim)
 
 
 def _parameter_groups(model: QueryDecoder, config: TrainConfig) -> list[dict[str, Any]]:

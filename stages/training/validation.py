@@ -45,8 +45,7 @@ class Validation:
         self.images, self.text, self.group, self.best = images, text, group, BestWeights()
         self.every, self.steps = config.train.validate_every, config.train.steps
         self.upsample, self.batch = config.decoder.upsample, max(1, config.train.batch // group.size)
-        single = config.train.matching == "single"
-        self.queries = config.decoder.seen_queries + (config.decoder.candidate_queries if single else 0)
+        self.queries = config.decoder.seen_group(config.train.matching)
         self.temperature = config.decoder.temperature
         self.ids = list(images.held_out)[group.rank :: group.size]
 

@@ -13,7 +13,7 @@ CONFIG = DecoderConfig(dim=32, heads=4, ffn=48, layers=2, seen_queries=5, candid
 
 def decoder(**changes: object) -> QueryDecoder:
     torch.manual_seed(0)
-    return QueryDecoder(CONFIG.model_copy(update=changes), width=12, maps=2, dim=10).eval()
+    return QueryDecoder(CONFIG.model_copy(update=changes), blocks=(1, 2), width=12, dim=10).eval()
 
 
 def tokens(height: int = 6, width: int = 7) -> list[torch.Tensor]:
@@ -95,7 +95,7 @@ def test_number_of_parameters() -> None:
 
 def test_prompts_are_drawn_as_those_of_vpt() -> None:
     torch.manual_seed(0)
-    prompts = QueryDecoder(CONFIG.model_copy(update={"prompts": 5}), width=12, maps=2, dim=10, blocks=4).prompts
+    prompts = QueryDecoder(CONFIG.model_copy(update={"prompts": 5}), blocks=(2, 4), width=12, dim=10).prompts
     assert prompts.shape == (4, 5, 12)
     assert prompts.max() <= 0.5 and prompts.min() >= -0.5  # (3 / 12) ** 0.5
     assert prompts.max() > 0.48 and prompts.min() < -0.48

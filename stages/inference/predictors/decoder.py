@@ -94,7 +94,6 @@ def load_decoder(
         device: where to compute.
         weights: in place of the artifact's.
     """
-    blocks = ctx.config.features.decoder_blocks
-    decoder = QueryDecoder(ctx.config.decoder, width, len(blocks), dim, max(blocks))
+    decoder = QueryDecoder(ctx.config.decoder, ctx.config.features.decoder_blocks, width, dim)
     decoder.load_state_dict(weights or load_file(ctx.inputs["train"].file(decoder_weights_file(ctx.config))))
     return decoder.eval().to(device)

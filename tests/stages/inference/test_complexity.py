@@ -46,8 +46,7 @@ def test_parameters_are_those_of_the_trained_file() -> None:
     config = load_config("shapes")
     clip = FrozenClip(ClipConfig(model="shapes-vit", weights="random"))
     found = count_complexity(config, clip, 128)
-    blocks = config.features.decoder_blocks
-    decoder = build_decoder(config.decoder, clip.width, len(blocks), clip.dim, max(blocks), 0)
+    decoder = build_decoder(config, clip.width, clip.dim)
     assert found["trained_parameters"] == sum(value.numel() for value in decoder.state_dict().values())
     both = found["frozen_image_parameters"] + found["frozen_text_parameters"]
     assert both == sum(value.numel() for value in clip.model.state_dict().values())

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from split_matching.configs.settings import RegionsConfig
+from split_matching.configs.settings import DecoderConfig, RegionsConfig
 from split_matching.model.query_decoder import QueryOutput
 from split_matching.stages.inference import fusion
 from split_matching.stages.inference.decoder_scores import DecoderScorer
@@ -23,7 +23,7 @@ def config(**changes: Any) -> Any:
     evaluate = {"candidate_weight": 0.3, "fusion": 0.0, "fusion_floor": 0.1}
     evaluate |= {"fusion_method": "crop", "candidate_temperature": None, "confidence": "none", **changes}
     return SimpleNamespace(
-        decoder=SimpleNamespace(temperature=4.0, seen_queries=2, candidate_queries=3),
+        decoder=DecoderConfig(temperature=4.0, seen_queries=2, candidate_queries=3),
         evaluate=SimpleNamespace(**evaluate),
         train=SimpleNamespace(matching=changes.get("matching", "split"), precision="auto"),
         regions=RegionsConfig(),

@@ -155,7 +155,7 @@ def test_prompts_train_and_clip_does_not(base: Chain, tmp_path: Path) -> None:
     chain.train()
     weights = load_file(chain.folder("train") / "weights.safetensors")
     assert weights["prompts"].shape == (4, 3, clip.width)
-    fresh = build_decoder(chain.config.decoder, clip.width, 2, clip.dim, 4, chain.config.train.seed)
+    fresh = build_decoder(chain.config, clip.width, clip.dim)
     assert ((weights["prompts"] - fresh.prompts).abs().amax(-1) > 0).all()
     assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
     assert not any(name.startswith(("visual", "model", "clip")) for name in weights)
@@ -179,10 +179,9 @@ def test_prompts_train_and_clip_does_not(base: Chain, tmp_path: Path) -> None:
     assert (evaluated(slide) / "val-00000.h5").read_bytes() == with_prompts
 
 
-def test_no_prompts_leave_the_initial_decoder_as_it_was(base: Chain) -> None:
-    config = base.config.decoder
-    plain = build_decoder(config, 128, 2, 128, 4, 0)
-    prompted = build_decoder(config.model_copy(update={"prompts": 2}), 128, 2, 128, 4, 0)
+def test_no_prompts_leave_the_initial_decoder_as_it_was(base: Chain, tmp_path: Path) -> None:
+    plain = build_decoder(base.config, 128, 128)
+    prompted = build_decoder(online(base, tmp_path, "decoder.prompts=2").config, 128, 128)
     assert "prompts" not in plain.state_dict() and prompted.prompts.shape == (4, 2, 128)
     assert all(torch.equal(value, prompted.state_dict()[name]) for name, value in plain.state_dict().items())
 
