@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import mmap
@@ -35,6 +36,7 @@ DRAWN, WHEN = range(2)  # of the display: lines that are on the terminal, and wh
 TERMINAL_SECONDS = 0.1
 LOG_SECONDS = 10.0
 LABELLED_SECONDS = 60.0
+PIPED = 5  # numbers of a line in a pipe, the speed among them: the learning rate, the loss and its two parts
 
 
 def show(*lines: str) -> None:
@@ -161,10 +163,11 @@ class ProgressDisplay:
         memory, now = self._memory[name], time.monotonic_ns()
         if now - memory[LOGGED] >= 1e9 * self._every:
             memory[LOGGED] = now
-            line = describe_line(name, self._units[name], *self._counts(name), self._numbers(name))
-            LOGGER.info(line)
+            unit, counts, numbers = self._units[name], self._counts(name), self._numbers(name)
+            LOGGER.info(describe_line(name, unit, *counts, numbers))
             if not self._terminal and not self._quiet:
-                self._write(f"{self._begin}{line}\n")
+                first = dict(itertools.islice(numbers.items(), PIPED))  # the log file has all of them
+                self._write(f"{self._begin}{describe_line(name, unit, *counts, first)}\n")
         if self._terminal and not self._quiet and now - self._screen[WHEN] >= 1e9 * TERMINAL_SECONDS:
             self._screen[WHEN] = now
             with self._alone():

@@ -20,7 +20,7 @@ Row = tuple[str, str, int, int, float, Mapping[str, float]]
 
 
 def describe_line(name: str, unit: str, done: int, total: int, rate: float, numbers: Mapping[str, float]) -> str:
-    """Return the line for a log, with all numbers."""
+    """Return the line for a log."""
     share = f" ({100 * done // total} %)" if total else ""
     left = f", {format_duration((total - done) / rate)} left" if rate and total > done else ""
     more = "".join(f", {key} {value:.4g}" for key, value in numbers.items() if key != SPEED)
