@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.measure import Check, Options, Report, main, paired, ratio
-from split_matching.model.matcher import SplitMatcher
+from split_matching.model.matcher import CostWeights, SplitMatcher
 
 CLASSES = 20
 
@@ -28,7 +28,8 @@ def run(options: Options) -> Report:
     scores = torch.randn(batch, queries, CLASSES + 1, generator=generator).to(options.device)
     labels = [torch.randint(0, CLASSES, (targets,), generator=generator).to(options.device) for _ in range(batch)]
     theirs = Mask2FormerHungarianMatcher(cost_class=2.0, cost_mask=5.0, cost_dice=5.0).to(options.device)
-    ours = SplitMatcher((2.0, 2.0), 5.0, 5.0)
+    costs = CostWeights(similarity=2.0, mask=5.0, dice=5.0)
+    ours = SplitMatcher(costs, costs)
     flat, masks = logits.flatten(2), truth.flatten(2)
     valid = torch.ones(batch, size * size, device=options.device)
     affinity = torch.stack([s.softmax(-1)[:, label] for s, label in zip(scores, labels, strict=True)])  # (B, Q, T)

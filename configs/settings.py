@@ -235,6 +235,12 @@ class TrainConfig(Section):
     )
     cost_mask: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of the mask BCE.")
     cost_dice: Annotated[float, Field(ge=0)] = Field(5.0, description="Matching cost of dice.")
+    cost_candidate_mask: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="cost_mask of the candidates; null: the same.", json_schema_extra=added(neutral=None)
+    )
+    cost_candidate_dice: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="cost_dice of the candidates; null: the same.", json_schema_extra=added(neutral=None)
+    )
     loss_class: Annotated[float, Field(ge=0)] = Field(2.0, description="Weight of the seen cross entropy.")
     loss_mask: Annotated[float, Field(ge=0)] = Field(5.0, description="Weight of the mask BCE.")
     loss_dice: Annotated[float, Field(ge=0)] = Field(5.0, description="Weight of dice.")

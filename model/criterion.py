@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.model.losses import mask_losses, nce_loss, quality_loss
-from split_matching.model.matcher import Indices, SplitMatcher, flatten
+from split_matching.model.matcher import CostWeights, Indices, SplitMatcher, flatten
 from split_matching.model.process_group import ProcessGroup
 from split_matching.model.query_decoder import LayerOutputs, draw
 from split_matching.model.transfer import send
@@ -96,7 +96,7 @@ class SplitCriterion(nn.Module):
         self.config, self.temperature = train, decoder.temperature
         self.nce_temperature = train.nce_temperature or 1 / clip_scale
         self.seen_queries = decoder.seen_group(train.matching)
-        self.matcher = SplitMatcher((train.cost_class, train.cost_cosine), train.cost_mask, train.cost_dice)
+        self.matcher = SplitMatcher(*_cost_weights(train))
         self.text: Tensor
         self.register_buffer("text", text)
 
@@ -208,6 +208,14 @@ class SplitCriterion(nn.Module):
     def _count(self, matches: _Matches, layers: int) -> Tensor:
         """Matched targets of a query group in the whole batch, all layers; at least one a layer."""
         return self.processes.sum(torch.full((), float(len(matches.row)), device=matches.row.device)).clamp(min=layers)
+
+
+def _cost_weights(train: TrainConfig) -> tuple[CostWeights, CostWeights]:
+    """Of the seen and of the candidate group."""
+    own = (train.cost_candidate_mask, train.cost_candidate_dice)
+    masks = (train.cost_mask, train.cost_dice)
+    candidate = (shared if weight is None else weight for weight, shared in zip(own, masks, strict=True))
+    return CostWeights(train.cost_class, *masks), CostWeights(train.cost_cosine, *candidate)
 
 
 @dataclass(frozen=True)

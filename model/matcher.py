@@ -11,6 +11,7 @@ on, and each layer has an assignment of its own. Targets are the same in every l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,20 @@ from torch import Tensor
 
 Indices = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """For each image: matched queries and the targets they got, both (n,); n = L * min(queries of a layer, targets)."""
+
+
+class CostWeights(NamedTuple):
+    """What the terms of a group's matching cost weigh.
+
+    Args:
+        similarity: of the class term.
+        mask: of BCE.
+        dice: of dice.
+    """
+
+    similarity: float
+    mask: float
+    dice: float
 
 
 class NotFiniteError(ArithmeticError):
@@ -97,19 +112,19 @@ class SplitMatcher:
     """Costs of both groups in one batch on the device, one transfer, then 2 L B small assignments.
 
     Args:
-        class_weights: of the class terms of the seen and of the candidate group.
-        cost_mask: weight of BCE.
-        cost_dice: weight of dice.
+        seen: weights of the seen group.
+        candidate: weights of the candidate group.
     """
 
-    def __init__(self, class_weights: tuple[float, float], cost_mask: float, cost_dice: float) -> None:
-        self.class_weights, self.cost_mask, self.cost_dice = class_weights, cost_mask, cost_dice
+    def __init__(self, seen: CostWeights, candidate: CostWeights) -> None:
+        self.weights = (seen, candidate)
 
-    def cost(self, weight: float, affinity: Tensor, masks: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    @staticmethod
+    def cost(weights: CostWeights, affinity: Tensor, masks: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         """Matching cost of one group.
 
         Args:
-            weight: of its class term.
+            weights: of its terms.
             affinity: class term, higher is better. Shape: (B, Q, T).
             masks: mask logits. Shape: (B, Q, P), or of L layers (B, L, Q / L, P).
             targets: Shape: (B, T, P).
@@ -119,7 +134,7 @@ class SplitMatcher:
             Shape: (B, Q, T).
         """
         bce, dice = mask_costs(masks, targets, valid)
-        return self.cost_mask * bce + self.cost_dice * dice - weight * affinity
+        return weights.mask * bce + weights.dice * dice - weights.similarity * affinity
 
     @torch.no_grad()
     def __call__(
@@ -145,8 +160,8 @@ class SplitMatcher:
         Raises:
             NotFiniteError: a cost is NaN or infinite.
         """
-        groups = zip(self.class_weights, (seen, candidate), strict=True)
-        costs = [self.cost(weight, *group, valid) for weight, group in groups]  # (B, Qs, Ts), (B, Qc, Tc)
+        groups = zip(self.weights, (seen, candidate), strict=True)
+        costs = [self.cost(weights, *group, valid) for weights, group in groups]  # (B, Qs, Ts), (B, Qc, Tc)
         moved = torch.cat([c.flatten(1) for c in costs], 1).float().cpu().numpy()  # the one transfer of a step
         parts = np.split(moved, [costs[0][0].numel()], 1)
         tables = [part.reshape(cost.shape) for part, cost in zip(parts, costs, strict=True)]

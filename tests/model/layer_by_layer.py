@@ -14,6 +14,7 @@ from split_matching.model.criterion import SplitCriterion, Targets
 from split_matching.model.query_decoder import QueryOutput
 
 Pairs = list[tuple[int, int, int]]
+Costs = tuple[float, float, float]
 
 
 def terms_layer_by_layer(loss: SplitCriterion, layers: list[QueryOutput], targets: Targets) -> dict[str, Tensor]:
@@ -29,7 +30,7 @@ def terms_layer_by_layer(loss: SplitCriterion, layers: list[QueryOutput], target
     return terms
 
 
-def _pairs(loss: SplitCriterion, affinity: Tensor, weight: float, masks: Tensor, wanted: Tensor, t: Targets) -> Pairs:
+def _pairs(costs: Costs, affinity: Tensor, masks: Tensor, wanted: Tensor, t: Targets) -> Pairs:
     counts = t.seen_counts if wanted is t.seen_masks else t.region_counts
     result = []
     for b, count in enumerate(counts):
@@ -38,7 +39,7 @@ def _pairs(loss: SplitCriterion, affinity: Tensor, weight: float, masks: Tensor,
         bce = F.binary_cross_entropy_with_logits(*torch.broadcast_tensors(x, y), reduction="none").mean(2)
         p = x.sigmoid()
         dice = 1 - (2 * (p * y).sum(2) + 1) / (p.sum(2) + y.sum(2) + 1)
-        cost = loss.config.cost_mask * bce + loss.config.cost_dice * dice - weight * affinity[b][:, :count]
+        cost = costs[1] * bce + costs[2] * dice - costs[0] * affinity[b][:, :count]
         result += [(b, q, k) for q, k in zip(*linear_sum_assignment(cost.detach().numpy()), strict=True)]
     return result
 
@@ -61,7 +62,8 @@ def _seen_terms(loss: SplitCriterion, output: QueryOutput, t: Targets) -> dict[s
     )
     shares = logits.softmax(2)
     affinity = torch.stack([shares[b][:, t.seen_labels[b]] for b in range(len(shares))])
-    pairs = _pairs(loss, affinity, loss.config.cost_class, masks, t.seen_masks, t)
+    c = loss.config
+    pairs = _pairs((c.cost_class, c.cost_mask, c.cost_dice), affinity, masks, t.seen_masks, t)
     matched = {(b, q): int(t.seen_labels[b, k]) for b, q, k in pairs}
     total, weights = logits.sum() * 0, 0.0
     for b, q in ((b, q) for b in range(len(logits)) for q in range(split)):
@@ -75,7 +77,10 @@ def _seen_terms(loss: SplitCriterion, output: QueryOutput, t: Targets) -> dict[s
 def _candidate_terms(loss: SplitCriterion, output: QueryOutput, t: Targets) -> dict[str, Tensor]:
     masks, named = output.masks.flatten(2)[:, loss.seen_queries :], output.embeddings[:, loss.seen_queries :]
     cosine = named @ t.region_embeddings.transpose(1, 2)
-    pairs = _pairs(loss, cosine, loss.config.cost_cosine, masks, t.region_masks, t)
+    c = loss.config
+    bce = c.cost_mask if c.cost_candidate_mask is None else c.cost_candidate_mask
+    dice = c.cost_dice if c.cost_candidate_dice is None else c.cost_candidate_dice
+    pairs = _pairs((c.cost_cosine, bce, dice), cosine, masks, t.region_masks, t)
     regions = [t.region_embeddings[b, k] for b, _, k in pairs]
     nce = far = quality = output.embeddings.sum() * 0 + output.quality.sum() * 0
     limit = (1 - loss.config.nce_alike) * max([float(1 - one @ other) for one in regions for other in regions] or [0])

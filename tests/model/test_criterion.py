@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,11 +240,16 @@ def test_deep_supervision_is_the_mean_over_layers() -> None:
     assert last_only == pytest.approx(single[2], rel=1e-5)
 
 
-@pytest.mark.parametrize("single", [False, True])
+OWN_COSTS = {"cost_candidate_mask": 0.0, "cost_candidate_dice": 0.5, "cost_mask": 1.0}
+
+
+@pytest.mark.parametrize("settings", [{}, {"matching": "single"}, OWN_COSTS])
 @pytest.mark.parametrize(("seen", "regions"), [((2, 1), (2, 3)), ((0, 0), (0, 0)), ((1, 0), (0, 2)), ((6, 2), (5, 4))])
-def test_all_layers_at_once_equal_layer_by_layer(seen: tuple[int, ...], regions: tuple[int, ...], single: bool) -> None:
+def test_all_layers_at_once_equal_layer_by_layer(
+    seen: tuple[int, ...], regions: tuple[int, ...], settings: dict[str, Any]
+) -> None:
     """Terms and gradients, also with padding, and with more targets than queries; to 1e-6 of their size."""
-    loss, wanted = criterion(matching="single" if single else "split"), targets(seen, regions)
+    loss, wanted = criterion(**settings), targets(seen, regions)
     wanted.valid[1, 9:] = 0
     found, expected = ([output(seed=s) for s in (0, 1, 2)] for _ in range(2))
     terms, plain = loss(stack(*found), wanted), terms_layer_by_layer(loss, expected, wanted)

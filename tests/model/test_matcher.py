@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from split_matching.model.matcher import NotFiniteError, SplitMatcher, assign, flatten, mask_costs
+from split_matching.model.matcher import CostWeights, NotFiniteError, SplitMatcher, assign, flatten, mask_costs
 from tests.model.plain_costs import best_pairs, plain_costs
 
 
@@ -24,7 +24,7 @@ Weights = tuple[float, float, float]
 
 def matcher_of(weights: Weights) -> SplitMatcher:
     """With the same weights for both groups."""
-    return SplitMatcher((weights[0], weights[0]), *weights[1:])
+    return SplitMatcher(CostWeights(*weights), CostWeights(*weights))
 
 
 WEIGHTS: list[Weights] = [(2.0, 5.0, 5.0), (20.0, 1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)]
@@ -35,7 +35,7 @@ def test_cost_is_the_weighted_sum_of_plain_terms(weights: Weights) -> None:
     group = random_group(2, 4, 3, 12, 9)
     valid = torch.ones(2, 12)
     valid[1, 8:] = 0
-    found = matcher_of(weights).cost(weights[0], *group, valid)
+    found = SplitMatcher.cost(CostWeights(*weights), *group, valid)
     assert torch.allclose(found, plain_costs(group, valid, weights), atol=2e-4)
 
 
@@ -68,12 +68,14 @@ def test_of_equal_masks_the_query_of_the_class_gets_the_target(group: str) -> No
     assert dict(zip(*(side.tolist() for side in found), strict=True)) == {1: 1, 2: 0}
 
 
-def test_each_group_has_its_own_weight_of_the_class_term() -> None:
-    """Masks speak for one query, classes for the other: where the class term weighs nothing, masks decide."""
+@pytest.mark.parametrize("by_masks", [CostWeights(0.0, 1.0, 0.0), CostWeights(0.0, 0.0, 1.0)])
+@pytest.mark.parametrize("by_class", [CostWeights(1.0, 0.0, 0.0), CostWeights(100.0, 1.0, 1.0)])
+def test_each_group_has_its_own_weights(by_masks: CostWeights, by_class: CostWeights) -> None:
+    """Masks speak for query 0, classes for query 1."""
     masks = torch.tensor([[[3.0, -3.0], [-3.0, 3.0]]])
     group = torch.tensor([[[0.0], [1.0]]]), masks, torch.tensor([[[1.0, 0.0]]])
-    for weights, taken in (((0.0, 100.0), [0, 1]), ((100.0, 0.0), [1, 0])):
-        found = SplitMatcher(weights, 1.0, 0.0)(group, group, torch.ones(1, 2), ([1], [1]))
+    for weights, taken in (((by_masks, by_class), [0, 1]), ((by_class, by_masks), [1, 0])):
+        found = SplitMatcher(*weights)(group, group, torch.ones(1, 2), ([1], [1]))
         assert [pairs[0][0].item() for pairs in found] == taken
 
 
