@@ -2,16 +2,21 @@
 
     python -m benchmarks.step_parts [--quick] [--json FILE]
 
-The way before is written out here. Augmentation: one view of a photograph-sized scene with its targets, from the JPEG
-file to patches; masks were averaged one by one, labels counted by sorting, colours computed in float32. Stacking: 16
-images with four token maps each were padded by NumPy and made float32. Matching and losses: one layer after the other.
+The way before is written out here. Augmentation: a batch of photographs with their targets, from the bytes of the files
+to the stacked batch, on one thread; Pillow scaled bicubically and converted colours, these were changed in float32,
+labels were counted by sorting, masks averaged one by one. Stacking: images with four token maps each were padded by
+NumPy and made float32. Matching and losses: one layer after the other.
 """
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,66 +24,147 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.measure import Check, Options, Report, Side, main, paired, ratio, scenes
+from benchmarks.measure import PHOTOS, Check, Options, Report, Side, main, paired, ratio
 from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.model.criterion import SplitCriterion
 from split_matching.model.query_decoder import LayerOutputs
 from split_matching.model.token_encoder import split_patches
 from split_matching.stages.data.augment import View, distort, draw_view, take_image
-from split_matching.stages.data.images import decode_image
-from split_matching.stages.data.resize import nearest_cells, resize_share
+from split_matching.stages.data.images import decode_image, decode_mask
+from split_matching.stages.data.labels import seen_labels
+from split_matching.stages.data.resize import resize_share
+from split_matching.stages.data.shapes import render_scene, scene_rng
+from split_matching.stages.ground.ordered_map import worker_threads
 from split_matching.stages.training.augmented import cut_regions, cut_seen
 from split_matching.stages.training.batches import Item, collate
 
 Labels = NDArray[np.uint8]
 Pixels = NDArray[np.uint8]
 PATCH, UPSAMPLE, WIDTH = 16, 2, 768
+PARTS = ("crop", "scaling", "colours", "targets", "stacking of images")
+GOALS = dict.fromkeys(("augmented image", *PARTS, "stacking", "matching and losses"))
 
 
 def run(options: Options) -> Report:
     """Measure each part, now and before, in turn."""
     side = 64 if options.quick else 512
-    sides = [*augmentation(side, options.rounds), *stacking(2 if options.quick else 16, side // PATCH, options.rounds)]
+    batch = 2 if options.quick else 16
+    sides = [*Augmentation(batch, side).time(options.rounds), *stacking(batch, side // PATCH, options.rounds)]
     sides += criterion(2 if options.quick else 4, side // PATCH * UPSAMPLE, options.rounds)
-    names = ("data and targets", "stacking", "matching and losses")
-    goals = (None, None, None) if options.quick else (5, None, None)
     checks = [
-        Check(f"{name} faster by", ratio(sides, f"{name}, before", f"{name}, now"), goal, "at least")
-        for name, goal in zip(names, goals, strict=True)
+        Check(f"{part} faster by", ratio(sides, f"{part}, before", f"{part}, now"), goal, "at least")
+        for part, goal in {**GOALS, "augmented image": None if options.quick else 5}.items()
     ]
-    return Report(f"{side} px, batch 16; matching of 4 images", sides, checks)
+    images = "photographs" if os.environ.get(PHOTOS) else "rendered scenes"
+    return Report(f"{side} px, batch {batch} of {images}; matching of 4 images", sides, checks)
 
 
-def augmentation(side: int, rounds: int) -> list[Side]:
-    """One augmented image with its targets: views of many seeds, so that some crops are drawn again."""
-    file = io.BytesIO()
-    Image.fromarray(scenes(1, side)[0]).save(file, "JPEG", quality=95)
-    rng = np.random.default_rng(0)
-    block = side // 8
-    labels = rng.choice(np.array([0, 1, 2, 3, 4, 255], np.uint8), (8, 8)).repeat(block, 0).repeat(block, 1)
-    regions = rng.integers(0, 13, (8, 8)).astype(np.uint8).repeat(block // 4, 0).repeat(block // 4, 1)
-    embeddings = rng.standard_normal((12, 512)).astype(np.float16)
-    cells = (side // PATCH * UPSAMPLE, side // PATCH * UPSAMPLE)
+@dataclass(frozen=True)
+class Way:
+    """How images are augmented and stacked: now, or before."""
 
-    def work(draw: Callable[..., View], change: Callable[..., Pixels], targets: Callable[[View], object]) -> None:
-        for seed in range(8):
-            own = np.random.default_rng(seed)
-            image = decode_image(file.getvalue(), Path("scene.jpg"))
-            size = PATCH * round(side * own.uniform(1, 2) / PATCH)
-            view = draw(own, labels, (size, size), side, 0.75, True)
-            split_patches(change(take_image(image, view), own), PATCH)
-            targets(view)
+    draw: Callable[..., View]
+    scale: Callable[[Pixels, View], Pixels]
+    colour: Callable[[Pixels, np.random.Generator], Pixels]
+    cut: Callable[..., tuple[NDArray[Any], ...]]
+    stack: Callable[[list[Item]], object]
 
-    def now(view: View) -> object:
-        return cut_seen(labels, view, cells), cut_regions(regions, embeddings, view, cells)
 
-    def before(view: View) -> object:
-        seen, taken = _take(labels, view), _take(regions, view)
-        return [_average(cut, np.unique(cut[cut != other]), cells) for cut, other in ((seen, 255), (taken, 0))]
+class Augmentation:
+    """A batch of photographs, augmented from the bytes of their files, as a whole and in parts."""
 
-    ways = {"data and targets, now": lambda: work(draw_view, distort, now)}
-    ways["data and targets, before"] = lambda: work(_draw_by_sorting, _distort, before)
-    return paired(ways, rounds, 1000 / 8, "ms an image")
+    def __init__(self, count: int, side: int) -> None:
+        rng = np.random.default_rng(0)
+        self.side, self.files, self.numbers = side, photographs(count, side), range(count)
+        self.regions = rng.integers(0, 13, (count, 8, 8)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
+        self.embeddings = rng.standard_normal((12, 512)).astype(np.float16)
+        self.decoded = [self.decode(number) for number in self.numbers]
+        self.views = [self.draw(NOW, number) for number in self.numbers]
+        self.scaled = [take_image(self.decoded[number][0], self.views[number]) for number in self.numbers]
+        self.items = [self.item(NOW, number) for number in self.numbers]
+
+    def time(self, rounds: int) -> list[Side]:
+        """Both ways, on one thread as in training."""
+        parts: dict[str, Callable[[Way], object]] = {
+            "augmented image": lambda way: way.stack([self.item(way, number) for number in self.numbers]),
+            "crop": lambda way: [self.draw(way, number) for number in self.numbers],
+            "scaling": lambda way: [way.scale(self.decoded[number][0], self.views[number]) for number in self.numbers],
+            "colours": lambda way: [self.colour(way, number, self.scaled[number]) for number in self.numbers],
+            "targets": lambda way: [self.cut(way, number, self.views[number]) for number in self.numbers],
+            "stacking of images": lambda way: way.stack(self.items),
+        }
+        ways = {"now": NOW, "before": BEFORE}
+        timed: dict[str, Callable[[], object]] = {
+            f"{part}, {name}": partial(work, way) for part, work in parts.items() for name, way in ways.items()
+        }
+        timed["decoding"] = lambda: [self.decode(number) for number in self.numbers]
+        with worker_threads(1) as thread:
+            return thread.submit(paired, timed, rounds, 1000 / len(self.files), "ms an image").result()
+
+    def item(self, way: Way, number: int) -> Item:
+        """All of one image."""
+        image, _ = self.decode(number)
+        view = self.draw(way, number)
+        return Item([self.colour(way, number, way.scale(image, view))], *self.cut(way, number, view))
+
+    def decode(self, number: int) -> tuple[Pixels, Labels]:
+        """The same now and before."""
+        image, mask = self.files[number]
+        return decode_image(image, Path("x.jpg")), seen_labels(decode_mask(mask, Path("x.png")), range(1, 16))
+
+    def draw(self, way: Way, number: int) -> View:
+        """Where to crop, at scales of 0.5 to 2."""
+        rng, labels = np.random.default_rng(number), self.decoded[number][1]
+        scale = self.side * rng.uniform(0.5, 2) / min(labels.shape)
+        rows, cols = (PATCH * max(1, round(edge * scale / PATCH)) for edge in labels.shape)
+        return way.draw(rng, labels, (rows, cols), self.side, 0.75, True)
+
+    def colour(self, way: Way, number: int, pixels: Pixels) -> NDArray[np.uint8]:
+        """Distorted, as patches."""
+        return split_patches(way.colour(pixels, np.random.default_rng(number)), PATCH)
+
+    def cut(self, way: Way, number: int, view: View) -> tuple[NDArray[Any], ...]:
+        """Seen classes and regions, with their coverage."""
+        cells = (view.rows // PATCH * UPSAMPLE, view.cols // PATCH * UPSAMPLE)
+        return way.cut(self.decoded[number][1], self.regions[number], self.embeddings, view, cells)
+
+
+def photographs(count: int, side: int) -> list[tuple[bytes, bytes]]:
+    """Bytes of images and of masks with ids: of VOC where it is there, else of rendered scenes."""
+    if os.environ.get(PHOTOS):
+        folder = Path(os.environ[PHOTOS]) / "VOCdevkit" / "VOC2012"
+        ids = (folder / "ImageSets" / "Segmentation" / "trainaug.txt").read_text().split()[:count]
+        places = [(folder / "JPEGImages" / f"{i}.jpg", folder / "SegmentationClassAug" / f"{i}.png") for i in ids]
+        return [(image.read_bytes(), mask.read_bytes()) for image, mask in places]
+    found = []
+    for number in range(count):
+        scene = render_scene(scene_rng(0, "val", number), side)
+        image, mask = io.BytesIO(), io.BytesIO()
+        Image.fromarray(scene.image).save(image, "JPEG", quality=95)
+        Image.fromarray(scene.mask()).save(mask, "PNG")
+        found.append((image.getvalue(), mask.getvalue()))
+    return found
+
+
+def _cut(
+    labels: Labels, regions: Labels, embeddings: NDArray[Any], view: View, cells: tuple[int, int]
+) -> tuple[NDArray[Any], ...]:
+    return *cut_seen(labels, view, cells), *cut_regions(regions, embeddings, view, cells)
+
+
+def _cut_by_averaging(
+    labels: Labels, regions: Labels, embeddings: NDArray[Any], view: View, cells: tuple[int, int]
+) -> tuple[NDArray[Any], ...]:
+    seen, taken = _take(labels, view), _take(regions, view)
+    classes, left = np.unique(seen[seen != 255]), np.unique(taken[taken > 0])
+    kept = embeddings[left.astype(np.int64) - 1].astype(np.float32)
+    return classes.astype(np.int64), _average(seen, classes, cells), kept, _average(taken, left, cells)
+
+
+def _scale(image: Pixels, view: View) -> Pixels:
+    box = (view.left, view.top, view.left + view.width, view.top + view.height)
+    crop = np.asarray(Image.fromarray(image).resize((view.cols, view.rows), Image.Resampling.BICUBIC, box=box))
+    return np.ascontiguousarray(crop[:, ::-1] if view.mirrored else crop)
 
 
 def _average(labels: Labels, values: Labels, cells: tuple[int, int]) -> NDArray[np.float32]:
@@ -86,10 +172,8 @@ def _average(labels: Labels, values: Labels, cells: tuple[int, int]) -> NDArray[
 
 
 def _take(labels: Labels, view: View) -> Labels:
-    rows = nearest_cells(labels.shape[0], view.height, view.top, view.top + view.rows)
-    cols = nearest_cells(labels.shape[1], view.width, view.left, view.left + view.cols)
-    taken = labels[rows[:, None], cols]
-    return np.ascontiguousarray(taken[:, ::-1] if view.mirrored else taken)
+    rows, cols = view.cells(labels.shape)
+    return np.ascontiguousarray(labels[rows[:, None], cols])
 
 
 def _distort(image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -120,9 +204,13 @@ def _draw_by_sorting(
     rng: np.random.Generator, labels: Labels, scaled: tuple[int, int], crop: int, most: float, flip: bool
 ) -> View:
     mirrored = bool(rng.random() < 0.5) and flip
+    size = (min(crop, scaled[0]), min(crop, scaled[1]))
+    height, width = (round(s * have / all_) for s, have, all_ in zip(size, labels.shape, scaled, strict=True))
     for _ in range(10):
-        top, left = int(rng.integers(scaled[0] - crop + 1)), int(rng.integers(scaled[1] - crop + 1))
-        view = View(*scaled, top, left, crop, crop, mirrored)
+        top, left = int(rng.integers(labels.shape[0] - height + 1)), int(rng.integers(labels.shape[1] - width + 1))
+        view = View(labels.shape, top, left, height, width, *size, mirrored)
+        if size == tuple(scaled):
+            break
         seen = _take(labels, view)
         counts = np.unique(seen[seen != 255], return_counts=True)[1]
         if len(counts) > 1 and counts.max() < most * counts.sum():
@@ -140,21 +228,24 @@ def stacking(batch: int, cells: int, rounds: int) -> list[Side]:
         masks = [rng.random((count, *fine), np.float32) for count in (4, 10)]
         tokens = [rng.random((*grid, WIDTH), np.float32).astype(np.float16) for _ in range(4)]
         items.append(Item(tokens, np.arange(4), masks[0], rng.random((10, 512), np.float32), masks[1]))
+    ways = {"stacking, now": lambda: collate(items, UPSAMPLE), "stacking, before": lambda: _stack_as_float(items)}
+    return paired(ways, rounds, 1000)
 
-    def before() -> None:
-        for block in range(4):
-            out = np.zeros((batch, cells, cells, WIDTH), np.float16)
-            for row, item in enumerate(items):
-                tokens = item.tokens[block]
-                out[row, : tokens.shape[0], : tokens.shape[1]] = tokens
-            torch.from_numpy(out).float()
-        for name, count in (("seen_masks", 4), ("region_masks", 10)):
-            masks = np.zeros((batch, count, UPSAMPLE * cells, UPSAMPLE * cells), np.float32)
-            for row, item in enumerate(items):
-                own = getattr(item, name)
-                masks[row, :, : own.shape[1], : own.shape[2]] = own
 
-    return paired({"stacking, now": lambda: collate(items, UPSAMPLE), "stacking, before": before}, rounds, 1000)
+def _stack_as_float(items: list[Item]) -> None:
+    grids = [item.tokens[0].shape[:2] for item in items]
+    height, width = (max(sides) for sides in zip(*grids, strict=True))
+    for block in range(len(items[0].tokens)):
+        _pad([item.tokens[block] for item in items], (height, width)).float()
+    for masks in ([item.seen_masks for item in items], [item.region_masks for item in items]):
+        _pad(masks, (max(map(len, masks)), UPSAMPLE * height, UPSAMPLE * width))
+
+
+def _pad(arrays: list[NDArray[Any]], size: tuple[int, ...]) -> torch.Tensor:
+    out = np.zeros((len(arrays), *size, *arrays[0].shape[len(size) :]), arrays[0].dtype)
+    for row, array in zip(out, arrays, strict=True):
+        row[tuple(slice(n) for n in array.shape[: len(size)])] = array
+    return torch.from_numpy(out)
 
 
 def criterion(batch: int, cells: int, rounds: int) -> list[Side]:
@@ -198,6 +289,9 @@ def criterion(batch: int, cells: int, rounds: int) -> list[Side]:
     ways["matching and losses, before"] = one_by_one
     return paired(ways, rounds, 1000)
 
+
+NOW = Way(draw_view, take_image, distort, _cut, lambda items: collate(items, UPSAMPLE))
+BEFORE = Way(_draw_by_sorting, _scale, _distort, _cut_by_averaging, _stack_as_float)
 
 if __name__ == "__main__":
     main(__doc__, run)

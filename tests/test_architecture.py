@@ -36,6 +36,7 @@ ONLY_IN = {
     "submitit": ("pipeline/run/slurm",),
     "open_clip": ("model/clip_weights.py",),
     "faiss": ("stages/candidates/clustering/faiss_kmeans.py",),
+    "cv2": ("stages/data/augment.py",),
     "torch": ("model/", "stages/"),
     "pydantic": ("configs/",),
     "yaml": ("configs/", "pipeline/experiments/gammas.py"),

@@ -1,4 +1,4 @@
-"""Resampling of label maps and score maps between pixel and token grids.
+"""Resampling of images, and of label maps and score maps between pixel and token grids.
 
 Everywhere with half-pixel centres, so that a cell of one grid covers the same part of the image in every other.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,20 +17,17 @@ if TYPE_CHECKING:
 LabelMap = TypeVar("LabelMap", bound=NDArray[Any])
 
 
-def nearest_cells(have: int, want: int, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+def nearest_cells(have: int, want: int) -> NDArray[np.int64]:
     """Return the cell of a grid that the centre of each cell of another grid lies in, along one axis.
 
     Args:
         have: number of cells of the grid that is looked up.
         want: number of cells of the other grid over the same length.
-        start: first of its cells that is wanted.
-        stop: the one after the last; None for all.
 
     Returns:
-        Indices 0..have-1. Shape: (stop - start,), int64.
+        Indices 0..have-1. Shape: (want,), int64.
     """
-    centres = np.arange(start, want if stop is None else stop) + 0.5
-    return (centres * have / want).astype(np.int64)
+    return ((np.arange(want) + 0.5) * have / want).astype(np.int64)
 
 
 def resize_labels(labels: LabelMap, shape: tuple[int, int]) -> LabelMap:
@@ -44,6 +42,13 @@ def resize_labels(labels: LabelMap, shape: tuple[int, int]) -> LabelMap:
     """
     rows, cols = (nearest_cells(have, want) for have, want in zip(labels.shape, shape, strict=True))
     return labels[rows[:, None], cols]  # type: ignore[return-value]
+
+
+def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Bicubic resampling of an RGB image, as CLIP does. (H, W, 3) -> (height, width, 3), uint8."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def resize_grid(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from split_matching.model.token_encoder import TokenEncoder, split_patches
-from split_matching.stages.data.augment import View, take_image
+from split_matching.stages.data.resize import resize_image
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import images_per_batch
 from split_matching.stages.ground.frozen_clip import frozen_clip
@@ -51,7 +51,7 @@ class PixelScorer:
             Shape: (C, H', W').
         """
         size = self._size_in_patches(image.shape[0], image.shape[1])
-        pixels = take_image(image, View.whole(*size))
+        pixels = resize_image(image, *size)
         patch = self.encoder.clip.patch
         side = stride = max(size)  # one window, and no more is declared of the settings: see the stage
         if self.config.mode == "slide":

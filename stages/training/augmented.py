@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from split_matching.configs.settings import TrainConfig
 from split_matching.model.token_encoder import split_patches
-from split_matching.stages.data.augment import View, distort, draw_view, take_image, take_labels
+from split_matching.stages.data.augment import View, distort, draw_view, take_image
 from split_matching.stages.data.images import read_image
 from split_matching.stages.data.label_shares import label_shares, present_labels
 from split_matching.stages.data.labels import read_seen_labels
+from split_matching.stages.data.resize import resize_image
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.frozen_clip import frozen_clip
@@ -65,8 +66,8 @@ class AugmentedImages:
         image = read_image(self.source.image_path(image_id))
         labels, _ = read_seen_labels(self.source, image_id, self.seen_ids)
         rows, cols = self.clip.grid_for(image.shape[0], image.shape[1], self.size, self.resize)
-        view = View.whole(rows * self.clip.patch, cols * self.clip.patch)
-        patches = split_patches(take_image(image, view), self.clip.patch)
+        view = View.whole(image.shape[:2], rows * self.clip.patch, cols * self.clip.patch)
+        patches = split_patches(resize_image(image, view.rows, view.cols), self.clip.patch)
         size = (rows * self.upsample, cols * self.upsample)
         nothing = np.zeros((0, 1), np.float32), np.zeros((0, *size), np.float32)
         return Item([patches], *cut_seen(labels, view, size), *nothing)
@@ -92,9 +93,10 @@ class AugmentedImages:
 
 def cut_seen(labels: NDArray[Any], view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Seen classes that a view shows. Labels (H, W) -> (T,) and their coverage of the mask grid (T, *size) in 0..1."""
-    cut = take_labels(labels, view)
-    seen = present_labels(cut)
-    return seen, label_shares(cut, seen, *size)
+    present = present_labels(labels)
+    shares = label_shares(labels, present, *size, view.cells(labels.shape))
+    shown = shares.any((1, 2))
+    return present[shown], shares[shown]
 
 
 def cut_regions(
@@ -111,7 +113,7 @@ def cut_regions(
     Returns:
         Embeddings (R', D) float32 and coverage (R', *size) float32 in 0..1 of the regions left.
     """
-    cut = take_labels(masks, view)
-    left = present_labels(cut)
-    left = left[left > 0]
-    return embeddings[left - 1].astype(np.float32), label_shares(cut, left, *size)
+    numbers = np.arange(1, int(masks.max(initial=0)) + 1)
+    shares = label_shares(masks, numbers, *size, view.cells(masks.shape))
+    shown = shares.any((1, 2))
+    return embeddings[numbers[shown] - 1].astype(np.float32), shares[shown]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from split_matching.stages.data.augment import View, draw_view, take_labels
 from split_matching.stages.data.label_shares import label_shares, present_labels
 from split_matching.stages.data.resize import resize_share
 
@@ -30,22 +29,26 @@ def test_shares_of_nothing() -> None:
     assert not label_shares(labels, np.array([5]), 2, 2).any()
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_crops_are_drawn_as_by_sorting_the_labels(classes: int) -> None:
-    """The rule in plain words, over draws that are accepted and draws that are not."""
-    rng = np.random.default_rng(1)
-    labels = np.where(
-        rng.random((40, 40)) < 0.3, 255, (rng.random((5, 5)) * classes).astype(np.uint8).repeat(8, 0).repeat(8, 1)
-    )
-    labels = labels.astype(np.uint8)
-    for seed in range(30):
-        draws, own = np.random.default_rng(seed), np.random.default_rng(seed)
-        found = draw_view(own, labels, (50, 60), 24, 0.6, True)
-        mirrored = bool(draws.random() < 0.5)
-        for _ in range(10):
-            view = View(50, 60, int(draws.integers(27)), int(draws.integers(37)), 24, 24, mirrored)
-            seen = [value for value in take_labels(labels, view).ravel().tolist() if value != 255]
-            shares = [seen.count(value) / len(seen) for value in set(seen)]
-            if len(shares) > 1 and max(shares) < 0.6:
-                break
-        assert found == view and own.random() == draws.random()  # what is drawn next is the same too
+@pytest.mark.parametrize("size", [(8, 8), (6, 8), (32, 48)])
+@pytest.mark.parametrize("repeats", [0.4, 1.0, 2.7])
+def test_shares_of_chosen_rows_and_columns_are_those_of_the_map_that_they_make(
+    size: tuple[int, int], repeats: float
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice(np.array([0, 3, 7, 255], np.uint8), (20, 30))
+    rows, cols = (np.arange(int(have * repeats)) * have // int(have * repeats) for have in labels.shape)
+    values = np.array([3, 0, 9])
+    for cells in ((rows, cols), (rows[3:], cols[::-1])):
+        expected = label_shares(labels[cells[0][:, None], cells[1]], values, *size)
+        assert np.array_equal(label_shares(labels, values, *size, cells), expected)
+        masks = (labels[cells[0][:, None], cells[1]] == values[:, None, None]).astype(np.float32)
+        assert np.array_equal(expected, resize_share(masks, *size))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (40, 50)])
+def test_present_labels_are_all_that_are_annotated(shape: tuple[int, int], kind: type) -> None:
+    for seed in range(20):
+        labels = np.random.default_rng(seed).choice(np.array([0, 3, 200, np.iinfo(kind).max], kind), shape)
+        for own in (labels, labels.repeat(3, 0).repeat(2, 1), labels[:, ::-1]):
+            assert present_labels(own).tolist() == sorted(set(own.ravel().tolist()) - {np.iinfo(kind).max})

@@ -61,20 +61,20 @@ def evaluated(chain: Chain) -> Path:
 def test_regions_cropped_away_are_no_targets() -> None:
     masks = np.array([[1, 1, 2, 0], [3, 3, 2, 0]], np.uint8)
     embeddings = np.arange(6, dtype=np.float16).reshape(3, 2)
-    whole = cut_regions(masks, embeddings, View.whole(16, 32), (2, 4))
+    whole = cut_regions(masks, embeddings, View.whole((16, 32), 16, 32), (2, 4))
     assert len(whole[0]) == 3 and np.allclose(whole[1].sum(0), masks > 0)
-    kept, shares = cut_regions(masks, embeddings, View(16, 32, 8, 8, 8, 16), (2, 4))  # the lower middle
+    kept, shares = cut_regions(masks, embeddings, View((16, 32), 8, 8, 8, 16, 8, 16), (2, 4))  # the lower middle
     assert np.array_equal(kept, embeddings[[1, 2]])
     assert np.array_equal(shares[0], [[0, 0, 1, 1]] * 2) and np.array_equal(shares[1], [[1, 1, 0, 0]] * 2)
-    kept, shares = cut_regions(masks, embeddings, View(16, 32, 0, 24, 8, 8), (2, 2))
+    kept, shares = cut_regions(masks, embeddings, View((16, 32), 0, 24, 8, 8, 8, 8), (2, 2))
     assert kept.shape == (0, 2) and shares.shape == (0, 2, 2)
 
 
 def test_seen_classes_cropped_away_are_no_targets() -> None:
     labels = np.array([[4, 4, 0, 255], [4, 4, 255, 255]], np.uint8)
-    seen, shares = cut_seen(labels, View(16, 32, 0, 16, 8, 16), (2, 4))
+    seen, shares = cut_seen(labels, View((16, 32), 0, 16, 8, 16, 8, 16), (2, 4))
     assert seen.tolist() == [0] and np.array_equal(shares[0], [[1, 1, 0, 0]] * 2)
-    seen, shares = cut_seen(labels, View(16, 32, 8, 16, 8, 16), (2, 4))
+    seen, shares = cut_seen(labels, View((16, 32), 8, 16, 8, 16, 8, 16), (2, 4))
     assert seen.shape == (0,) and shares.shape == (0, 2, 4)
 
 
