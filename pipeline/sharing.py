@@ -76,6 +76,7 @@ def push(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str
         there = remote.manifest(place)
         if there is None:
             sent = remote.push(artifact, _counter(display, name))
+            display.end(name)
             lines.append(f"{name}: pushed {_describe(artifact.manifest, sent)}, {place}")
         elif _made_alike(there, artifact.manifest):
             lines.append(f"{name}: is there already, {place}")
@@ -212,6 +213,7 @@ def _pull(
     remote: Remote, plan: Plan, place: str, name: str, manifest: Mapping[str, Any], display: ProgressDisplay
 ) -> str:
     artifact = remote.pull(plan.root, place, manifest, _counter(display, name))
+    display.end(name)
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     return f"{name}: pulled {_describe(manifest, size)}, {artifact.path}"
 

@@ -28,6 +28,7 @@ def test_what_a_colleague_made_is_not_made_again(project: Toy, far: tuple[str, s
     assert project.run("push", *far) == 0
     assert [line.split(":")[0] for line in project.out] == ["Numbers", "Listing", "Squares", "Total", "Page"]
     assert "pushed 4 files" in project.out[2]
+    assert [line.rpartition(" in ")[0] for line in project.err if line.startswith("Squares")][-1] == "Squares: 4 files"
     assert project.run("push", *far) == 0
     assert all("is there already" in line for line in project.out)
     forget(project)
