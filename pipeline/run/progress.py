@@ -17,6 +17,7 @@ import os
 import sys
 import textwrap
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
@@ -74,7 +75,8 @@ class ProgressDisplay:
         self._memory = {name: memoryview(mmap.mmap(-1, 8 * (HEADER + SLOTS))).cast("q") for name in names}
         self._notes = {name: mmap.mmap(-1, NOTE_BYTES) for name in names}
         self._screen = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
-        self._lock = os.fdopen(os.memfd_create("progress"), "wb")
+        self._lock = os.memfd_create("progress")
+        weakref.finalize(self, os.close, self._lock)
 
     def start(self, name: str, total: int = 0, before: int = 0, slots: int = 1) -> None:
         """Start a stage; a stage that has started is left as it is.

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -209,3 +210,14 @@ def test_one_is_singular() -> None:
         "1 class",
         "2 steps",
     ]
+
+
+def test_the_lock_is_closed_with_its_display() -> None:
+    """With -W error::ResourceWarning the interpreter complains otherwise."""
+    display = ProgressDisplay(["TrainDecoder"], ["steps"], io.StringIO())
+    display.say("a line")
+    handle = display._lock
+    assert "progress" in str(Path(f"/proc/self/fd/{handle}").readlink())
+    del display
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(handle)
