@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from split_matching.cache.artifact import MANIFEST, Artifact
+from split_matching.cache.artifact import Artifact
 from split_matching.cache.disk_errors import explain_disk_errors
-from split_matching.cache.files import self_digest
+from split_matching.cache.files import parse_json, self_digest
 from split_matching.cache.keys import changed_names
+from split_matching.cache.names import MANIFEST
 from split_matching.errors import CorruptError
 
 INPUTS_KEPT = 16  # digests of equal inputs that are remembered; an older one is compared again
@@ -72,9 +73,8 @@ def _replace_manifest(artifact: Artifact, manifest: Mapping[str, Any]) -> None:
     temporary = f".{secrets.token_hex(8)}.tmp"
     folder = os.open(artifact.path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with os.fdopen(os.open(MANIFEST, os.O_RDONLY, dir_fd=folder), encoding="utf-8") as stream:
-            if json.load(stream).get("digest") != artifact.manifest["digest"]:
-                raise CorruptError(f"{artifact.path} was made again meanwhile: look at `status`")
+        if _digest_in(folder) != artifact.manifest["digest"]:
+            raise CorruptError(f"{artifact.path} was made again meanwhile: look at `status`")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
@@ -88,3 +88,12 @@ def _replace_manifest(artifact: Artifact, manifest: Mapping[str, Any]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _digest_in(folder: int) -> Any:
+    """Return the digest that the manifest in a folder carries; None if there is none."""
+    try:
+        with os.fdopen(os.open(MANIFEST, os.O_RDONLY, dir_fd=folder), "rb") as stream:
+            return parse_json(stream.read())["digest"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None

@@ -6,7 +6,6 @@ from, and a digest of itself. What is not in the manifest is no part of the resu
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,34 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from split_matching.cache.disk_errors import explain_read_error
+from split_matching.cache.fields import check_manifest
 from split_matching.cache.files import file_size, parse_json, read_regular, self_digest
 from split_matching.cache.keys import digest, file_sha256, known_sha256
+from split_matching.cache.names import MANIFEST, split_of
 from split_matching.errors import CorruptError
 
 if TYPE_CHECKING:  # `status` does without NumPy
     from split_matching.cache.shard_reader import ShardSet
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
-FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("dataset", "stage", "key", "created"), str),
-    **dict.fromkeys(("config", "code", "inputs", "files", "content", "plan", "summary"), dict),
-    "seconds": (int, float),
-}
-"""What every verb takes for granted in a manifest; anybody could write one whose digest fits."""
-
-_SHARD_FILE = re.compile(r"([A-Za-z0-9_]+)-(\d{5})\.h5")
-
-
-def shard_name(split: str, index: int) -> str:
-    """Return the file name of a shard, e.g. "train-00003.h5"."""
-    return f"{split}-{index:05d}.h5"
-
-
-def split_of(name: str) -> str | None:
-    """Return the split of a shard's file name; None if it is no shard."""
-    found = _SHARD_FILE.fullmatch(name)
-    return found[1] if found else None
 
 
 @dataclass(frozen=True)
@@ -193,6 +174,5 @@ def _read_manifest(path: Path, mtime_ns: int, size: int, inode: int) -> Mapping[
     manifest = parse_json(read_regular(path))
     if manifest["schema"] != SCHEMA or manifest["digest"] != self_digest(manifest):
         raise ValueError("the manifest's own digest does not fit")
-    if wrong := [name for name, kind in FIELDS.items() if not isinstance(manifest[name], kind)]:
-        raise ValueError(f"{wrong[0]} is wrong")
+    check_manifest(manifest)
     return dict(manifest)

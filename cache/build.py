@@ -19,20 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from split_matching.cache.artifact import (
-    MANIFEST,
-    SCHEMA,
-    Artifact,
-    load_artifact,
-    shard_name,
-    split_of,
-)
+from split_matching.cache.artifact import SCHEMA, Artifact, load_artifact
 from split_matching.cache.disk_errors import explain_disk_errors
-from split_matching.cache.entry import BUILD, DONE, Entry, Recipe, Shards, read_done, read_order
+from split_matching.cache.entry import Entry, Recipe, Shards, read_done, read_order
 from split_matching.cache.files import (
     file_size,
     move_folder,
-    read_json,
     remove,
     remove_temporary_files,
     sync_folder,
@@ -40,8 +32,20 @@ from split_matching.cache.files import (
     write_json,
 )
 from split_matching.cache.keys import digest
-from split_matching.cache.locks import LOCK, lock_all, lock_file
+from split_matching.cache.locks import lock_all, lock_file
 from split_matching.cache.manifest import circumstances, contents
+from split_matching.cache.names import (
+    BUILD,
+    DONE,
+    LOCK,
+    MANIFEST,
+    SHARD_LOCK,
+    belongs_to_build,
+    check_names,
+    is_temporary,
+    shard_name,
+    split_of,
+)
 from split_matching.cache.running import build_users, has_claim, hold_cache, note_build, own_builds
 from split_matching.cache.shard_layout import describe_shard
 from split_matching.errors import CorruptError, UserError
@@ -149,7 +153,7 @@ def _throw_away(
         found = read_order(build.path)
         if not held or found == order:
             return True
-        with lock_all(sorted(build.path.glob("*.h5.lock"))) as alone, hold_cache(build.entry.root):
+        with lock_all(sorted(build.path.glob(f"*{SHARD_LOCK}"))) as alone, hold_cache(build.entry.root):
             if not alone or build_users(build.entry.root, build.path, digest(found)):
                 return False
             if count := len(list(build.path.glob(f"*.h5{DONE}"))):
@@ -210,8 +214,9 @@ class Build:
 
     def shard_seconds(self) -> float:
         """Return how long finished shards took, over all sessions; a time in which several were made counts once."""
-        sidecars = [(path.stat().st_mtime, read_json(path)) for path in self.path.glob(f"*{DONE}")]
-        spans = sorted((end - done["seconds"], end) for end, done in sidecars if done)
+        sidecars = sorted(self.path.glob(f"*{DONE}"))
+        ends = [(path.stat().st_mtime, read_done(_shard_of(path))) for path in sidecars]
+        spans = sorted((end - done.get("seconds", 0.0), end) for end, done in ends if done)
         total, until = 0.0, 0.0
         for start, end in spans:
             total += max(0.0, end - max(start, until))
@@ -290,7 +295,7 @@ class Build:
         """Return size and sha256 of every output file by its relative path, after syncing them; drop what is no output.
 
         Raises:
-            ValueError: a stage wrote a link or a special file, or nothing.
+            ValueError: a stage wrote a link or a special file, a file of a strange name, or nothing.
         """
         files: dict[str, dict[str, Any]] = {}
         for path in sorted(self.path.rglob("*")):
@@ -299,7 +304,7 @@ class Build:
             name = path.relative_to(self.path).as_posix()
             if path.is_symlink() or not path.is_file():
                 raise ValueError(f"{path} is no plain file")
-            if _belongs_to_build(name):
+            if belongs_to_build(name):
                 continue
             if _is_left_over(path.name):
                 path.unlink()
@@ -308,23 +313,23 @@ class Build:
             files[name] = done or {"bytes": path.stat().st_size, "sha256": synced_sha256(path)}
         if not files:
             raise ValueError(f"stage {self.recipe.stage} wrote no file")
+        check_names(files)
         for folder in {(self.path / name).parent for name in files}:
             sync_folder(folder)
         return files
+
+
+def _shard_of(sidecar: Path) -> Path:
+    return sidecar.with_name(sidecar.name.removesuffix(DONE))
 
 
 def _sidecar(shard: Path) -> Path:
     return shard.with_name(f"{shard.name}{DONE}")
 
 
-def _belongs_to_build(name: str) -> bool:
-    """Whether a file belongs to the build and is removed when it is swapped in."""
-    return name in (BUILD, LOCK, MANIFEST) or name.endswith((DONE, ".h5.lock"))
-
-
 def _is_left_over(name: str) -> bool:
     """Whether a file only serves to resume, was found damaged, or was left by a killed writer."""
-    return name.startswith("checkpoint") or name.endswith(".damaged") or (name[0] == "." and name.endswith(".tmp"))
+    return name.startswith("checkpoint") or name.endswith(".damaged") or is_temporary(name)
 
 
 def _create(build: Build, order: Mapping[str, Any]) -> None:
@@ -365,7 +370,7 @@ def _take_over(build: Build, new: Path) -> None:
 
 def swap_in(partial: Path, folder: Path) -> None:
     """Rename a complete folder with a manifest to its final name beside it; an older artifact is removed."""
-    for path in [*partial.glob(f"*{DONE}"), *partial.glob("*.h5.lock"), partial / BUILD]:
+    for path in [*partial.glob(f"*{DONE}"), *partial.glob(f"*{SHARD_LOCK}"), partial / BUILD]:
         path.unlink(missing_ok=True)
     old = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.old")
     if folder.exists():

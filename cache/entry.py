@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from split_matching.cache.artifact import MANIFEST, SCHEMA, Artifact, load_artifact, shard_name
+from split_matching.cache.artifact import SCHEMA, Artifact, load_artifact
+from split_matching.cache.fields import ORDER_FIELDS, PROGRESS_FIELDS, has_fields, is_done
 from split_matching.cache.files import file_size, read_json
 from split_matching.cache.keys import changed_names, file_sha256
+from split_matching.cache.names import BUILD, DONE, MANIFEST, shard_name
 from split_matching.errors import CorruptError
 
-BUILD = "build.json"
-DONE = ".done.json"
 PROGRESS = "checkpoint.json"
 """How far a stage that saves itself has come: step, steps, and the seconds that it took."""
 
@@ -223,15 +223,15 @@ class Entry:
 
 def read_progress(partial: Path) -> tuple[int, int, float]:
     """Return the step that a stage was saved at, all its steps, and the seconds it took; zeros if that is not known."""
-    value = read_json(partial / PROGRESS)
+    value = read_json(partial / PROGRESS, has_fields(PROGRESS_FIELDS))
     return (value["step"], value["steps"], value["seconds"]) if value else (0, 0, 0.0)
 
 
 def read_order(partial: Path) -> dict[str, Any] | None:
     """Return what a build in progress was started from, as of `Entry.order`; None if that cannot be read."""
-    return read_json(partial / BUILD)
+    return read_json(partial / BUILD, has_fields(ORDER_FIELDS))
 
 
 def read_done(shard: Path) -> dict[str, Any] | None:
     """Return what is known of a finished shard, see `cache.build.Build.finish`; None if it is not finished."""
-    return read_json(shard.with_name(f"{shard.name}{DONE}"))
+    return read_json(shard.with_name(f"{shard.name}{DONE}"), is_done)

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from split_matching.cache.fields import Test
+
 NO_FOLDER_SYNC = (errno.EBADF, errno.EINVAL)  # what file systems answer that cannot sync a folder
 
 MOST_BYTES = 100_000_000  # of a manifest: one of 100,000 shards has 40 MB
@@ -129,13 +131,19 @@ def read_regular(path: Path, most: int | None = MOST_BYTES) -> bytes:
     return path.read_bytes()
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return what `write_json` wrote; None if the file is absent or altered."""
+def read_json(path: Path, holds: Test) -> dict[str, Any] | None:
+    """Return what `write_json` wrote; None if the file is absent or altered, or not what it is taken for.
+
+    Args:
+        path: the file.
+        holds: the test that its object must pass, see `cache.fields`.
+    """
     try:
         value = parse_json(read_regular(path))
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) and value.pop("digest", None) == self_digest(value) else None
+    intact = isinstance(value, dict) and value.pop("digest", None) == self_digest(value)
+    return value if intact and holds(value) else None
 
 
 def file_size(path: Path) -> int | None:

@@ -16,7 +16,8 @@ from split_matching.cache.artifact import Artifact, load_artifact
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import KEY_LENGTH, read_order
 from split_matching.cache.files import remove
-from split_matching.cache.locks import LOCK, lock_all
+from split_matching.cache.locks import lock_all
+from split_matching.cache.names import LOCK, SHARD_LOCK
 from split_matching.errors import ConfigError, CorruptError, DataError
 
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
@@ -152,4 +153,4 @@ def remove_folder(folder: Folder) -> bool:
 
 def _locks(partial: Path) -> list[Path]:
     """Return the lock files of a build: its own, and those of its shards."""
-    return [partial / LOCK, *sorted(partial.glob("*.h5.lock"))]
+    return [partial / LOCK, *sorted(partial.glob(f"*{SHARD_LOCK}"))]

@@ -14,9 +14,6 @@ from pathlib import Path
 
 from split_matching.cache.disk_errors import explain_disk_errors
 
-LOCK = "build.lock"
-"""Name of the lock file of a whole build."""
-
 
 def try_lock(handle: int) -> bool:
     """Lock an open file without waiting, until it is closed or the process ends.

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from split_matching.cache.artifact import split_of
 from split_matching.cache.keys import canonical_json
+from split_matching.cache.names import split_of
 from split_matching.environment import command_line, commit
 
 PACKAGES = ("numpy", "torch", "open_clip_torch", "h5py", "faiss-cpu", "faiss-gpu", "pillow", "scipy", "luigi")

@@ -20,14 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from split_matching.cache.artifact import MANIFEST, Artifact, load_artifact
+from split_matching.cache.artifact import Artifact, load_artifact
 from split_matching.cache.build import swap_in
 from split_matching.cache.disk_errors import explain_disk_errors
 from split_matching.cache.entry import KEY_LENGTH
 from split_matching.cache.files import MOST_BYTES, atomic_write, file_size
 from split_matching.cache.folders import split_key
 from split_matching.cache.keys import file_sha256
-from split_matching.cache.locks import LOCK, lock_file
+from split_matching.cache.locks import lock_file
+from split_matching.cache.names import LOCK, MANIFEST
 from split_matching.cache.remote_manifest import parse_manifest
 from split_matching.cache.running import claim
 from split_matching.errors import ConfigError, CorruptError, UserError, first_line, hide_passwords

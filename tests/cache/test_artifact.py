@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from split_matching.cache import artifact as artifact_module
-from split_matching.cache.artifact import load_artifact, shard_name
+from split_matching.cache.artifact import load_artifact
 from split_matching.cache.build import open_build
 from split_matching.cache.entry import Entry
 from split_matching.cache.files import read_regular, rename_damaged
 from split_matching.cache.keys import digest
+from split_matching.cache.names import shard_name
 from split_matching.errors import CorruptError, UserError
 from tests.cache.example_builds import (
     IDS,

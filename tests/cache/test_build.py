@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from split_matching.cache import build as build_module
-from split_matching.cache.artifact import shard_name
 from split_matching.cache.build import Build, OtherShardsError, open_build, recover
 from split_matching.cache.entry import Entry
 from split_matching.cache.files import write_json
+from split_matching.cache.names import shard_name
 from split_matching.errors import CorruptError, UserError
 from tests.cache.example_builds import (
     KEY,
@@ -284,12 +284,16 @@ def test_build_that_resumes_keeps_all_but_what_a_killed_writer_left(entry: Entry
         assert sorted(p.name for p in build.path.iterdir()) == ["build.json", "build.lock"]
 
 
-def test_link_or_nothing_at_all_is_no_artifact(entry: Entry) -> None:
+def test_link_or_strange_name_or_nothing_at_all_is_no_artifact(entry: Entry) -> None:
     build = open_build(entry, RECIPE)
     with build.lock(), pytest.raises(ValueError, match="wrote no file"):
         build.commit(1.0)
     (build.path / "link").symlink_to("/etc/hostname")
     with build.lock(), pytest.raises(ValueError, match="no plain file"):
+        build.commit(1.0)
+    (build.path / "link").unlink()
+    (build.path / "a\nb").write_text("a name that no manifest may have")
+    with build.lock(), pytest.raises(ValueError, match=r"the name 'a\\nb' is not allowed"):
         build.commit(1.0)
 
 

@@ -133,7 +133,7 @@ def test_shards_that_the_next_run_would_remove_are_counted(entry: Entry) -> None
 def test_other_artifacts_of_the_stage_are_listed_newest_first(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [digest(n) for n in range(3)]
     for number in (1, 0, 2):
-        made = {"created": f"2026-01-0{number + 1}"}
+        made = {"created": f"2026-01-0{number + 1}", "host": "h", "versions": {}}
         monkeypatch.setattr(build_module, "circumstances", lambda made=made: made)
         make_plain(replace(entry, key=keys[number]))
     make_plain(entry)

@@ -76,7 +76,7 @@ def test_a_link_at_a_name_that_can_be_guessed_is_not_followed(tmp_path, name):
     (folder / name).symlink_to(victim)
     write_json(folder / "a.json", {"a": 1})
     assert victim.read_text() == "untouched"
-    assert read_json(folder / "a.json") == {"a": 1}
+    assert read_json(folder / "a.json", bool) == {"a": 1}
 
 
 def test_a_link_at_the_temporary_name_is_not_followed(tmp_path, monkeypatch):
@@ -203,16 +203,16 @@ def test_folder_moves_without_what_killed_writers_left(tmp_path):
 
 def test_json(tmp_path):
     path = tmp_path / "a.json"
-    assert read_json(path) is None
+    assert read_json(path, bool) is None
     path.write_text("{")
-    assert read_json(path) is None
+    assert read_json(path, bool) is None
     write_json(path, {"b": [1.5, float("inf")], "a": None})
-    assert read_json(path) == {"a": None, "b": [1.5, float("inf")]}
+    assert read_json(path, bool) == {"a": None, "b": [1.5, float("inf")]}
     text = path.read_text()
     assert text.startswith('{\n "a": null')
     for other in (text.replace("1.5", "2.5"), text.replace("digest", "digist"), "[]", '{"a": null}', text[:-1]):
         path.write_text(other)
-        assert read_json(path) is None, other
+        assert read_json(path, bool) is None, other
 
 
 def test_size_and_digest(tmp_path):

@@ -20,7 +20,7 @@ from split_matching.cache.folders import (
     walk_folders,
 )
 from split_matching.cache.keys import digest
-from split_matching.cache.locks import LOCK
+from split_matching.cache.names import LOCK
 from split_matching.errors import ConfigError, DataError
 from tests.cache.example_builds import KEY, RECIPE, make_plain
 from tests.cache.test_locks import locked_elsewhere

@@ -6,11 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from split_matching.cache.artifact import MANIFEST, Artifact, self_digest
+from split_matching.cache.artifact import Artifact
 from split_matching.cache.entry import Entry, Recipe
-from split_matching.cache.files import remove
+from split_matching.cache.files import remove, self_digest
 from split_matching.cache.keys import digest
 from split_matching.cache.lineage import trace
+from split_matching.cache.names import MANIFEST
 from tests.cache.example_builds import make_plain
 
 

@@ -273,7 +273,7 @@ def made(root: Path) -> list[str]:
 def pin() -> None:
     """Make everything that may differ between two runs the same, and log what is finished."""
     from split_matching.cache import build as builds
-    from split_matching.cache.artifact import shard_name
+    from split_matching.cache.names import shard_name
     from split_matching.stages.inference import complexity
     from split_matching.stages.pages import plots
     from split_matching.stages.training import pretrain

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from split_matching.cache.artifact import shard_name
 from split_matching.cache.build import open_build
 from split_matching.cache.entry import Entry, Recipe
 from split_matching.cache.keys import digest
+from split_matching.cache.names import shard_name
 from split_matching.configs.load import load_config
 from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.stages import make_plan
@@ -70,8 +70,8 @@ def artifact_of_many_shards(stage: Stage) -> None:
     manifest = {
         **{"schema": 1, "stage": recipe.stage, "key": stage.key, "code": recipe.code},
         **{"inputs": recipe.inputs, "config": recipe.config, "files": dict.fromkeys(names, entry)},
-        **{"content": {"train": "0"}, "plan": {"train": names}, "seconds": 1.0, "created": "2026", "force": ""},
-        **{"dataset": "shapes", "summary": {}},
+        **{"content": {"train": "0" * 64}, "plan": {"train": ["0" * 64] * SHARDS}, "seconds": 1.0, "created": "2026"},
+        **{"dataset": "shapes", "summary": {}, "version": 1, "force": "", "images": 0, "host": "", "versions": {}},
     }
     manifest["digest"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
