@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from split_matching.cache.disk_errors import explain_read_error
+from split_matching.cache.disk_errors import explain_read_error, explain_read_errors
 from split_matching.cache.fields import check_manifest
 from split_matching.cache.files import file_size, parse_json, read_regular, self_digest
 from split_matching.cache.keys import digest, file_sha256, known_sha256
@@ -124,19 +124,30 @@ class Artifact:
         files = self.manifest["files"]
         return ShardSet([self.path / name for name in sorted(names)], [files[name] for name in sorted(names)])
 
+    def is_damaged(self, name: str) -> bool:
+        """Read a file, and return whether it is missing or altered.
+
+        Raises:
+            UserError: it cannot be read, so nobody knows.
+        """
+        path = self.path / name
+        with explain_read_errors(path):
+            return file_size(path) is None or file_sha256(path) != self.manifest["files"][name]["sha256"]
+
     def damaged_files(self) -> list[str]:
-        """Read every file, and return the names of those that are missing or altered."""
-        return [
-            name
-            for name, entry in self.manifest["files"].items()
-            if not (self.path / name).is_file() or file_sha256(self.path / name) != entry["sha256"]
-        ]
+        """Read every file, and return the names of those that are missing or altered; raises as `is_damaged`."""
+        return [name for name in self.manifest["files"] if self.is_damaged(name)]
 
     def visible_damage(self) -> list[str]:
-        """Return what is wrong with the files by their sizes alone, each in a few words."""
+        """Return what is wrong with the files by their sizes alone, each in a few words.
+
+        Raises:
+            UserError: a folder cannot be read, so nobody knows.
+        """
         reasons = []
         for name, entry in self.manifest["files"].items():
-            size = file_size(self.path / name)
+            with explain_read_errors(self.path / name):
+                size = file_size(self.path / name)
             if size is None:
                 reasons.append(f"{name} is missing")
             elif size != entry["bytes"]:

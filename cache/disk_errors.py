@@ -90,6 +90,24 @@ def explain_read_error(error: OSError, path: Path) -> UserError | None:
 
 
 @contextlib.contextmanager
+def explain_read_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the file system that says nothing about a file's bytes into a UserError.
+
+    Args:
+        path: what the block reads, unless the exception names another file.
+
+    Raises:
+        UserError: it cannot be read. Other exceptions pass as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        if explained := explain_read_error(error, Path(error.filename or path)):
+            raise explained from error
+        raise
+
+
+@contextlib.contextmanager
 def explain_disk_errors(path: Path, option: str = CACHE_FOLDER) -> Iterator[None]:
     """Turn an error of the file system inside the block into a UserError.
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from split_matching.cache.artifact import SCHEMA, Artifact, load_artifact
+from split_matching.cache.disk_errors import explain_read_errors
 from split_matching.cache.fields import ORDER_FIELDS, PROGRESS_FIELDS, has_fields, is_done
 from split_matching.cache.files import file_size, read_json
 from split_matching.cache.keys import changed_names, file_sha256
 from split_matching.cache.names import BUILD, DONE, MANIFEST, shard_name
-from split_matching.errors import CorruptError
+from split_matching.errors import CorruptError, UserError
 
 PROGRESS = "checkpoint.json"
 """How far a stage that saves itself has come: step, steps, and the seconds that it took."""
@@ -119,10 +120,9 @@ class Entry:
     def others(self) -> list[Artifact]:
         """Return the readable artifacts of the same stage with other keys, newest first."""
         found = []
-        parent = self.folder.parent
-        for path in sorted(parent.iterdir()) if parent.is_dir() else []:
+        for path in sorted(self.folder.parent.glob("*")):
             if len(path.name) == KEY_LENGTH and path != self.folder:
-                with contextlib.suppress(CorruptError):
+                with contextlib.suppress(UserError):
                     found.append(load_artifact(path))
         return sorted(found, key=lambda artifact: str(artifact.manifest["created"]), reverse=True)
 
@@ -130,7 +130,14 @@ class Entry:
         """Return the state against a recipe; changes nothing and reads no file but manifests and sidecars.
 
         A damaged file of the right size is found by `verify`, or by the stage that reads it.
+
+        Raises:
+            UserError: a folder or manifest cannot be read, so nobody knows.
         """
+        with explain_read_errors(self.folder):
+            return self._state(recipe)
+
+    def _state(self, recipe: Recipe) -> State:
         done, total = self._progress(recipe)
         unused = self._unused(recipe) if done is None else ()
         if not (self.folder / MANIFEST).is_file():

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from split_matching.cache.disk_errors import NOT_DAMAGE
 from split_matching.cache.fields import Test
 
 NO_FOLDER_SYNC = (errno.EBADF, errno.EINVAL)  # what file systems answer that cannot sync a folder
@@ -147,10 +148,16 @@ def read_json(path: Path, holds: Test) -> dict[str, Any] | None:
 
 
 def file_size(path: Path) -> int | None:
-    """Return the size of a plain file in bytes, or None if there is none."""
+    """Return the size of a plain file in bytes, or None if there is none.
+
+    Raises:
+        OSError: nobody knows, as a folder above may not be read, or the disk does not answer.
+    """
     try:
         found = path.stat()
-    except OSError:
+    except OSError as error:
+        if error.errno in NOT_DAMAGE:
+            raise
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from split_matching.cache.artifact import Artifact, load_artifact
-from split_matching.cache.disk_errors import explain_disk_errors
+from split_matching.cache.disk_errors import explain_disk_errors, explain_read_errors
 from split_matching.cache.entry import KEY_LENGTH, read_order
 from split_matching.cache.files import remove
 from split_matching.cache.locks import lock_all
 from split_matching.cache.names import LOCK, SHARD_LOCK
-from split_matching.errors import ConfigError, CorruptError, DataError
+from split_matching.errors import ConfigError, CorruptError, DataError, UserError
 
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 _PREFIX = re.compile(r"(([\w.-]+/)?\w+/)?[0-9a-f]{1,64}")
 _LEFTOVER = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}(\.partial)?\.[0-9a-f]{{8}}\.(old|new)")
+
+
+Skip = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,55 @@ class Folder:
         return self.path.parts[-3], self.path.parts[-2]
 
 
-def walk_folders(root: Path) -> Iterator[Folder]:
-    """Yield all folders that belong to the cache, in order of their names; others are left out."""
-    for path in sorted(root.glob("*/*/*")):
+def walk_folders(root: Path, skip: Skip | None = None) -> Iterator[Folder]:
+    """Yield all folders that belong to the cache, in order of their names; others are left out.
+
+    Args:
+        root: folder of the cache.
+        skip: is told in a line of each folder and manifest that cannot be read, and the others are gone through.
+
+    Raises:
+        UserError: one cannot be read, and there is no `skip`.
+    """
+    for dataset in _list(root, skip):
+        for stage in _list(dataset, skip):
+            for path in _list(stage, skip):
+                try:
+                    folder = _open(path)
+                except CorruptError:
+                    folder = Folder(path, "damaged")
+                except UserError as error:
+                    if skip is None:
+                        raise
+                    skip(str(error))
+                    continue
+                if folder is not None:
+                    yield folder
+
+
+def _list(folder: Path, skip: Skip | None) -> list[Path]:
+    try:
+        with explain_read_errors(folder):
+            return sorted(folder.iterdir())
+    except OSError:  # it is no folder, or gone
+        return []
+    except UserError as error:
+        if skip is None:
+            raise
+        skip(str(error))
+        return []
+
+
+def _open(path: Path) -> Folder | None:
+    """Return what a path of the third level is; None if it does not belong to the cache."""
+    with explain_read_errors(path):
         if path.is_symlink() or not path.is_dir():
-            continue
-        if _KEY.fullmatch(path.name):
-            try:
-                yield Folder(path, "artifact", load_artifact(path))
-            except CorruptError:
-                yield Folder(path, "damaged")
-        elif path.name.endswith(".partial") and _KEY.fullmatch(path.name.removesuffix(".partial")):
-            yield Folder(path, "partial")
-        elif _LEFTOVER.fullmatch(path.name):
-            yield Folder(path, "leftover")
+            return None
+    if _KEY.fullmatch(path.name):
+        return Folder(path, "artifact", load_artifact(path))
+    if path.name.endswith(".partial") and _KEY.fullmatch(path.name.removesuffix(".partial")):
+        return Folder(path, "partial")
+    return Folder(path, "leftover") if _LEFTOVER.fullmatch(path.name) else None
 
 
 def is_key(words: str) -> bool:
@@ -91,17 +129,21 @@ def find_artifact(root: Path, prefix: str, stages: Sequence[str] = ()) -> Artifa
     Raises:
         ConfigError: several keys begin so, or this is no key.
         DataError: no key does.
+        UserError: no key of those that can be read does.
     """
     if not is_key(prefix):
         raise ConfigError(f"{prefix!r} is no key: expected hex digits, as `status` shows in the names of folders")
     dataset, stage, start = split_key(prefix)
+    skipped: list[str] = []
     found = [
         folder.artifact
-        for folder in walk_folders(root)
+        for folder in walk_folders(root, skipped.append)
         if folder.artifact and folder.artifact.key.startswith(start)
         if dataset in ("", folder.place[0]) and stage in ("", folder.place[1])
         if not stages or folder.place[1] in stages
     ]
+    if not found and skipped:
+        raise UserError(f"{skipped[0]}; no other artifact has a key that begins with {start}")
     if not found:
         raise DataError(f"no artifact in {root} has a key that begins with {start}: see `status`")
     if len(found) > 1:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from split_matching.cache.artifact import Artifact, load_artifact
 from split_matching.cache.entry import KEY_LENGTH
-from split_matching.errors import CorruptError
+from split_matching.errors import CorruptError, UserError
 
 
 def trace(artifact: Artifact) -> dict[str, Artifact]:
     """Return an artifact and all that it was made from, by the names of their stages, upstream first.
 
-    What was removed from the cache since is left out, with what only it leads to.
+    What was removed from the cache since, or may not be read, is left out, with what only it leads to.
     """
     found: dict[str, Artifact] = {}
     begun = {artifact.stage}
@@ -37,7 +37,7 @@ def _sources(artifact: Artifact) -> dict[str, Artifact]:
         return _find_by_content(folder, manifest["inputs"])
     found = {}
     for name, key in manifest["upstream"].items():
-        with contextlib.suppress(CorruptError):
+        with contextlib.suppress(UserError):
             found[str(name)] = load_artifact(folder / name / key[:KEY_LENGTH])
     return found
 
@@ -59,7 +59,7 @@ def _find_by_content(folder: Path, inputs: Mapping[str, str]) -> dict[str, Artif
 def _members(folder: Path) -> Iterator[Artifact]:
     for path in sorted(folder.glob("*")):
         if len(path.name) == KEY_LENGTH:
-            with contextlib.suppress(CorruptError):
+            with contextlib.suppress(UserError):
                 yield load_artifact(path)
 
 

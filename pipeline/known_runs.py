@@ -17,7 +17,7 @@ from typing import Any
 
 from split_matching.cache.artifact import Artifact
 from split_matching.cache.entry import KEY_LENGTH
-from split_matching.cache.folders import find_artifact, is_key, walk_folders
+from split_matching.cache.folders import Skip, find_artifact, is_key, walk_folders
 from split_matching.cache.lineage import trace
 from split_matching.cache.notes import Note, read_note
 from split_matching.configs.load import known_datasets, load_config
@@ -139,16 +139,17 @@ class Run:
         return sum(int(file["bytes"]) for member in self.own for file in member.manifest["files"].values())
 
 
-def list_runs(root: Path, config: Config | None = None) -> list[Run]:
+def list_runs(root: Path, config: Config | None = None, skip: Skip = lambda line: None) -> list[Run]:
     """Return all runs of a cache, newest first.
 
     Args:
         root: folder of the cache.
         config: the config of a data set that is not in `configs/`. Runs of another one are compared with what most runs
             of their data set have.
+        skip: is told in a line of what cannot be read, see `cache.folders.walk_folders`.
     """
     found: dict[str, list[Artifact]] = {TRAINED: [], EVALUATED: [], REPORTED: []}
-    for folder in walk_folders(root):
+    for folder in walk_folders(root, skip):
         if folder.artifact and folder.place[1] in found:
             found[folder.place[1]].append(folder.artifact)
     runs = [Run(artifact, trace(artifact)) for artifact in found[EVALUATED]]

@@ -345,7 +345,7 @@ class Plan:
 
         Args:
             names: the stages; None for all, and then a stage whose key cannot be told (its raw files or weights are
-                not there) is "missing" with that as its reason, and no error.
+                not there) is "missing" with that as its reason, and one whose folder cannot be read "unreadable".
         """
         found: dict[str, State] = {}
         wanted = {stage.name for name in (self.stages if names is None else names) for stage in self.closure(name)}
@@ -357,7 +357,9 @@ class Plan:
             except UserError as error:
                 if names is not None:
                     raise
-                found[name] = State("missing", (str(error),))
+                later = tuple(f"{WAIT}{self[up].command}" for up in stage.upstream if found[up].name == "unreadable")
+                known = isinstance(error, ConfigError | DataError)  # else an error of the disk
+                found[name] = State("missing" if known else "unreadable", later or (str(error),))
                 continue
             waits = [f"{WAIT}{self[up].command}" for up in stage.upstream if not found[up].fresh]
             if waits and state.name in ("fresh", "stale"):

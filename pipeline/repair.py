@@ -6,16 +6,19 @@ import contextlib
 from pathlib import Path
 
 from split_matching.cache.artifact import Artifact, load_artifact
-from split_matching.cache.disk_errors import explain_disk_errors
+from split_matching.cache.disk_errors import explain_disk_errors, explain_read_errors
 from split_matching.cache.entry import State, read_done
 from split_matching.cache.files import rename_damaged
 from split_matching.cache.folders import walk_folders
 from split_matching.cache.locks import lock_file
-from split_matching.errors import CorruptError, format_count
+from split_matching.errors import CorruptError, UserError, format_count
 from split_matching.pipeline.plan import Plan, Stage
 
+Line = tuple[str, int]
+"""What is printed, and the exit code that it asks for: 0, or that of a CorruptError or UserError."""
 
-def verify(plan: Plan, everything: bool = False) -> tuple[list[str], bool]:
+
+def verify(plan: Plan, everything: bool = False) -> tuple[list[str], int]:
     """Read every file that the config reaches, and rename damaged ones.
 
     Args:
@@ -23,54 +26,73 @@ def verify(plan: Plan, everything: bool = False) -> tuple[list[str], bool]:
         everything: read all other artifacts of the cache as well, of any config and data set.
 
     Returns:
-        The lines to print, and whether no file is damaged or missing.
+        The lines to print, and the exit code: 0 if all files are as they were written, 4 if one is damaged or missing,
+        else 1 if one cannot be read.
     """
-    lines = []
-    intact = True
+    found: list[Line] = []
     for name, state in plan.states().items():
-        damage = rename_damaged_files(plan[name], state)
-        intact = intact and not damage
-        lines += [f"{line}: run {plan[name].command} again" for line in damage]
-        if state.artifact is not None and not damage:
-            lines.append(f"{plan[name].command}: {_describe_intact(state.artifact)}")
+        found += _check_stage(plan[name], state)
     if everything:
-        more, others_intact = _verify_others(plan)
-        lines += more
-        intact = intact and others_intact
-    return lines or [f"nothing of this config is in {plan.root}"], intact
+        found += _check_others(plan)
+    lines = [line for line, _ in found] or [f"nothing of this config is in {plan.root}"]
+    return lines, max((code for _, code in found), default=0)
 
 
-def _verify_others(plan: Plan) -> tuple[list[str], bool]:
+def _check_stage(stage: Stage, state: State) -> list[Line]:
+    """Read every file of a stage, also of an unfinished build, and rename damaged ones."""
+    artifact, then = state.artifact, f"run {stage.command} again"
+    if state.name == "missing":
+        return []
+    found: list[Line] = []
+    try:
+        with explain_read_errors(stage.entry.folder):
+            if state.name == "unreadable":  # it, or a stage before it
+                artifact = stage.artifact() if stage.entry.folder.exists() else None
+            if artifact is not None:
+                found += _check(stage.command, artifact, then)
+            elif state.name == "corrupt":
+                found.append((f"{stage.command}: {', '.join(state.reasons)}: {then}", CorruptError.exit_code))
+            damaged = stage.entry.damaged_shards()
+    except UserError as error:
+        return [*found, (f"{stage.command}: {error}", error.exit_code)]
+    for path in damaged:
+        line = f"{stage.command}: {path} is altered, renamed to {_rename(path)}: {then}"
+        found.append((line, CorruptError.exit_code))
+    return found
+
+
+def _check_others(plan: Plan) -> list[Line]:
     """Read the artifacts that the config does not reach."""
-    lines = []
-    intact = True
+    found: list[Line] = []
+    skipped: list[str] = []
     reached = {plan[name].entry.folder for name, state in plan.states().items() if state.name != "missing"}
-    for folder in walk_folders(plan.root):
+    for folder in walk_folders(plan.root, skipped.append):
         if folder.path in reached or folder.kind not in ("artifact", "damaged"):
             continue
         if folder.artifact is None:
-            damage = [f"{folder.name}: its manifest is damaged or absent: `gc` removes it"]
+            line = f"{folder.name}: its manifest is damaged or absent: `gc` removes it"
+            found.append((line, CorruptError.exit_code))
         else:
-            damage = [f"{line}: run its config again" for line in _rename_in(folder.name, folder.artifact)]
-        intact = intact and not damage
-        lines += damage
-        if folder.artifact is not None and not damage:
-            lines.append(f"{folder.name}: {_describe_intact(folder.artifact)}")
-    return lines, intact
+            found += _check(folder.name, folder.artifact, "run its config again")
+    return [*found, *((line, UserError.exit_code) for line in skipped)]
 
 
-def rename_damaged_files(stage: Stage, state: State) -> list[str]:
-    """Read every file of a stage, also of an unfinished build, and rename damaged ones; returns one line a file."""
-    if state.name == "missing":
-        return []
-    lines: list[str] = []
-    if state.artifact is not None:
-        lines += _rename_in(stage.command, state.artifact)
-    elif state.name == "corrupt":
-        lines.append(f"{stage.command}: {', '.join(state.reasons)}")
-    for path in stage.entry.damaged_shards():
-        lines.append(f"{stage.command}: {path} is altered, renamed to {_rename(path)}")
-    return lines
+def _check(name: str, artifact: Artifact, then: str) -> list[Line]:
+    """Read every file of an artifact and rename damaged ones; returns a line for each, or one if all are whole."""
+    found: list[Line] = []
+    for file in artifact.manifest["files"]:
+        path = artifact.path / file
+        try:
+            damaged = artifact.is_damaged(file)
+        except UserError as error:
+            found.append((f"{name}: {error}", UserError.exit_code))
+            continue
+        if damaged and not _is_still_there(artifact):  # a run has made it again since its manifest was read
+            return found
+        if damaged:
+            what = f"altered, renamed to {_rename(path)}" if path.exists() else "missing"
+            found.append((f"{name}: {path} is {what}: {then}", CorruptError.exit_code))
+    return found or [(f"{name}: {format_count(len(artifact.manifest['files']), 'file')} as written", 0)]
 
 
 def rename_if_damaged(plan: Plan, path: Path) -> str:
@@ -117,18 +139,6 @@ def _finished(stage: Stage, name: str) -> str:
     return str(done["sha256"]) if done else ""
 
 
-def _rename_in(name: str, artifact: Artifact) -> list[str]:
-    """Read every file of an artifact and rename damaged ones; returns one line a file."""
-    lines = []
-    for file in artifact.damaged_files():
-        path = artifact.path / file
-        if not _is_still_there(artifact):  # a run has made it again since its manifest was read
-            break
-        what = f"altered, renamed to {_rename(path)}" if path.exists() else "missing"
-        lines.append(f"{name}: {path} is {what}")
-    return lines
-
-
 def _is_still_there(artifact: Artifact) -> bool:
     try:
         return bool(load_artifact(artifact.path).manifest["digest"] == artifact.manifest["digest"])
@@ -139,7 +149,3 @@ def _is_still_there(artifact: Artifact) -> bool:
 def _rename(path: Path) -> Path | None:
     with explain_disk_errors(path):
         return rename_damaged(path)
-
-
-def _describe_intact(artifact: Artifact) -> str:
-    return f"{format_count(len(artifact.manifest['files']), 'file')} as written"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 from split_matching.configs.load import dataset_name, known_datasets, load_config
@@ -20,7 +21,10 @@ seed, time and size of its training and evaluation, its present name, and the se
 config. Reads manifests only, so runs of a config file that is gone are listed too: they are compared with what most
 runs of their data set have. A run that was trained and not evaluated has no results.
 """
-EXIT_CODES = "0 printed, 2 wrong usage, or a condition on what no run has, 3 no run of such a data set"
+EXIT_CODES = (
+    "0 printed, 1 printed without what cannot be read, 2 wrong usage, or a condition on what no run has, "
+    "3 no run of such a data set"
+)
 EXAMPLES = (
     "runs",
     "runs shapes --where train.matching=split 'h>80' --sort h",
@@ -68,7 +72,10 @@ def run(options: argparse.Namespace) -> int:
     """Print the runs, or write the page and print its path."""
     config = _config_of(options.dataset)
     root = config.runtime.artifacts if config and not options.artifacts else cache_of(options)
-    found = list_runs(root, config)
+    skipped: list[str] = []
+    found = list_runs(root, config, skipped.append)
+    for line in skipped:
+        print(f"warning: {line}", file=sys.stderr)
     if options.dataset:
         others = sorted({run.dataset for run in found})
         found = [run for run in found if run.dataset == dataset_name(options.dataset)]
@@ -90,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         print(to_text(found, shutil.get_terminal_size((WIDE, 24)).columns))
     else:
         print(f"no such run in {root}")
-    return 0
+    return 1 if skipped else 0
 
 
 def _config_of(dataset: str | None) -> Config | None:

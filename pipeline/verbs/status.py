@@ -22,6 +22,7 @@ Prints a tree of all stages, and the state of each:
   partial   interrupted, with the number of finished shards; the next run continues from there
   missing   not made for this config
   corrupt   a file is missing or damaged; the next run makes that file again
+  unreadable  of another user, or on a disk that does not answer
 
 Reads only manifests, and changes nothing.
 """

@@ -15,7 +15,10 @@ Reads every file of the cache that the config reaches, and compares it with the 
 written. A damaged file is renamed to FILE.damaged, so that the next run makes that file again, and no other. With
 --all it reads all other artifacts of the cache as well, of any config and data set.
 """
-EXIT_CODES = "0 all files are as they were written, 2 wrong usage or config, 4 some file was damaged or missing"
+EXIT_CODES = (
+    "0 all files are as they were written, 1 some cannot be read, 2 wrong usage or config, "
+    "4 some file was damaged or missing"
+)
 EXAMPLES = ("verify --dataset shapes",)
 
 
@@ -31,6 +34,6 @@ def run(options: argparse.Namespace) -> int:
     """Read the files, and print a line for each artifact or damaged file."""
     plan = load_plan(options)
     with keep_log(plan, options.verb, options.log_level):
-        lines, intact = verify(plan, options.all)
+        lines, code = verify(plan, options.all)
         show(*lines)
-    return 0 if intact else 4
+    return code

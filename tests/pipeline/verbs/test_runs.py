@@ -14,6 +14,7 @@ import pytest
 
 from split_matching.cache.folders import remove_folder, walk_folders
 from split_matching.pipeline.cli import main
+from tests.hidden import hidden
 from tests.pipeline.made_runs import make_run
 
 Ask = Callable[..., list[str]]
@@ -172,6 +173,31 @@ def test_wrong_usage(words: list[str], message: str, ask: Ask, keys: dict[str, s
 def test_an_empty_cache_has_no_runs(ask: Ask, tmp_path: Path) -> None:
     assert ask("runs") == [f"no such run in {tmp_path}"]
     assert ask("runs", "--json") == ["[]"]
+
+
+def test_runs_that_may_not_be_read_are_a_line_and_the_others_are_listed(
+    keys: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an evaluation whose training may not be read, all but that is known."""
+    words = ["runs", "--json", "--artifacts", str(tmp_path)]
+    trainings = {path.name: path for path in (tmp_path / "shapes/train").iterdir()}
+    with hidden(trainings[keys["trained"][:16]]):
+        assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert {run["key"] for run in json.loads(out)} == {keys["mine"], keys["base"], keys["short"]}
+    manifest = trainings[keys["trained"][:16]] / "manifest.json"
+    assert err == f"warning: cannot read {manifest}: permission denied; check its permissions\n"
+    with hidden(tmp_path / "shapes/train"):
+        assert main(words) == 1
+        out, err = capsys.readouterr()
+        assert main(["note", keys["base"][:8], "--name", "a name", "--artifacts", str(tmp_path)]) == 0
+        capsys.readouterr()
+        assert main(["diff", f"train/{keys['trained'][:8]}", keys["base"][:8], "--artifacts", str(tmp_path)]) == 1
+    found = {run["key"]: run["metrics"]["hIoU"] for run in json.loads(out)}
+    assert found == {keys["mine"]: 34.3, keys["base"]: 68.57, keys["short"]: 61.8}
+    line = f"cannot read {tmp_path}/shapes/train: permission denied; check its permissions"
+    assert err == f"warning: {line}\n"
+    assert capsys.readouterr().err.startswith(f"error: {line}; no other artifact has a key that begins with ")
 
 
 def test_json_and_csv_are_whole_and_unrounded(ask: Ask, keys: dict[str, str]) -> None:

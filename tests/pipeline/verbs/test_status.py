@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from split_matching.cache.artifact import _read_manifest
 from split_matching.cache.build import open_build
 from split_matching.cache.entry import Entry, Recipe
 from split_matching.cache.keys import digest
@@ -22,6 +23,7 @@ from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.stages import make_plan
 from split_matching.pipeline.verbs.status import status_rows
 from tests import toy
+from tests.hidden import hidden
 from tests.pipeline.toy_project import Toy
 
 ROOT = Path(__file__).parents[3]
@@ -57,6 +59,27 @@ def test_status_as_json_holds_keys_times_and_upstream(project: Toy, status: Call
     assert len(found["Squares"]["key"]) == 64 and found["Squares"]["seconds"] >= 0
     assert Path(found["Squares"]["path"]).is_dir() and found["Page"]["path"] is None
     assert found["Page"]["upstream"] == ["Total", "Listing"]
+
+
+@pytest.mark.parametrize("place", ["", "folder", "folder/manifest.json"])
+def test_status_shows_the_others_if_one_may_not_be_read(project: Toy, place: str) -> None:
+    project.run("Page")
+    folder = project.newest("squares")
+    _read_manifest.cache_clear()  # as another process, which has not read it yet
+    with hidden(folder / place.removeprefix("folder").strip("/") if place else folder.parent):
+        assert project.run("status") == 0
+    states = {stage: project.state_of(stage) for stage in ("Numbers", "Listing", "Squares", "Total", "Page")}
+    assert states["Numbers"].startswith("fresh, ") and states["Listing"].startswith("fresh, ")
+    assert states["Squares"].startswith(f"unreadable (cannot read {folder}")
+    assert states["Squares"].endswith(": permission denied; check its permissions)")
+    assert states["Total"] == "unreadable (waits for Squares)" and states["Page"].startswith(
+        "stale (waits for Total), "
+    )
+    assert project.log()
+    with hidden(folder):
+        assert project.run("Page") == 1
+    assert project.err[-1].startswith(f"error: cannot read {folder}/manifest.json: permission denied; check its perm")
+    assert project.log() == []
 
 
 def artifact_of_many_shards(stage: Stage) -> None:
