@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import re
 import secrets
@@ -46,6 +47,8 @@ FILES = "files"
 """Folder of all files, beside those of data sets."""
 
 THREADS = 8  # files on their way at the same time, where the client can do that
+
+BLOCK_BYTES = 1 << 24  # that are read at once of a file there
 
 Count = Callable[[int, int], None]
 """Is told how many files are done, of how many."""
@@ -117,12 +120,13 @@ class Remote:
                 places += [f"{first}/{second}/{name.removesuffix('.json')}" for name in names if name.endswith(".json")]
         return sorted(place for place in places if _is_place(place) and place.rpartition("/")[2].startswith(start))
 
-    def push(self, artifact: Artifact, count: Count = lambda done, total: None) -> int:
+    def push(self, artifact: Artifact, count: Count = lambda done, total: None, verify: bool = False) -> int:
         """Send an artifact: the files that are not there yet, then the manifest.
 
         Args:
             artifact: of the cache.
             count: is told how far it is.
+            verify: read what is there of its files; else a file of the right size is taken for the right one.
 
         Returns:
             How many bytes were sent.
@@ -137,13 +141,50 @@ class Remote:
             raise CorruptError(f"the manifest of {artifact.path} cannot be shared: {error}") from None
 
         def send(name: str) -> int:
-            return self._send(artifact.path / name, files[name])
+            return 0 if self._is_there(files[name], verify) else self._send(artifact.path / name, files[name])
 
         sent = self._each(send, list(files), count)
         target = f"{self._root}/{place_of(artifact)}.json"
         with self._explain():
             self._write(target, lambda path: self._fs.pipe_file(path, text))
         return sent
+
+    def mend(
+        self,
+        artifact: Artifact,
+        manifest: Mapping[str, Any],
+        count: Count = lambda done, total: None,
+        verify: bool = False,
+    ) -> int:
+        """Send again the files that are missing or altered of an artifact that is there.
+
+        Args:
+            artifact: the one of the cache that was made alike.
+            manifest: what `manifest` returned.
+            count: is told how far it is.
+            verify: see `push`.
+
+        Returns:
+            How many bytes were sent.
+
+        Raises:
+            CorruptError: a file there is missing or altered, and the artifact here has no such file.
+        """
+        here = {entry["sha256"]: artifact.path / name for name, entry in artifact.manifest["files"].items()}
+        files = manifest["files"]
+
+        def send(name: str) -> int:
+            if self._is_there(files[name], verify):
+                return 0
+            if files[name]["sha256"] not in here:
+                file = self._file(files[name]["sha256"]).removeprefix(f"{self._root}/")
+                raise CorruptError(
+                    f"{self.address}: {file} ({name}) is missing or altered, and {artifact.path} has other files: push "
+                    f"from where it was made, or remove {place_of(artifact)}.json there"
+                )
+            return self._send(here[files[name]["sha256"]], files[name])
+
+        return self._each(send, list(files), count)
 
     def pull(
         self, root: Path, place: str, manifest: Mapping[str, Any], count: Count = lambda done, total: None
@@ -191,15 +232,19 @@ class Remote:
             pool.shutdown(cancel_futures=True)
         return total
 
+    def _is_there(self, entry: Mapping[str, Any], verify: bool) -> bool:
+        """Whether a file is there: one of its size, or with `verify` one of its bytes."""
+        path = self._file(entry["sha256"])
+        if self._size(path) != entry["bytes"]:
+            return False
+        return not verify or self._sha256(path) == entry["sha256"]
+
     def _send(self, path: Path, entry: Mapping[str, Any]) -> int:
-        target = self._file(entry["sha256"])
-        if self._size(target) == entry["bytes"]:
-            return 0
         with explain_disk_errors(path):
             if file_size(path) != entry["bytes"] or file_sha256(path) != entry["sha256"]:
                 raise CorruptError(f"{path} is missing or altered: run `verify`, then the stage again", path)
         with self._explain():
-            self._write(target, lambda to: self._fs.put_file(str(path), to))
+            self._write(self._file(entry["sha256"]), lambda to: self._fs.put_file(str(path), to))
         return int(entry["bytes"])
 
     def _fetch(self, path: Path, entry: Mapping[str, Any]) -> int:
@@ -216,8 +261,7 @@ class Remote:
                 what = "is missing" if size is None else "is not as it was written"
                 file = source.removeprefix(self._root + "/")
                 raise CorruptError(
-                    f"{self.address}: {file} ({path.name}) {what}: remove it there, and push it again from where it is "
-                    "whole"
+                    f"{self.address}: {file} ({path.name}) {what}: push it again with --verify from where it is whole"
                 )
         return int(entry["bytes"])
 
@@ -239,6 +283,13 @@ class Remote:
                 return int(self._fs.info(path)["size"])
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def _sha256(self, path: str) -> str:
+        digest = hashlib.sha256()
+        with self._explain(), self._fs.open(path, "rb") as stream:
+            while block := stream.read(BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
 
     def _write(self, target: str, send: Callable[[str], None]) -> None:
         """Write a file so that nobody sees a part of it under its name.

@@ -78,20 +78,28 @@ def _check_others(plan: Plan) -> list[Line]:
 
 
 def _check(name: str, artifact: Artifact, then: str) -> list[Line]:
-    """Read every file of an artifact and rename damaged ones; returns a line for each, or one if all are whole."""
+    """Read every file of an artifact and rename damaged ones.
+
+    Returns:
+        A line for each damaged file, and one for all that cannot be read; one if all are whole.
+    """
     found: list[Line] = []
+    unread: list[str] = []
     for file in artifact.manifest["files"]:
         path = artifact.path / file
         try:
             damaged = artifact.is_damaged(file)
         except UserError as error:
-            found.append((f"{name}: {error}", UserError.exit_code))
+            unread.append(str(error))
             continue
         if damaged and not _is_still_there(artifact):  # a run has made it again since its manifest was read
             return found
         if damaged:
             what = f"altered, renamed to {_rename(path)}" if path.exists() else "missing"
             found.append((f"{name}: {path} is {what}: {then}", CorruptError.exit_code))
+    if unread:
+        more = f"; nor can {format_count(len(unread) - 1, 'other file')}" if len(unread) > 1 else ""
+        found.append((f"{name}: {unread[0]}{more}", UserError.exit_code))
     return found or [(f"{name}: {format_count(len(artifact.manifest['files']), 'file')} as written", 0)]
 
 

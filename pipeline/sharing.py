@@ -57,15 +57,17 @@ def pull_missing(stage: Stage, display: ProgressDisplay, forced: bool = False) -
             display.say(f"{member.command}: {error}; it is made here")
 
 
-def push(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str]:
-    """Push artifacts, and return a line for each. The first one wins: what is at the address stays.
+def push(plan: Plan, names: Sequence[str], display: ProgressDisplay, verify: bool = False) -> list[str]:
+    """Push artifacts, and return a line for each. The first one wins: what is at the address stays, if it is whole.
 
     Args:
         plan: of the config.
         names: stages or keys; none for all stages that are fresh.
         display: where progress is shown.
+        verify: read the files that are there; else only their sizes are compared.
 
     Raises:
+        CorruptError: a file there is missing or altered, and is not here.
         DataError: there is no such artifact, or the stage is not fresh, or the address has one of other code or inputs
             in the place of one that was named.
         UserError: the remote cannot be written.
@@ -75,11 +77,14 @@ def push(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str
         place = place_of(artifact)
         there = remote.manifest(place)
         if there is None:
-            sent = remote.push(artifact, _counter(display, name))
+            sent = remote.push(artifact, _counter(display, name), verify)
             display.end(name)
             lines.append(f"{name}: pushed {_describe(artifact.manifest, sent)}, {place}")
         elif _made_alike(there, artifact.manifest):
-            lines.append(f"{name}: is there already, {place}")
+            sent = remote.mend(artifact, there, _counter(display, name), verify)
+            display.end(name)
+            mended = f"{format_size(sent)} of it sent again, as they were missing or altered there, "
+            lines.append(f"{name}: is there already, {mended if sent else ''}{place}")
         else:
             why = (
                 f"{name}: not pushed, one of other code or inputs is there: to replace it, first remove {place}.json at"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from split_matching.cache.files import write_json
 from tests.pipeline.toy_project import Toy
 
 
@@ -142,7 +145,53 @@ def test_a_damaged_remote_is_one_line(project: Toy, far: tuple[str, str]) -> Non
     for path in (project.folder / "far" / "files").glob("*/*"):
         path.write_bytes(b"?" * path.stat().st_size)
     assert project.run("pull Page", *far) == 4
-    assert "is not as it was written: remove it there" in project.err[-1] and len(project.err) == 1
+    assert "is not as it was written: push it again with --verify" in project.err[-1] and len(project.err) == 1
     assert not list(Path(project.folder / "artifacts").glob("shapes/*/????????????????"))
     assert project.run("Page", *far) == 0
     assert any("is not as it was written" in line and line.endswith("it is made here") for line in project.err)
+
+
+def test_push_sends_again_what_is_missing_there_and_what_is_altered_if_told(project: Toy, far: tuple[str, str]) -> None:
+    project.run("Page")
+    project.run("push", *far)
+    files = sorted((project.folder / "far" / "files").glob("*/*"))
+    whole = {path: path.read_bytes() for path in files}
+    files[0].unlink()
+    files[1].write_bytes(b"")
+    assert project.run("push", *far) == 0
+    assert {path: path.read_bytes() for path in files} == whole
+    again = re.findall(r"already, (\S+ \w+) of it sent again", "\n".join(project.out))
+    assert len(again) == len({path for path in files[:2] if whole[path]})
+    files[2].write_bytes(b"?" * len(whole[files[2]]))
+    assert project.run("push", *far) == 0 and files[2].read_bytes() != whole[files[2]]
+    assert not any("sent again" in line for line in project.out)
+    assert project.run("push --verify", *far) == 0
+    assert {path: path.read_bytes() for path in files} == whole
+    assert sum("sent again, as they were missing or altered there" in line for line in project.out) == 1
+    assert project.run("push --verify", *far) == 0 and not any("sent again" in line for line in project.out)
+
+
+def test_push_cannot_mend_what_another_run_has_made(project: Toy, far: tuple[str, str]) -> None:
+    """Of the same code and inputs, but of other bytes: the first one wins, and its files are not here."""
+    project.run("Total")
+    project.run("push", *far)
+    total = project.newest("total")
+    file = next(
+        (project.folder / "far" / "files").glob(f"*/{sha256((total / 'total.txt').read_bytes()).hexdigest()[2:]}")
+    )
+    file.unlink()
+    change_result(total, b"another number")
+    assert project.run("push Total", *far) == 4
+    assert f"({total.name}" not in project.err[-1] and "(total.txt) is missing or altered" in project.err[-1]
+    assert project.err[-1].endswith(f"or remove shapes/total/{total.name}.json there") and not file.exists()
+
+
+def change_result(folder: Path, content: bytes) -> None:
+    """Be a run that made other bytes, as on another machine."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    entry = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    manifest |= {"files": {"total.txt": entry}, "content": {"total.txt": entry["sha256"]}}
+    del manifest["digest"]
+    write_json(path, manifest)
+    (folder / "total.txt").write_bytes(content)

@@ -66,7 +66,12 @@ def test_verify_reads_all_but_what_may_not_be_read(project: Toy) -> None:
         assert project.out == [*others[:2], line, *others[2:]]
         (folder / "train-00002.h5").write_bytes(b"?")
         assert project.run("verify") == 4
-    assert project.out[3].startswith(f"Squares: {folder}/train-00002.h5 is altered, renamed to ")
+    assert project.out[2].startswith(f"Squares: {folder}/train-00002.h5 is altered, renamed to ")
+    assert project.out[3] == line
+    with hidden(folder / "train-00000.h5"), hidden(folder / "train-00001.h5"):
+        assert project.run("verify") == 4
+    line = f"Squares: cannot read {folder}/train-00000.h5: permission denied; check its permissions"
+    assert project.out[3] == f"{line}; nor can 1 other file"
     assert sorted(path.name for path in folder.glob("*.damaged")) == ["train-00002.h5.damaged"]
 
 
