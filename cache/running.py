@@ -13,8 +13,9 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from split_matching.cache.disk_errors import explain_disk_errors
@@ -35,12 +36,13 @@ def hold_cache(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claim(root: Path, folders: Sequence[Path]) -> Iterator[None]:
+def claim(root: Path, folders: Sequence[Path], code: Mapping[Path, str] = MappingProxyType({})) -> Iterator[None]:
     """Say during the block that this process makes or reads folders of a cache; waits while `gc` removes.
 
     Args:
         root: of the cache.
         folders: there or not.
+        code: for those of stages, the digest of the code that makes them here.
 
     Raises:
         UserError: the cache cannot be written.
@@ -57,7 +59,8 @@ def claim(root: Path, folders: Sequence[Path]) -> Iterator[None]:
             try_lock(handle)
             who = f"process {os.getpid()} on {platform.node()}"
             names = [folder.relative_to(root).as_posix() for folder in folders]
-            os.write(handle, _line({"who": who, "folders": names}))
+            codes = {folder.relative_to(root).as_posix(): digest for folder, digest in code.items()}
+            os.write(handle, _line({"who": who, "folders": names, "code": codes}))
             _own[path] = handle
             stack.callback(_own.pop, path)
             temporary.rename(path)
@@ -67,7 +70,18 @@ def claim(root: Path, folders: Sequence[Path]) -> Iterator[None]:
 
 def claimed_folders(root: Path) -> dict[Path, str]:
     """Return the folders that other processes make or read now, each with which process."""
-    return {root / name: who for who, folders, _ in _others(root) for name in folders}
+    return {root / name: who for who, folders, _, _ in _others(root) for name in folders}
+
+
+def other_code(root: Path, code: Mapping[Path, str]) -> dict[Path, str]:
+    """Return the folders that other processes make or read with other code than this one, each with which process.
+
+    Args:
+        root: of the cache.
+        code: see `claim`.
+    """
+    found = {root / name: (who, digest) for who, _, codes, _ in _others(root) for name, digest in codes.items()}
+    return {path: who for path, (who, digest) in found.items() if digest != code.get(path, digest)}
 
 
 def note_build(root: Path, partial: Path, order: str) -> None:
@@ -97,7 +111,7 @@ def own_builds(root: Path) -> list[tuple[Path, str]]:
 
 def build_users(root: Path, partial: Path, order: str) -> list[str]:
     """Return which other processes have noted a build, see `note_build`."""
-    return [who for who, _, notes in _others(root) if _note(root, partial, order) in notes]
+    return [who for who, _, _, notes in _others(root) if _note(root, partial, order) in notes]
 
 
 def has_claim(root: Path) -> bool:
@@ -105,13 +119,14 @@ def has_claim(root: Path) -> bool:
     return any(path.parent.parent == root for path in _own)
 
 
-def _others(root: Path) -> Iterator[tuple[str, list[str], list[dict[str, str]]]]:
-    """Yield who the other processes are, which folders each has claimed, and which builds it has noted."""
+def _others(root: Path) -> Iterator[tuple[str, list[str], dict[str, str], list[dict[str, str]]]]:
+    """Yield who the other processes are, which folders each has claimed, their code, and which builds it has noted."""
     for path in sorted((root / FOLDER).glob("*.json")):
         if path not in _own and _is_claimed(path):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
                 first, *notes = [json.loads(line) for line in path.read_bytes().splitlines()]
-                yield str(first["who"]), [str(name) for name in first["folders"]], notes
+                found = str(first["who"]), [str(name) for name in first["folders"]], dict(first.get("code", {})), notes
+                yield found
 
 
 def _note(root: Path, partial: Path, order: str) -> dict[str, str]:

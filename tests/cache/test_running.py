@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from split_matching.cache.running import FOLDER, claim, claimed_folders
+from split_matching.cache.running import FOLDER, claim, claimed_folders, other_code
 
 
 def _run(root: Path, ready: Any) -> None:
@@ -41,3 +41,31 @@ def test_claims_of_one_process_leave_each_other(tmp_path: Path) -> None:
         with claim(tmp_path, []):
             assert len(list((tmp_path / FOLDER).glob("*.json"))) == 2
         assert len(list((tmp_path / FOLDER).glob("*.json"))) == 1
+
+
+def test_only_who_has_other_code_for_the_same_folder_is_named(tmp_path: Path) -> None:
+    here, there = tmp_path / "toy/squares/0", tmp_path / "toy/total/0"
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    other = context.Process(target=_run_code, args=(tmp_path, {here: "1", there: "2"}, ready))
+    other.start()
+    assert ready.wait(30)
+    with claim(tmp_path, [here], {here: "3"}):  # of this process: it does not disagree with itself
+        for code, found in (
+            ({here: "1", there: "2"}, []),
+            ({here: "1", there: "3"}, [there]),
+            ({here: "3"}, [here]),
+            ({tmp_path / "toy/page/0": "4"}, []),
+            ({}, []),
+        ):
+            assert list(other_code(tmp_path, code)) == found
+    assert other_code(tmp_path, {here: "3"})[here].startswith(f"process {other.pid} on ")
+    other.kill()
+    other.join()
+    assert other_code(tmp_path, {here: "3"}) == {}
+
+
+def _run_code(root: Path, code: dict[Path, str], ready: Any) -> None:
+    with claim(root, list(code), code):
+        ready.set()
+        time.sleep(60)

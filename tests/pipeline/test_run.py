@@ -327,3 +327,29 @@ def test_every_shard_damaged_is_made_again_in_one_run(project: Toy) -> None:
     assert project.run("Page") == 0
     assert sum(line.startswith("square") for line in project.log()) == 13
     assert project.total() == before
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_run_with_other_code_beside_another_is_told_at_its_start(project: Toy, edited: bool) -> None:
+    """What one of them makes is stale for the other, so that a long training may be in vain."""
+    project.trouble("wait 0005")
+    process = project.start("Page")
+    deadline = time.monotonic() + 40
+    log = project.folder / "log.txt"
+    while not log.exists() or "waiting" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    project.trouble("")
+    if edited:
+        project.edit("numbers", "FIRST = 0", "FIRST = 1")
+    assert project.run("Listing") == 0
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    warned = [line for line in project.err if line.startswith("warning: ")]
+    # what is fresh is not run; so without an edit there is nothing to warn of
+    assert len(warned) == edited
+    if edited:
+        assert warned[0].startswith(f"warning: process {process.pid} on ")
+        assert " works on shapes with other code: each of the two runs makes stale what the other makes" in warned[0]
+    assert project.run("Page", "--set", "pseudo_masks.k=9") == 0
+    assert not any(line.startswith("warning: ") for line in project.err)  # nobody works there any more
