@@ -56,7 +56,7 @@ def _check_stage(stage: Stage, state: State) -> list[Line]:
     except UserError as error:
         return [*found, (f"{stage.command}: {error}", error.exit_code)]
     for path in damaged:
-        line = f"{stage.command}: {path} is altered, renamed to {_rename(path)}: {then}"
+        line = f"{stage.command}: {path} is altered, {_rename(path)}: {then}"
         found.append((line, CorruptError.exit_code))
     return found
 
@@ -95,7 +95,7 @@ def _check(name: str, artifact: Artifact, then: str) -> list[Line]:
         if damaged and not _is_still_there(artifact):  # a run has made it again since its manifest was read
             return found
         if damaged:
-            what = f"altered, renamed to {_rename(path)}" if path.exists() else "missing"
+            what = f"altered, {_rename(path)}" if path.exists() else "missing"
             found.append((f"{name}: {path} is {what}: {then}", CorruptError.exit_code))
     if unread:
         more = f"; nor can {format_count(len(unread) - 1, 'other file')}" if len(unread) > 1 else ""
@@ -154,6 +154,10 @@ def _is_still_there(artifact: Artifact) -> bool:
         return False
 
 
-def _rename(path: Path) -> Path | None:
-    with explain_disk_errors(path):
-        return rename_damaged(path)
+def _rename(path: Path) -> str:
+    """Rename a damaged file, and return what became of it."""
+    try:
+        with explain_disk_errors(path):
+            return f"renamed to {rename_damaged(path)}"
+    except UserError as error:  # the other files are to be read all the same
+        return f"but not renamed ({error})"

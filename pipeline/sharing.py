@@ -10,7 +10,7 @@ from typing import Any
 from split_matching.cache.artifact import Artifact, load_artifact
 from split_matching.cache.folders import find_artifact, is_key
 from split_matching.cache.remote import Remote, place_of
-from split_matching.errors import ConfigError, CorruptError, DataError, did_you_mean, format_count
+from split_matching.errors import ConfigError, CorruptError, DataError, did_you_mean, format_count, one_line
 from split_matching.pipeline.arguments import load_plan
 from split_matching.pipeline.plan import RAW_TIMES, Plan, Stage
 from split_matching.pipeline.run.progress import ProgressDisplay
@@ -244,5 +244,5 @@ def share(options: argparse.Namespace, work: Callable[[Plan, Sequence[str], Prog
     display = ProgressDisplay(names, ["files"] * len(names))
     lines = work(plan, options.names, display)
     display.clear()
-    print(*lines, sep="\n")
+    print(*map(one_line, lines), sep="\n")
     return 0

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from split_matching.errors import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 STYLES = {
     **{"fresh": "green", "ran": "green", "stale": "yellow", "run": "yellow"},
-    **{"partial": "cyan", "corrupt": "bold red"},
+    **{"partial": "cyan", "corrupt": "bold red", "unreadable": "bold red"},
 }
 """Colours of states, by the first word of what is said."""
 
@@ -53,7 +55,11 @@ def join_columns(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """Print two columns to standard output, the second one wrapped to the terminal and coloured by its first word."""
+    """Print two columns to standard output, the second one wrapped to the terminal and coloured by its first word.
+
+    Control characters in them are escaped: names of files and values of manifests may come from anywhere.
+    """
+    rows = [(one_line(left), one_line(right)) for left, right in rows]
     if not is_terminal():
         for line in join_columns(rows):
             print(line)

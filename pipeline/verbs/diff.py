@@ -12,6 +12,7 @@ from split_matching.cache.entry import KEY_LENGTH
 from split_matching.cache.folders import find_artifact, is_key
 from split_matching.cache.keys import changed_names
 from split_matching.cache.lineage import trace
+from split_matching.errors import one_line
 from split_matching.pipeline.arguments import add_cache_options, cache_of
 from split_matching.pipeline.known_runs import find_run, settings_of
 from split_matching.pipeline.text import describe_change
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the differences."""
-    print(*compare(cache_of(options), *options.keys), sep="\n")
+    print(*map(one_line, compare(cache_of(options), *options.keys)), sep="\n")
     return 0
 
 

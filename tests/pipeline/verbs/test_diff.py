@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from split_matching.cache.files import write_json
 from tests.pipeline.toy_project import Toy
 
 
@@ -54,3 +57,21 @@ def test_of_two_stages_only_what_both_were_made_from_is_compared(project: Toy) -
     assert project.run(f"diff total/{total} squares/{project.newest('squares').name}") == 0
     place = project.out.index("settings:")
     assert project.out[place + 1 : place + 3] == ["  shapes.train_scenes: 10 -> 9", ""]
+
+
+def test_control_characters_of_a_manifest_reach_no_terminal(project: Toy) -> None:
+    """A copied cache may hold what anybody wrote, with a digest that fits."""
+    project.run("Total")
+    first = project.newest("total")
+    project.run("Total", "--set", "train.steps=7")
+    path = project.newest("total") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["summary"] = {"total": "\x1b[31mred\nline"}
+    manifest["code"]["a\x1b[2J.py"] = "0"
+    del manifest["digest"]
+    write_json(path, manifest)
+    assert project.run(f"diff {first.name} {path.parent.name}") == 0
+    assert any("\\x1b[31mred\\nline" in line for line in project.out)
+    assert project.run("status", "--set", "train.steps=7") == 0
+    assert "stale (code a\\x1b[2J.py)" in project.state_of("Total")
+    assert all(line.isprintable() for line in project.out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 import pytest
@@ -82,3 +84,26 @@ def test_verify_all_names_a_folder_that_may_not_be_read(project: Toy) -> None:
         assert project.run("verify", "--all") == 1
     folder = project.newest("squares")
     assert project.out[5:] == [f"cannot read {folder}/manifest.json: permission denied; check its permissions"]
+
+
+def test_verify_of_a_cache_that_may_not_be_written_reads_all_of_it(
+    project: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file is named though it cannot be renamed, and so is the next one."""
+    project.run("Page")
+    shard, page = project.newest("squares") / "train-00001.h5", project.newest("page") / "page.html"
+    for path in (shard, page):
+        path.write_bytes(b"?")
+
+    def replace(*names: object, **folders: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert project.run("verify") == 4
+    damaged = [line for line in project.out if "altered" in line]
+    assert [line.split()[:4] for line in damaged] == [
+        ["Squares:", str(shard), "is", "altered,"],
+        ["Page:", str(page), "is", "altered,"],
+    ]
+    assert all("but not renamed (cannot write " in line and "read-only file system" in line for line in damaged)
+    assert len([line for line in project.out if line.endswith(" as written")]) == 3
