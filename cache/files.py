@@ -107,12 +107,15 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, or is nested too deeply.
+        ValueError: it is no JSON, is nested too deeply, or has the half of a sign, which no file and no page can hold.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+    if any(half in text for half in (("\\ud", "\\uD") if isinstance(text, str) else (b"\\ud", b"\\uD"))):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def read_regular(path: Path, most: int | None = MOST_BYTES) -> bytes:

@@ -12,6 +12,7 @@ from split_matching.cache.files import (
     file_size,
     folder_size,
     move_folder,
+    parse_json,
     read_json,
     remove,
     rename_damaged,
@@ -263,3 +264,12 @@ def test_remove(tmp_path):
     for name in ("link", "folder", "file", "absent"):
         remove(tmp_path / name)
     assert names(tmp_path) == []
+
+
+def test_json_with_half_a_sign_is_none() -> None:
+    """A surrogate without its other half: `json` takes it, and no file in UTF-8 can hold it."""
+    assert parse_json(b'{"a": "\\ud83d\\ude00"}') == parse_json('{"a": "\\uD83D\\uDE00"}') == {"a": "\U0001f600"}
+    for text in ('["\\ud800"]', '{"a": {"x\\uDFFF": 1}}', '["\\ude00\\ud83d"]'):
+        for given in (text, text.encode()):
+            with pytest.raises(ValueError, match="surrogates not allowed"):
+                parse_json(given)
