@@ -140,7 +140,7 @@ class Entry:
     def _state(self, recipe: Recipe) -> State:
         done, total = self._progress(recipe)
         unused = self._unused(recipe) if done is None else ()
-        if not (self.folder / MANIFEST).is_file():
+        if file_size(self.folder / MANIFEST) is None:
             if done is not None:
                 step, steps, _ = read_progress(self.partial)
                 return State("partial", (f"step {step} of {steps}",) if step else (), done, total)

@@ -113,7 +113,8 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
-    if any(half in text for half in (("\\ud", "\\uD") if isinstance(text, str) else (b"\\ud", b"\\uD"))):
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if b"\\ud" in data or b"\\uD" in data:
         json.dumps(value, ensure_ascii=False).encode()
     return value
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from split_matching.cache.artifact import Artifact, load_artifact
 from split_matching.cache.disk_errors import explain_disk_errors, explain_read_errors
 from split_matching.cache.entry import State, read_done
-from split_matching.cache.files import rename_damaged
+from split_matching.cache.files import file_size, rename_damaged
 from split_matching.cache.folders import walk_folders
 from split_matching.cache.locks import lock_file
+from split_matching.cache.names import MANIFEST
 from split_matching.errors import CorruptError, UserError, format_count
 from split_matching.pipeline.plan import Plan, Stage
 
@@ -47,7 +48,7 @@ def _check_stage(stage: Stage, state: State) -> list[Line]:
     try:
         with explain_read_errors(stage.entry.folder):
             if state.name == "unreadable":  # it, or a stage before it
-                artifact = stage.artifact() if stage.entry.folder.exists() else None
+                artifact = stage.artifact() if file_size(stage.entry.folder / MANIFEST) is not None else None
             if artifact is not None:
                 found += _check(stage.command, artifact, then)
             elif state.name == "corrupt":
