@@ -190,21 +190,25 @@ def find_run(root: Path, words: str) -> Run:
     Raises:
         ConfigError: several runs begin so or have this name.
         DataError: no run does.
+        UserError: no run of those that can be read does.
     """
-    runs = list_runs(root)
+    skipped: list[str] = []
+    runs = list_runs(root, skip=skipped.append)
     if not is_key(words):
-        return _find_named(root, runs, words)
+        return _find_named(root, runs, words, skipped)
     artifact = find_artifact(root, words, (EVALUATED, TRAINED))
     for run in runs:
         if run.artifact.path == artifact.path:
             return run
     run = Run(artifact, trace(artifact))  # a training that is listed with its evaluation
-    usual = next(other.usual for other in runs if other.dataset == run.dataset)
+    usual = next((other.usual for other in runs if other.dataset == run.dataset), {})
     return replace(run, note=_note_of(root, run), usual=usual)
 
 
-def _find_named(root: Path, runs: Sequence[Run], name: str) -> Run:
+def _find_named(root: Path, runs: Sequence[Run], name: str, skipped: Sequence[str]) -> Run:
     named = [run for run in runs if name and run.note.name == name]
+    if not named and skipped:
+        raise UserError(f"{skipped[0]}; no other run has the name {name!r}")
     if not named:
         meant = did_you_mean(name, [run.note.name for run in runs if run.note.name])
         raise DataError(f"no run in {root} has the name {name!r}: {meant or 'see `runs`'}")

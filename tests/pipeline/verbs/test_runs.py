@@ -193,11 +193,13 @@ def test_runs_that_may_not_be_read_are_a_line_and_the_others_are_listed(
         assert main(["note", keys["base"][:8], "--name", "a name", "--artifacts", str(tmp_path)]) == 0
         capsys.readouterr()
         assert main(["diff", f"train/{keys['trained'][:8]}", keys["base"][:8], "--artifacts", str(tmp_path)]) == 1
+        assert capsys.readouterr().err.startswith(f"error: cannot read {tmp_path}/shapes/train: permission denied")
+        assert main(["note", "another", "--artifacts", str(tmp_path)]) == 1
     found = {run["key"]: run["metrics"]["hIoU"] for run in json.loads(out)}
     assert found == {keys["mine"]: 34.3, keys["base"]: 68.57, keys["short"]: 61.8}
     line = f"cannot read {tmp_path}/shapes/train: permission denied; check its permissions"
     assert err == f"warning: {line}\n"
-    assert capsys.readouterr().err.startswith(f"error: {line}; no other artifact has a key that begins with ")
+    assert capsys.readouterr().err == f"error: {line}; no other run has the name 'another'\n"
 
 
 def test_json_and_csv_are_whole_and_unrounded(ask: Ask, keys: dict[str, str]) -> None:
