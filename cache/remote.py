@@ -305,6 +305,9 @@ class Remote:
         temporary = f"{target}.{secrets.token_hex(8)}.part"
         try:
             send(temporary)
+            if self._fs.isdir(target):  # the file would be moved into it
+                name = target.removeprefix(f"{self._root}/")
+                raise UserError(f"{self.address}: {name}: a folder is in the way of a file: remove it there")
             self._fs.mv(temporary, target)
         except BaseException:
             with contextlib.suppress(Exception):

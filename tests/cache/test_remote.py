@@ -199,6 +199,22 @@ def test_a_file_that_is_not_as_it_was_written_is_not_pulled(made: Artifact, tmp_
     assert not (tmp_path / "b" / PLACE).exists()
 
 
+@pytest.mark.parametrize("of", ["file", "manifest"])
+def test_a_folder_in_place_of_a_file_is_one_line_and_nothing_is_put_into_it(
+    made: Artifact, tmp_path: Path, of: str
+) -> None:
+    """A client that renames a file to the name of a folder moves it there, and all would seem well."""
+    remote = Remote(str(tmp_path / "far"))
+    remote.push(made)
+    path = next((tmp_path / "far" / "files").glob("*/*")) if of == "file" else tmp_path / "far" / f"{PLACE}.json"
+    path.unlink()
+    path.mkdir()
+    name = path.relative_to(tmp_path / "far")
+    with pytest.raises(UserError, match=f"{name}: a folder is in the way of a file: remove it there"):
+        remote.push(made, verify=True)
+    assert list(path.iterdir()) == [] and not list((tmp_path / "far").rglob("*.part"))
+
+
 def rewrite(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], bytes]:
     """The manifest with a change, and a digest that fits."""
 
