@@ -83,7 +83,7 @@ def walk_folders(root: Path, skip: Skip | None = None) -> Iterator[Folder]:
 def _list(folder: Path, skip: Skip | None) -> list[Path]:
     try:
         with explain_read_errors(folder):
-            return sorted(folder.iterdir())
+            return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:  # it is no folder, or gone
         return []
     except UserError as error:

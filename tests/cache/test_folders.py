@@ -21,9 +21,10 @@ from split_matching.cache.folders import (
 )
 from split_matching.cache.keys import digest
 from split_matching.cache.names import LOCK
-from split_matching.errors import ConfigError, DataError
+from split_matching.errors import ConfigError, DataError, UserError
 from tests.cache.example_builds import KEY, RECIPE, make_plain
 from tests.cache.test_locks import locked_elsewhere
+from tests.hidden import hidden
 
 
 def test_folders_of_the_cache_are_told_from_others(entry: Entry) -> None:
@@ -90,3 +91,18 @@ def test_idle_time_is_that_of_the_newest_file(entry: Entry) -> None:
     (path / "new").touch()
     os.utime(path, (0, 0))
     assert idle_seconds(path) < 60
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_gone_through(entry: Entry) -> None:
+    """What begins with a dot is not of the cache: `.running` of another user is no reason to say anything."""
+    found = make_plain(entry).path
+    other = make_plain(replace(entry, key=digest("other"), stage="other")).path
+    (entry.root / ".running").mkdir()
+    with hidden(entry.root / ".running"):
+        assert {folder.path for folder in walk_folders(entry.root)} == {found, other}
+    skipped: list[str] = []
+    with hidden(other.parent):
+        assert [folder.path for folder in walk_folders(entry.root, skipped.append)] == [found]
+        with pytest.raises(UserError, match="cannot read .*other: permission denied"):
+            list(walk_folders(entry.root))
+    assert skipped == [f"cannot read {other.parent}: permission denied; check its permissions"]
