@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from split_matching.cache.disk_errors import explain_disk_errors
+from split_matching.errors import UserError
 
 
 def try_lock(handle: int) -> bool:
@@ -40,12 +41,14 @@ def lock_file(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
         Whether the lock counts: False if the folder of the lock file is not there, was renamed, or was removed.
 
     Raises:
-        UserError: the file cannot be opened or locked.
+        UserError: the file cannot be opened or locked, or is a link that leads nowhere.
     """
     try:
         with explain_disk_errors(path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except FileNotFoundError:
+        if path.is_symlink():  # else whoever tries again would do so for ever
+            raise UserError(f"{path} is a link that leads nowhere: remove it") from None
         yield False
         return
     try:

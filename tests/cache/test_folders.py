@@ -103,6 +103,6 @@ def test_what_cannot_be_read_is_told_and_the_rest_gone_through(entry: Entry) -> 
     skipped: list[str] = []
     with hidden(other.parent):
         assert [folder.path for folder in walk_folders(entry.root, skipped.append)] == [found]
-        with pytest.raises(UserError, match="cannot read .*other: permission denied"):
+        with pytest.raises(UserError, match=r"cannot read .*other: permission denied"):
             list(walk_folders(entry.root))
     assert skipped == [f"cannot read {other.parent}: permission denied; check its permissions"]

@@ -132,3 +132,12 @@ def test_child_process_does_not_inherit_a_lock(tmp_path: Path) -> None:
     finally:
         child.kill()
         child.join()
+
+
+def test_a_lock_file_that_is_a_link_to_nowhere_is_an_error(tmp_path: Path) -> None:
+    """It counts for nobody, and a run that waits for its build would try again for ever."""
+    (tmp_path / "lock").symlink_to(tmp_path / "absent" / "lock")
+    with pytest.raises(UserError, match="lock is a link that leads nowhere: remove it"), lock_file(tmp_path / "lock"):
+        pass
+    with lock_file(tmp_path / "absent" / "lock") as held:
+        assert not held
