@@ -23,6 +23,8 @@ ADVICE = {
     errno.EPERM: "check its permissions, or choose another place: {option}",
     errno.EIO: "check the disk, or choose another place: {option}",
     errno.EINTR: "it was interrupted: run it again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the machine has too many open files",
     errno.ESTALE: "check the disk or the network; rerun then",
     errno.ETIMEDOUT: "check the network; rerun then",
     errno.EISDIR: "a folder is in the way of a file: move it away",

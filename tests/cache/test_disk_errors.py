@@ -31,6 +31,11 @@ def test_option_is_named() -> None:
     assert str(explain_disk_error(error, option="--set data.root=PATH")).endswith(": --set data.root=PATH")
 
 
+def test_too_few_open_files_say_what_to_raise() -> None:
+    line = str(explain_disk_error(OSError(errno.EMFILE, ""), "/cache/a"))
+    assert line == "cannot write /cache/a: too many open files; raise the limit of open files (ulimit -n)"
+
+
 def test_errors_of_rust_are_known_by_their_text() -> None:
     found = explain_disk_error(RuntimeError("I/O error: No space left on device (os error 28)"), "a")
     assert str(found).startswith("cannot write a: no space left on device; ")
