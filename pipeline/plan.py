@@ -361,13 +361,11 @@ class Plan:
                 known = isinstance(error, ConfigError | DataError)  # else an error of the disk
                 found[name] = State("missing" if known else "unreadable", later or (str(error),))
                 continue
-            waits = [f"{WAIT}{self[up].command}" for up in stage.upstream if not found[up].fresh]
-            if waits and state.name in ("fresh", "stale"):
+            if waits := [f"{WAIT}{self[up].command}" for up in stage.upstream if not found[up].fresh]:
+                late = state.name in ("fresh", "stale")
                 # that an input does not exist yet is said by the wait already
-                own = [reason for reason in state.reasons if not reason.startswith("input ")]
-                state = replace(state, name="stale", reasons=(*own, *waits))
-            elif waits:
-                state = replace(state, reasons=(*state.reasons, *waits))
+                own = [reason for reason in state.reasons if not (late and reason.startswith("input "))]
+                state = replace(state, name="stale" if late else state.name, reasons=(*own, *waits))
             found[name] = state
         return found
 
