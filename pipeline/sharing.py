@@ -83,7 +83,7 @@ def push(plan: Plan, names: Sequence[str], display: ProgressDisplay, verify: boo
         elif _made_alike(there, artifact.manifest):
             sent = remote.mend(artifact, there, _counter(display, name), verify)
             display.end(name)
-            mended = f"{format_size(sent)} of it sent again, as they were missing or altered there, "
+            mended = f"{format_size(sent)} of it sent again (missing or altered there), "
             lines.append(f"{name}: is there already, {mended if sent else ''}{place}")
         else:
             why = (

@@ -167,7 +167,7 @@ def test_push_sends_again_what_is_missing_there_and_what_is_altered_if_told(proj
     assert not any("sent again" in line for line in project.out)
     assert project.run("push --verify", *far) == 0
     assert {path: path.read_bytes() for path in files} == whole
-    assert sum("sent again, as they were missing or altered there" in line for line in project.out) == 1
+    assert sum("sent again (missing or altered there)" in line for line in project.out) == 1
     assert project.run("push --verify", *far) == 0 and not any("sent again" in line for line in project.out)
 
 
