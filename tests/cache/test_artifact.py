@@ -53,9 +53,10 @@ def test_manifest_says_what_made_it(entry: Entry) -> None:
     assert manifest["code"] == {"stages/a.py": "1"}
     assert manifest["inputs"] == {"numbers/train": "0"}
     assert manifest["config"] == {"k": {"n": 1}}
-    assert manifest["summary"] == {"images": 10}
+    assert manifest["summary"] == {"images": 10} and manifest["images"] == 10
     assert manifest["files"]["train-00000.h5"].keys() == {"bytes", "sha256", "seconds", "data", "layout"}
     assert "numpy" in manifest["versions"]
+    assert make_plain(entry).manifest["images"] == 0
 
 
 def test_content_does_not_depend_on_the_size_of_shards(entry: Entry) -> None:

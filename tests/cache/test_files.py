@@ -14,6 +14,7 @@ from split_matching.cache.files import (
     move_folder,
     parse_json,
     read_json,
+    read_regular,
     remove,
     rename_damaged,
     replace_file,
@@ -175,6 +176,13 @@ def test_everything_is_synced_in_order(tmp_path, monkeypatch):
     write(folder / "a", b"x")
     assert calls == ["file", "rename", "folder"]
     assert names(tmp_path / "elsewhere") == ["a"]
+
+
+def test_a_file_may_have_just_as_many_bytes_as_are_allowed(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_regular(tmp_path / "a", 5) == read_regular(tmp_path / "a", None) == b"12345"
+    with pytest.raises(ValueError, match="far too large"):
+        read_regular(tmp_path / "a", 4)
 
 
 def test_without_sync(tmp_path, monkeypatch):

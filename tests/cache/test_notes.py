@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from split_matching.cache.entry import Entry, State
-from split_matching.cache.notes import Note, change_note, read_note
+from split_matching.cache.notes import Note, change_note, list_notes, read_note
 from split_matching.errors import CorruptError
 from tests.cache.example_builds import KEY, RECIPE, make_plain
 
@@ -25,6 +25,14 @@ def test_a_note_is_kept_changed_and_removed(tmp_path: Path) -> None:
     change_note(tmp_path, "toy", KEY, name="", text="")
     change_note(tmp_path, "toy", KEY, name="", text="")  # once more
     assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_results_with_a_note_are_listed_by_data_set_and_first_digits_of_the_key(tmp_path: Path) -> None:
+    change_note(tmp_path, "toy", KEY, name="base")
+    change_note(tmp_path, "other", "0123456789abcdef0123", text="one")
+    change_note(tmp_path, "other", "f" * 64, name="removed")
+    change_note(tmp_path, "other", "f" * 64, name="")
+    assert list_notes(tmp_path) == {("toy", KEY[:16]), ("other", "0123456789abcdef")}
 
 
 def test_a_note_touches_no_result(entry: Entry) -> None:

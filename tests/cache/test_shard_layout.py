@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
@@ -34,6 +35,10 @@ def test_description_has_all_data_and_little_else(tmp_path: Path) -> None:
         assert stored == sum(file[name]["data"].id.get_storage_size() for name in FIELDS)
     assert found["bytes"] == len(content)
     assert found["data"] == sorted(found["data"])
+    outside = np.ones(len(content), bool)
+    for start, stop in found["data"]:
+        outside[start:stop] = False
+    assert found["layout"] == hashlib.sha256(np.frombuffer(content, np.uint8)[outside]).hexdigest()
 
 
 def test_every_byte_outside_of_the_data_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

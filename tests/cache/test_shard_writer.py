@@ -66,11 +66,19 @@ def test_unusable_arrays_are_errors_that_name_the_image(tmp_path: Path, change: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ids_must_ascend(tmp_path: Path) -> None:
+def test_integers_of_a_wider_type_are_stored_if_their_values_fit(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 255], [7, 8, 9]], np.uint16)
+    path = write(tmp_path / "a.h5", {"a": {**images(1)["image_0000_é"], "labels": labels}})
+    with h5py.File(path) as f:
+        assert f["labels/data"].dtype == np.uint8 and f["labels/data"][:].tolist() == [0, 1, 255, 7, 8, 9]
+
+
+@pytest.mark.parametrize("second", ["a", "b"])
+def test_ids_ascend_and_do_not_repeat(tmp_path: Path, second: str) -> None:
     good = images(1)["image_0000_é"]
     with pytest.raises(ValueError, match="ascend"), ShardWriter(tmp_path / "a.h5", "test", FIELDS) as writer:
         writer.add("b", **good)
-        writer.add("a", **good)
+        writer.add(second, **good)
 
 
 def test_failed_writer_leaves_the_old_file(tmp_path: Path) -> None:

@@ -73,14 +73,15 @@ def test_images_without_targets_train_without_nan(seen: tuple[int, ...], regions
 
 
 def test_statistics_of_matches_by_hand() -> None:
-    """Three seen queries and a candidate on 16 cells; whole and half masks."""
+    """Three seen queries and a candidate on 16 cells; whole and half masks. 0 and a coverage of a half are outside."""
     nothing, half, other = torch.zeros(16), torch.arange(16) < 8, torch.arange(16) % 2 == 0
     drawn = torch.stack([torch.stack([nothing, half, nothing, nothing]), torch.stack([nothing + 1, half, half, half])])
     masks = (2 * drawn - 1).unflatten(2, (4, 4))  # (2, 4, 4, 4): logits of -1 and 1
+    masks[1, 3] = half.unflatten(0, (4, 4)) * 1.0  # 0 and 1
     wanted = replace(
         targets((1, 2), (3, 1)),
         seen_masks=torch.stack([torch.stack([other * 1.0, nothing]), torch.stack([nothing, nothing + 1])]),
-        region_masks=torch.stack([torch.stack([nothing + 0.5, half + 0.0, nothing]), torch.stack([half + 0.0] * 3)]),
+        region_masks=torch.stack([torch.stack([nothing, half * 1.0, nothing]), torch.stack([0.5 + half / 2] * 3)]),
     )
     one, first = np.array([0]), np.array([1])
     probability, cosine = torch.zeros(2, 3, 2), torch.zeros(2, 1, 3)

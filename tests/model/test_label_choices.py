@@ -71,8 +71,10 @@ def test_a_gpu_works_on_all_classes_at_once_with_the_same_labels(monkeypatch: py
         assert np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("way", ["_best_on_cpu", "_best"])
 @pytest.mark.parametrize("value", [True, False])
-def test_all_classes_may_be_of_one_group(value: bool) -> None:
+def test_all_classes_may_be_of_one_group(value: bool, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_choices, "_best_on_cpu", getattr(label_choices, way))
     scores, _ = example(6, 5, 5)
     seen = torch.full((6,), value)
     choices = choose_labels(scores, seen, (0.0, 0.5), 8, 8)

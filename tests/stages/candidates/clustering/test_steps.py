@@ -135,6 +135,7 @@ def test_a_speck_far_away_is_not_the_measure() -> None:
     """Single odd tokens lie far from everything; with them as the measure the rest would be one."""
     assert merged([0, 3.2, 10, 100], [50, 50, 50, 1], min_area=0.01) == pytest.approx([0, 3.2, 10, 100])
     assert merged([0, 3.2, 10, 100], [50, 50, 50, 1], min_area=0.0) == pytest.approx([4.4, 100])
+    assert merged([0, 3.2, 10, 100], [3, 2, 2, 1], min_area=0.125) == pytest.approx([26.4 / 7, 100]), "1 of 8 is enough"
     assert len(merged([0, 1, 10], [1, 1, 1], min_area=0.5)) == 2, "where all are specks, all are the measure"
 
 
