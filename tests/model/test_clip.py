@@ -248,7 +248,8 @@ def test_the_hub_is_reachable_if_it_answers_or_a_proxy_does(
 
     monkeypatch.setattr("split_matching.model.hub_files.getproxies", lambda: proxies)
     monkeypatch.setattr("split_matching.model.hub_files.socket.create_connection", connect)
-    for endpoint, address in (("https://a.example", ("a.example", 443)), ("http://b:8080", ("b", 8080))):
+    places = {"https://a.example": ("a.example", 443), "http://b:8080": ("b", 8080), "http://c": ("c", 80)}
+    for endpoint, address in places.items():
         monkeypatch.setattr("split_matching.model.hub_files.ENDPOINT", endpoint)
         assert can_reach_hub() is reachable
         assert proxies or asked[-1] == address

@@ -12,3 +12,6 @@ def test_a_process_alone_has_everything() -> None:
     gathered, first = group.gather_rows(rows)
     assert first == 0 and torch.equal(gathered, rows) and torch.equal(group.sum(rows), rows)
     assert not gathered.requires_grad and not group.sum(rows).requires_grad
+    rows.grad = torch.full((3, 2), 0.5)
+    group.sum_gradients([rows])
+    assert rows.grad.tolist() == [[0.5, 0.5]] * 3

@@ -36,7 +36,7 @@ def test_patches_join_to_the_image() -> None:
 
 
 def test_padded_batch_gives_what_each_image_gives_alone(clip: FrozenClip) -> None:
-    grids = [(8, 8), (5, 7), (6, 3)]
+    grids = [(8, 8), (5, 7), (6, 3), (4, 1), (1, 6)]
     alone, patches, valid = images(clip, *grids)
     maps = TokenEncoder(clip, (2, 4))(patches, valid)
     for row, (h, w) in enumerate(grids):

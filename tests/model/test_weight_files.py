@@ -36,6 +36,16 @@ def test_every_format_gives_the_same_weights(tmp_path: Path, tiny: dict[str, tor
     assert all(torch.equal(loaded[name], halved[name]) and loaded[name].dtype == torch.float32 for name in halved)
 
 
+def test_parameters_are_read_as_tensors(tmp_path: Path) -> None:
+    values = {"scale": torch.tensor([2.5, -1.0]), "bias": torch.arange(6.0).reshape(2, 3)}
+    torch.save({name: torch.nn.Parameter(value) for name, value in values.items()}, tmp_path / "w.pt")
+    found = read_weight_file(tmp_path / "w.pt").tensors
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "scale": [2.5, -1.0],
+        "bias": [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]],
+    }
+
+
 PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "model.", "model.clip.", "clip_model.")
 
 
@@ -188,6 +198,12 @@ def test_sizes_in_a_pickle_are_not_believed(tmp_path: Path) -> None:
     assert found["x"].data_ptr() == found["y"].data_ptr(), "the storage is read once"
     save_storage(tmp_path / "w.pt", b"12345678", 1_000_000)
     with pytest.raises(DataError, match="cannot be read"):
+        read_weight_file(tmp_path / "w.pt")
+
+
+def test_a_tensor_of_very_many_axes_is_no_weight(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros([1] * 100)}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match="hold more than weights"):
         read_weight_file(tmp_path / "w.pt")
 
 
