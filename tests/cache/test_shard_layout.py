@@ -41,6 +41,20 @@ def test_description_has_all_data_and_little_else(tmp_path: Path) -> None:
     assert found["layout"] == hashlib.sha256(np.frombuffer(content, np.uint8)[outside]).hexdigest()
 
 
+def test_data_may_lie_in_several_ranges(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.h5", b"aaXXbbYYYcc"
+    found = {"bytes": 11, "data": [[2, 4], [6, 9]], "layout": hashlib.sha256(b"aabbcc").hexdigest()}
+    for place in range(11):
+        data = bytearray(whole)
+        data[place] ^= 255
+        path.write_bytes(data)
+        if whole[place : place + 1] in (b"X", b"Y"):
+            check_shard(path, found)
+        else:
+            with pytest.raises(CorruptError):
+                check_shard(path, found)
+
+
 def test_every_byte_outside_of_the_data_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.h5", images(4))
     whole, found = path.read_bytes(), describe_shard(path)
