@@ -263,11 +263,18 @@ def test_siglip_says_what_its_tokenizer_needs(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(clip_weights, "can_reach_hub", lambda: False)
     monkeypatch.setattr(clip_weights.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(hub_files, "try_to_load_from_cache", lambda repository, name: None)
+    siglip = ClipConfig(model="ViT-B-16-SigLIP", weights="random")
     with pytest.raises(DataError, match=r"hf download timm/ViT-B-16-SigLIP`, and copy the folder models--timm"):
-        check_weights(ClipConfig(model="ViT-B-16-SigLIP", weights="random"))
+        check_weights(siglip)
+    with monkeypatch.context() as patch:
+        patch.setattr(clip_weights, "can_reach_hub", lambda: True)
+        check_weights(siglip)  # it will be downloaded
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_files, "try_to_load_from_cache", lambda repository, name: f"/cache/{name}")
+        check_weights(siglip)  # it is here
     monkeypatch.setattr(clip_weights.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install transformers"):
-        check_weights(ClipConfig(model="ViT-B-16-SigLIP", weights="random"))
+        check_weights(siglip)
 
 
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-map"])
