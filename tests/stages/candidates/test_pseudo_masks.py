@@ -1,13 +1,22 @@
 """What pseudo masks may never cover."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from split_matching.configs.settings import PseudoMasksConfig
-from split_matching.stages.candidates.pseudo_masks import Clustered, cluster_together, free_cells, remove_annotated
+from split_matching.stages.candidates.pseudo_masks import (
+    Clustered,
+    cluster_together,
+    free_cells,
+    make_pseudo_masks,
+    remove_annotated,
+)
+from tests.handmade import Chain
 
 CONFIG = PseudoMasksConfig(min_area=0.01, max_annotated=1.0)
 QUADRANTS = np.kron(np.array([[1, 2], [3, 4]], np.uint8), np.ones((8, 8), np.uint8))
@@ -90,3 +99,15 @@ def test_each_image_gets_its_own_regions_and_one_without_a_free_cell_has_none() 
     assert [np.unique(found.labels).tolist() for found in images] == [[1], [0], [3]]
     cluster_together(images[1:2], Corners(), CONFIG, "cpu")
     assert not images[1].labels.any()
+
+
+@pytest.mark.parametrize("tokens", ["all", "unannotated"])
+def test_pseudo_masks_have_the_sides_of_the_features(tmp_path: Path, tokens: str) -> None:
+    chain = Chain(tmp_path, f"pseudo_masks.tokens={tokens}", "pseudo_masks.scale=3")
+    rng = np.random.default_rng(0)
+    images = [
+        ("train_000000", rng.standard_normal((4, 6, 8)).astype(np.float32), None),
+        ("train_000001", rng.standard_normal((7, 5, 8)).astype(np.float32), None),
+    ]
+    found = [(image_id, labels.shape) for image_id, labels, _ in make_pseudo_masks(chain.context("masks"), images)]
+    assert found == [("train_000000", (12, 18)), ("train_000001", (21, 15))]
