@@ -15,6 +15,7 @@ from split_matching.errors import DataError
 from split_matching.pipeline.cli import main
 from split_matching.stages.candidates import features
 from split_matching.stages.candidates.quality import best_overlap, measure
+from split_matching.stages.candidates.region_embedding import RegionItem
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import StageContext
 from split_matching.stages.training import text
@@ -50,6 +51,35 @@ def test_best_overlap_equals_a_loop(seed: int) -> None:
 
 def test_no_region_overlaps_nothing() -> None:
     assert best_overlap(np.zeros((4, 4), np.uint8), np.ones((8, 8), bool)) == (0, 0.0)
+
+
+def test_a_region_of_one_pixel_may_overlap_wholly() -> None:
+    assert best_overlap(np.array([[0, 2, 0]], np.uint8), np.array([[False, True, False]])) == (2, 1.0)
+
+
+def test_regions_are_compared_with_the_masks_of_the_seen_classes(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions are the quarters of an image, so each overlap can be counted in the mask files."""
+    quarters = np.kron(np.array([[1, 2], [3, 4]], np.uint8), np.ones((32, 32), np.uint8))
+    monkeypatch.setattr("split_matching.stages.candidates.quality.cluster", lambda dense, config: quarters)
+    embedded = []
+
+    def name(self: object, method: str, item: RegionItem) -> np.ndarray:
+        embedded.append((method, item.masks.sum((1, 2)).tolist()))
+        return np.zeros(len(item.masks), int)
+
+    monkeypatch.setattr("split_matching.stages.candidates.quality._Measurement._name", name)
+    source, seen = open_source(chain.config.data, chain.root), chain.slice.classes.seen_ids
+    overlaps, pixels = [], []
+    for image_id in source.ids("train"):
+        mask = np.asarray(Image.open(source.mask_path(image_id)))
+        objects = [mask == value for value in seen if (mask == value).any()]
+        pixels.append([int(wanted.sum()) for wanted in objects])
+        for wanted in objects:
+            inside = [int(part.sum()) for half in np.split(wanted, 2) for part in np.split(half, 2, 1)]
+            overlaps.append(max(count / (32 * 32 + wanted.sum() - count) for count in inside))
+    found = measure(context(chain), 10)
+    assert found.iou == pytest.approx(np.mean(overlaps))
+    assert sorted(sizes for method, sizes in embedded if method == "crop") == sorted(filter(None, pixels))
 
 
 def test_unseen_labels_change_no_number(chain: Chain, tmp_path: Path) -> None:
