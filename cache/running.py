@@ -80,8 +80,8 @@ def other_code(root: Path, code: Mapping[Path, str]) -> dict[Path, str]:
         root: of the cache.
         code: see `claim`.
     """
-    found = {root / name: (who, digest) for who, _, codes, _ in _others(root) for name, digest in codes.items()}
-    return {path: who for path, (who, digest) in found.items() if digest != code.get(path, digest)}
+    others = [(root / name, who, digest) for who, _, codes, _ in _others(root) for name, digest in codes.items()]
+    return {path: who for path, who, digest in others if digest != code.get(path, digest)}
 
 
 def note_build(root: Path, partial: Path, order: str) -> None:

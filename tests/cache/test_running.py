@@ -60,8 +60,15 @@ def test_only_who_has_other_code_for_the_same_folder_is_named(tmp_path: Path) ->
         ):
             assert list(other_code(tmp_path, code)) == found
     assert other_code(tmp_path, {here: "3"})[here].startswith(f"process {other.pid} on ")
-    other.kill()
-    other.join()
+    third = context.Process(target=_run_code, args=(tmp_path, {here: "3"}, ready))
+    ready.clear()
+    third.start()
+    assert ready.wait(30)
+    for code, process in (("3", other), ("1", third)):  # who has the same code does not hide who has not
+        assert other_code(tmp_path, {here: code})[here].startswith(f"process {process.pid} on ")
+    for process in (other, third):
+        process.kill()
+        process.join()
     assert other_code(tmp_path, {here: "3"}) == {}
 
 
