@@ -206,7 +206,7 @@ class Entry:
         altered = []
         for sidecar in sorted(self.partial.glob(f"*.h5{DONE}")):
             path = sidecar.with_name(sidecar.name.removesuffix(DONE))
-            if path.is_file() and (done := read_done(path)) and file_sha256(path) != done["sha256"]:
+            if file_size(path) is not None and (done := read_done(path)) and file_sha256(path) != done["sha256"]:
                 altered.append(path)
         return altered
 
@@ -235,7 +235,7 @@ def read_progress(partial: Path) -> tuple[int, int, float]:
 
 
 def read_order(partial: Path) -> dict[str, Any] | None:
-    """Return what a build in progress was started from, as of `Entry.order`; None if that cannot be read."""
+    """Return what a build in progress was started from, as of `Entry.order`; None if that is absent or damaged."""
     return read_json(partial / BUILD, has_fields(ORDER_FIELDS))
 
 

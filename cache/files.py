@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from split_matching.cache.disk_errors import NOT_DAMAGE
+from split_matching.cache.disk_errors import NOT_DAMAGE, explain_read_errors
 from split_matching.cache.fields import Test
 
 NO_FOLDER_SYNC = (errno.EBADF, errno.EINVAL)  # what file systems answer that cannot sync a folder
@@ -109,12 +109,13 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: it is no JSON, is nested too deeply, or has the half of a sign, which no file and no page can hold.
     """
+    if isinstance(text, bytes):
+        text = text.decode()  # `json` takes the bytes of half a sign
     try:
         value = json.loads(text)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
-    data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-    if b"\\ud" in data or b"\\uD" in data:
+    if "\\ud" in text or "\\uD" in text:
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -142,9 +143,13 @@ def read_json(path: Path, holds: Test) -> dict[str, Any] | None:
     Args:
         path: the file.
         holds: the test that its object must pass, see `cache.fields`.
+
+    Raises:
+        UserError: it cannot be read, so nobody knows.
     """
     try:
-        value = parse_json(read_regular(path))
+        with explain_read_errors(path):
+            value = parse_json(read_regular(path))
     except (OSError, ValueError):
         return None
     intact = isinstance(value, dict) and value.pop("digest", None) == self_digest(value)

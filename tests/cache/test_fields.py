@@ -1,4 +1,4 @@
-"""State files with a right digest and wrong fields: nobody believes them, and nobody ends with a traceback."""
+"""State files of wrong fields with a right digest are damage; what may not be read is not taken for absent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from split_matching.cache.build import open_build
 from split_matching.cache.entry import PROGRESS, Entry, read_progress
 from split_matching.cache.files import write_json
 from split_matching.cache.folders import read_inputs
-from split_matching.errors import CorruptError
+from split_matching.errors import CorruptError, UserError
 from tests.cache.example_builds import IDS, RECIPE, make_plain, make_shard, make_sharded, plan_of, shards_of
+from tests.hidden import hidden
 
 WRONG = (None, True, -1, float("nan"), "x", ["x"], [[1]], {"x": None}, {"x": {}}, {"x": ["x"]})
 """None of these is right in any place of a build.json, a sidecar or a checkpoint.json but some texts."""
@@ -52,6 +53,20 @@ def test_a_shard_with_a_sidecar_of_wrong_fields_is_made_again(entry: Entry, fiel
     assert [build.is_done("train", index) for index in range(3)] == [True, early, True]
     assert build.shard_seconds() <= 0.3 and entry.damaged_shards() == []
     assert make_sharded(entry).shards("train").read(IDS[5], "x").tolist() == [0, 1, 4, 9, 16]
+
+
+def test_a_build_that_may_not_be_read_is_left_as_it_is(entry: Entry) -> None:
+    """Nobody knows whether it is another one, which would be thrown away with its finished shards."""
+    build = open_build(entry, RECIPE, plan_of(4))
+    make_shard(build, 1, shards_of(4)[1])
+    for name, ask in (
+        ("build.json", lambda: open_build(entry, RECIPE, plan_of(4))),
+        ("build.json", lambda: entry.state(RECIPE)),
+        ("train-00001.h5.done.json", lambda: build.is_done("train", 1)),
+    ):
+        with hidden(build.path / name), pytest.raises(UserError, match=rf"cannot read .*{name}: permission denied"):
+            ask()
+    assert open_build(entry, RECIPE, plan_of(4)).is_done("train", 1)
 
 
 @pytest.mark.parametrize("wrong", [*WRONG, ...], ids=repr)

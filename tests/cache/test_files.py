@@ -281,3 +281,5 @@ def test_json_with_half_a_sign_is_none() -> None:
         for given in (text, text.encode()):
             with pytest.raises(ValueError, match="surrogates not allowed"):
                 parse_json(given)
+    with pytest.raises(ValueError, match="can't decode byte 0xed"):
+        parse_json('["\ud800"]'.encode(errors="surrogatepass"))
