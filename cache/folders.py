@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,9 +96,13 @@ def _list(folder: Path, skip: Skip | None) -> list[Path]:
 
 def _open(path: Path) -> Folder | None:
     """Return what a path of the third level is; None if it does not belong to the cache."""
-    with explain_read_errors(path):
-        if path.is_symlink() or not path.is_dir():
-            return None
+    try:
+        with explain_read_errors(path):
+            found = path.lstat()
+    except OSError:  # it is gone
+        return None
+    if not stat.S_ISDIR(found.st_mode):
+        return None
     if _KEY.fullmatch(path.name):
         return Folder(path, "artifact", load_artifact(path))
     if path.name.endswith(".partial") and _KEY.fullmatch(path.name.removesuffix(".partial")):
