@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def config(dataset: str = "shapes", overrides: Sequence[str] = (), set_files: Se
 
 
 def runs(artifacts: Path | str | None = None) -> Iterator[TrainedRun]:
-    """Iterate over all trained and evaluated runs of a cache, newest first.
+    """Iterate over all trained and evaluated runs of a cache, newest first; warns of what cannot be read.
 
     Args:
         artifacts: folder of the cache; None for the usual one.
     """
-    for run in list_runs(Path(artifacts) if artifacts else default_artifacts()):
+    for run in list_runs(Path(artifacts) if artifacts else default_artifacts(), skip=warnings.warn):
         yield TrainedRun(run.artifact, run.artifacts, run.note, run.usual, run.report)

@@ -139,7 +139,7 @@ class Run:
         return sum(int(file["bytes"]) for member in self.own for file in member.manifest["files"].values())
 
 
-def list_runs(root: Path, config: Config | None = None, skip: Skip = lambda line: None) -> list[Run]:
+def list_runs(root: Path, config: Config | None = None, skip: Skip | None = None) -> list[Run]:
     """Return all runs of a cache, newest first.
 
     Args:
@@ -147,6 +147,9 @@ def list_runs(root: Path, config: Config | None = None, skip: Skip = lambda line
         config: the config of a data set that is not in `configs/`. Runs of another one are compared with what most runs
             of their data set have.
         skip: is told in a line of what cannot be read, see `cache.folders.walk_folders`.
+
+    Raises:
+        UserError: something cannot be read, and there is no `skip`.
     """
     found: dict[str, list[Artifact]] = {TRAINED: [], EVALUATED: [], REPORTED: []}
     for folder in walk_folders(root, skip):

@@ -13,10 +13,11 @@ from split_matching.cache.files import remove
 from split_matching.cache.notes import Note, change_note
 from split_matching.configs.load import load_config
 from split_matching.configs.schema import Config
-from split_matching.errors import ConfigError, DataError
-from split_matching.pipeline import known_runs
+from split_matching.errors import ConfigError, DataError, UserError
+from split_matching.pipeline import api, known_runs
 from split_matching.pipeline.known_runs import check_run_name, describe_run, find_run, list_runs, settings_of_config
 from split_matching.pipeline.trained_run import TrainedRun
+from tests.hidden import hidden
 from tests.pipeline.made_runs import make_artifact, make_run
 
 
@@ -31,6 +32,17 @@ def test_a_run_is_an_evaluation_or_a_training_without_one(tmp_path: Path) -> Non
         ["pseudo_masks", "train", "evaluate"],
         ["pseudo_masks", "train", "evaluate"],
     ]
+
+
+def test_runs_that_may_not_be_read_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    other = make_run(tmp_path, dataset="mine")
+    with hidden(other.path.parent):
+        with pytest.raises(UserError, match=f"cannot read {other.path.parent}: permission denied"):
+            list_runs(tmp_path)
+        with pytest.warns(UserWarning, match=f"cannot read {other.path.parent}: permission denied"):
+            runs = [(run.artifact.manifest["dataset"], run.artifact.stage) for run in api.runs(tmp_path)]
+    assert runs == [("mine", "train"), ("shapes", "evaluate")]  # of an evaluation that is hidden, the training
 
 
 def test_what_is_known_of_a_run(tmp_path: Path) -> None:
