@@ -16,7 +16,18 @@ from split_matching.cache.keys import canonical_json
 from split_matching.cache.names import split_of
 from split_matching.environment import command_line, commit
 
-PACKAGES = ("numpy", "torch", "open_clip_torch", "h5py", "faiss-cpu", "faiss-gpu", "pillow", "scipy", "luigi")
+PACKAGES = (
+    "numpy",
+    "torch",
+    "open_clip_torch",
+    "h5py",
+    "faiss-cpu",
+    "faiss-gpu",
+    "pillow",
+    "opencv-python-headless",
+    "scipy",
+    "luigi",
+)
 """Packages whose versions a manifest and a log name."""
 
 
