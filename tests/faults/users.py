@@ -50,7 +50,10 @@ def second_reader(rig: Rig, rng: random.Random) -> str | None:
         ended = rig.run(verb, root, before=partial(be_second, umask))
         if ended.code == 71:
             raise LeftOutError("this process cannot become another user")
-        problem = problem or (refused(ended) if umask & 0o004 else f"{ended.last}" if ended.code else "")
+        if umask & 0o004:
+            problem = problem or (not_told(ended) if verb == "verify" else refused(ended))
+        elif ended.code:
+            problem = problem or f"{verb} ended with {ended.code}: {ended.last}"
     problem = problem or rig.finish("Report", root)
     rig.drop(root)
     return f"umask {umask:03o}, {stage}: {problem}" if problem else ""
@@ -93,6 +96,12 @@ def refused(ended: Ended) -> str:
     """Return what is wrong with how a run ended that may not read or write."""
     fine = ended.code in (1, 4) and ended.last.startswith("error: ") and "Traceback" not in ended.err
     return "" if fine and "permission" in ended.last else f"ended with {ended.code}: {ended.last}"
+
+
+def not_told(ended: Ended) -> str:
+    """Return what is wrong with how `verify` ended, which says what it may not read among its lines."""
+    told = ended.code == 1 and "permission denied" in ended.out and not ended.err
+    return "" if told else f"verify ended with {ended.code}: {ended.out}{ended.err}"
 
 
 def cases(short: bool) -> dict[str, Case]:
