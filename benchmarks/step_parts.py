@@ -29,6 +29,7 @@ from split_matching.configs.settings import DecoderConfig, TrainConfig
 from split_matching.model.criterion import SplitCriterion
 from split_matching.model.query_decoder import LayerOutputs
 from split_matching.model.token_encoder import split_patches
+from split_matching.pipeline.run.cpu import keep_memory
 from split_matching.stages.data.augment import View, distort, draw_view, take_image
 from split_matching.stages.data.images import decode_image, decode_mask
 from split_matching.stages.data.labels import seen_labels
@@ -47,6 +48,7 @@ GOALS = dict.fromkeys(("augmented image", *PARTS, "stacking", "matching and loss
 
 def run(options: Options) -> Report:
     """Measure each part, now and before, in turn."""
+    keep_memory()  # as a stage does
     side = 64 if options.quick else 512
     batch = 2 if options.quick else 16
     sides = [*Augmentation(batch, side).time(options.rounds), *stacking(batch, side // PATCH, options.rounds)]

@@ -93,15 +93,17 @@ def _check(name: str, artifact: Artifact, then: str) -> list[Line]:
         except UserError as error:
             unread.append(str(error))
             continue
-        if damaged and not _is_still_there(artifact):  # a run has made it again since its manifest was read
-            return found
+        if damaged and not _is_still_there(artifact):
+            break  # a run has made it again since its manifest was read
         if damaged:
             what = f"altered, {_rename(path)}" if path.exists() else "missing"
             found.append((f"{name}: {path} is {what}: {then}", CorruptError.exit_code))
     if unread:
         more = f"; nor can {format_count(len(unread) - 1, 'other file')}" if len(unread) > 1 else ""
         found.append((f"{name}: {unread[0]}{more}", UserError.exit_code))
-    return found or [(f"{name}: {format_count(len(artifact.manifest['files']), 'file')} as written", 0)]
+    elif not found and _is_still_there(artifact):
+        found.append((f"{name}: {format_count(len(artifact.manifest['files']), 'file')} as written", 0))
+    return found
 
 
 def rename_if_damaged(plan: Plan, path: Path) -> str:
@@ -151,7 +153,7 @@ def _finished(stage: Stage, name: str) -> str:
 def _is_still_there(artifact: Artifact) -> bool:
     try:
         return bool(load_artifact(artifact.path).manifest["digest"] == artifact.manifest["digest"])
-    except CorruptError:
+    except UserError:
         return False
 
 

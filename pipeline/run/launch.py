@@ -20,19 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from split_matching.cache.entry import State
-from split_matching.cache.keys import digest
-from split_matching.cache.running import claim, other_code
 from split_matching.errors import CorruptError, DataError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.repair import rename_if_damaged
+from split_matching.pipeline.run.claims import claim_stages, warn_of_other_code
 from split_matching.pipeline.run.ending import INTERRUPTED, interruptible
 from split_matching.pipeline.run.machine import check_semaphores, make_temporary_folder
 from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay
 from split_matching.pipeline.run.raw_files import compare_raw_files
 from split_matching.pipeline.run.result_table import show_result
 from split_matching.pipeline.run.run_log import LUIGI, NOTE, RunLog, keep_log
-from split_matching.pipeline.text import NO_VALIDATION, join_words
+from split_matching.pipeline.text import NO_VALIDATION
 
 REPAIRS = 3  # how often one damaged file is renamed in a run: on a failing disk it must end
 SETTINGS = {
@@ -148,9 +147,7 @@ def _run(
     _check_clip(plan, [plan[name] for name, state in before.items() if not state.fresh])
     failures = make_temporary_folder()
     try:
-        folders = [path for s in plan.closure(stage.name) for path in (s.entry.folder, s.entry.partial)]
-        code = {s.entry.folder: digest(s.code) for s in plan.closure(stage.name)}
-        with interruptible(), claim(plan.root, folders, code):
+        with interruptible(), claim_stages(stage):
             met: Counter[str] = Counter()
             while True:
                 # all stages of the closure: one that was fresh may turn out to be damaged
@@ -162,7 +159,7 @@ def _run(
                     label=options.label,
                 )
                 if not met:
-                    _warn(plan, before, code, display)
+                    _warn(stage, before, display)
                 try:
                     _build(stage, display, failures, options)
                 finally:
@@ -181,33 +178,16 @@ def _run(
         shutil.rmtree(failures, ignore_errors=True)
 
 
-def _warn(plan: Plan, before: Mapping[str, State], code: Mapping[Path, str], display: ProgressDisplay) -> None:
-    """Say what is allowed, but hardly meant: settings of what will run, and another run that makes it stale.
-
-    Args:
-        plan: of the run.
-        before: states of its stages.
-        code: digest of the code of each stage, by its folder.
-        display: where it is said.
-    """
-    for who, folders in _by_process(other_code(plan.root, code)).items():
-        display.say(
-            f"warning: {who} works on {join_words(folders)} with other code: each of the two runs makes stale what the "
-            "other makes; end one of them, or give it a cache of its own: --artifacts DIR"
-        )
-    train = plan.config.train
+def _warn(stage: Stage, before: Mapping[str, State], display: ProgressDisplay) -> None:
+    """Say what is allowed, but hardly meant: another run that makes this one stale, and settings of what will run."""
+    for line in warn_of_other_code(stage):
+        display.say(line)
+    train = stage.config.train
     if "train" in before and not before["train"].fresh and train.warmup > train.steps:
         display.say(
             f"warning: train.warmup {train.warmup} is more than train.steps {train.steps}: the learning rate does not "
             "reach train.lr; lower train.warmup"
         )
-
-
-def _by_process(folders: Mapping[Path, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for path, who in folders.items():
-        found.setdefault(who, []).append(path.parent.name)
-    return found
 
 
 def _repair(stage: Stage, failures: Path, display: ProgressDisplay, met: Counter[str]) -> bool:

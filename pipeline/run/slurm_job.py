@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from split_matching.cache.running import claim
 from split_matching.configs.schema import Config
 from split_matching.errors import UserError
 from split_matching.pipeline.plan import Stage
 from split_matching.pipeline.run import ending, session
+from split_matching.pipeline.run.claims import claim_stages
 from split_matching.pipeline.run.progress import ProgressDisplay
 from split_matching.pipeline.run.work import is_made, make_shard
 from split_matching.pipeline.stages import make_plan
@@ -108,10 +108,8 @@ class Job:
 
     def _make_shards(self, stage: Stage) -> int:
         """Make this task's part of the shards; returns the exit code."""
-        plan = stage.plan
-        folders = [path for member in plan.closure(stage.name) for path in (member.entry.folder, member.entry.partial)]
         try:
-            with ending.interruptible(), claim(plan.root, folders):
+            with ending.interruptible(), claim_stages(stage):
                 display = ProgressDisplay([stage.command], [stage.unit])
                 session.begin(session.Session(display, self.failures, self.force, self.supersedes))
                 for shard in stage.shards()[self.task :: self.tasks]:

@@ -23,7 +23,7 @@ from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.picture_files import write_picture
 from split_matching.stages.pages.colours import class_colours
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, draw_swatch, load_font
-from split_matching.stages.pages.overlays import NO_LABEL, overlay, resize_image
+from split_matching.stages.pages.overlays import NO_LABEL, overlay, scale_to_side
 
 PAIRS = 12
 COLUMNS = 3
@@ -102,7 +102,7 @@ class Pair:
 def _read_pair(source: Source, audit: ImageAudit, classes: ClassList) -> Pair:
     caption = audit.image_id if audit.image_id.startswith(audit.split) else f"{audit.split}  {audit.image_id}"
     try:
-        image = resize_image(read_image(source.image_path(audit.image_id)), CELL)
+        image = scale_to_side(read_image(source.image_path(audit.image_id)), CELL)
         path = source.mask_path(audit.image_id)
         table = source.mask_table(path)
         values = resize_labels(decode_values(read_bytes(path), path, table=table), (image.shape[0], image.shape[1]))

@@ -16,7 +16,7 @@ from split_matching.stages.data.source import Source, open_source
 from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.pages.class_scores import ClassScores, draw_classes, mark_unlabelled, read_truth
 from split_matching.stages.pages.colours import region_colours
-from split_matching.stages.pages.overlays import NO_LABEL, jpeg_data_uri, overlay, resize_image
+from split_matching.stages.pages.overlays import NO_LABEL, jpeg_data_uri, overlay, scale_to_side
 
 EXAMPLE_SIDE = 400
 """Longer side of an example picture, pixels (choice: sharp on a phone, and can be enlarged)."""
@@ -86,7 +86,7 @@ def _draw_example(
     ctx: StageContext, source: Source, features: Features, image_id: str, rows: Sequence[ClassScores]
 ) -> dict[str, Any]:
     """Draw the four pictures of one validation image and count its pixels."""
-    image = resize_image(read_image(source.image_path(image_id)), EXAMPLE_SIDE)
+    image = scale_to_side(read_image(source.image_path(image_id)), EXAMPLE_SIDE)
     truth = read_truth(source, image_id, rows)
     prediction = mark_unlabelled(ctx.inputs["evaluate"].shards("val").read(image_id, "labels"), rows)
     regions = _cluster_features(ctx, features, image_id)

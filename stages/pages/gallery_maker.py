@@ -29,7 +29,7 @@ from split_matching.stages.ground.device import threads_of
 from split_matching.stages.ground.frozen_clip import frozen_clip
 from split_matching.stages.ground.ordered_map import ordered_map
 from split_matching.stages.pages.gallery_image import NAMES, GalleryImage, RegionTable
-from split_matching.stages.pages.overlays import resize_image
+from split_matching.stages.pages.overlays import scale_to_side
 from split_matching.stages.pages.sheets.regions import SeenNames, measure_separation
 
 THUMBNAIL_SIDE = 192
@@ -94,7 +94,7 @@ class GalleryMaker:
         table = RegionTable(maps)
         apart = measure_separation(dense, own)
         embeddings = self._embed(image_id, table)
-        picture = resize_image(read_image(self.source.image_path(image_id)), THUMBNAIL_SIDE)
+        picture = scale_to_side(read_image(self.source.image_path(image_id)), THUMBNAIL_SIDE)
         image = GalleryImage(
             id=image_id,
             picture=_jpeg(picture),

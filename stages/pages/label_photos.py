@@ -26,7 +26,7 @@ from split_matching.stages.ground.picture_files import write_picture
 from split_matching.stages.inference.segmenter import Prediction, Segmenter
 from split_matching.stages.pages.colours import class_colours
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, SWATCH, draw_swatch, load_font
-from split_matching.stages.pages.overlays import overlay, resize_image
+from split_matching.stages.pages.overlays import overlay, scale_to_side
 
 FORMAT = 2
 OVERLAY_SIDES = (480, 1600)
@@ -131,7 +131,7 @@ def draw_overlay(image: NDArray[np.uint8], prediction: Prediction, colours: NDAr
     """
     side = min(max(max(image.shape[:2]), OVERLAY_SIDES[0]), OVERLAY_SIDES[1])
     hatched = ~np.array(prediction.seen)
-    picture = overlay(resize_image(image, side), prediction.labels, colours, hatched=hatched)
+    picture = overlay(scale_to_side(image, side), prediction.labels, colours, hatched=hatched)
     total = prediction.labels.size
     order = sorted(enumerate(prediction.pixels()), key=lambda item: (-item[1], item[0]))
     entries = [(place, f"{100 * count / total:.1f} %") for place, count in order if count]

@@ -21,7 +21,7 @@ NO_LABEL = -1
 """Label of pixels that belong to no class and no region."""
 
 
-def resize_image(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def scale_to_side(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Scale an image so that its longer side is `side` pixels, up or down.
 
     Args:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from split_matching.configs.settings import TrainConfig
+from split_matching.errors import DataError
 from split_matching.model.token_encoder import split_patches
 from split_matching.stages.data.augment import View, distort, draw_view, take_image
 from split_matching.stages.data.images import read_image
@@ -79,6 +80,10 @@ class AugmentedImages:
         rng = np.random.default_rng([config.seed, STREAM, step, index])
         image = read_image(self.source.image_path(image_id))
         labels, _ = read_seen_labels(self.source, image_id, self.seen_ids)
+        if labels.shape != image.shape[:2]:  # the window is one of both
+            (height, width), (rows, cols) = image.shape[:2], labels.shape
+            path = self.source.image_path(image_id)
+            raise DataError(f"{path} is {width}x{height}, and its mask {cols}x{rows}: one was replaced; run it again")
         target = max(1, round(self.size * rng.uniform(*config.scale_range)))
         grid = self.clip.grid_for(image.shape[0], image.shape[1], target, self.resize)
         scaled = (grid[0] * self.clip.patch, grid[1] * self.clip.patch)

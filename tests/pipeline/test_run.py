@@ -350,6 +350,6 @@ def test_a_run_with_other_code_beside_another_is_told_at_its_start(project: Toy,
     assert len(warned) == edited
     if edited:
         assert warned[0].startswith(f"warning: process {process.pid} on ")
-        assert " works on shapes with other code: each of the two runs makes stale what the other makes" in warned[0]
+        assert " works on Numbers with other code: each of the two runs makes stale what the other makes" in warned[0]
     assert project.run("Page", "--set", "pseudo_masks.k=9") == 0
     assert not any(line.startswith("warning: ") for line in project.err)  # nobody works there any more

@@ -16,7 +16,7 @@ def test_a_warm_up_that_never_ends(warmup: int, steps: int, fresh: bool, warned:
     plan = make_plan(load_config("shapes", overrides=[f"train.warmup={warmup}", f"train.steps={steps}"]))
     said: list[str] = []
     display = SimpleNamespace(say=said.append)
-    _warn(plan, {"train": SimpleNamespace(fresh=fresh)}, {}, display)  # type: ignore[arg-type, dict-item]
-    _warn(plan, {"text": SimpleNamespace(fresh=False)}, {}, display)  # type: ignore[arg-type, dict-item]
+    _warn(plan["train"], {"train": SimpleNamespace(fresh=fresh)}, display)  # type: ignore[arg-type, dict-item]
+    _warn(plan["text"], {"text": SimpleNamespace(fresh=False)}, display)  # type: ignore[arg-type, dict-item]
     assert len(said) == warned
     assert all("train.warmup 5 is more than train.steps 4" in line and "\n" not in line for line in said)

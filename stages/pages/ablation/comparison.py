@@ -21,7 +21,7 @@ from split_matching.stages.pages.class_scores import (
     read_truth,
 )
 from split_matching.stages.pages.examples import choose_examples
-from split_matching.stages.pages.overlays import NO_LABEL, jpeg_data_uri, resize_image
+from split_matching.stages.pages.overlays import NO_LABEL, jpeg_data_uri, scale_to_side
 
 COMPARISON_SIDE = 220
 """Longer side of a picture, pixels (choice)."""
@@ -74,7 +74,7 @@ def compare(ctx: StageContext, runs: Mapping[str, Artifact], count: int) -> list
 def _draw_row(
     image_id: str, source: Source, rows: Sequence[ClassScores], predictions: Mapping[str, NDArray[np.uint8]]
 ) -> Comparison:
-    image = resize_image(read_image(source.image_path(image_id)), COMPARISON_SIDE)
+    image = scale_to_side(read_image(source.image_path(image_id)), COMPARISON_SIDE)
     truth, unseen = read_truth(source, image_id, rows), mark_unseen(rows)
     labelled = truth != NO_LABEL
     counted = labelled & unseen[truth]

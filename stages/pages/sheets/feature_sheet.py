@@ -13,7 +13,7 @@ from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.data.source import open_source
 from split_matching.stages.ground.context import Features, StageContext
 from split_matching.stages.pages.colours import class_colours
-from split_matching.stages.pages.overlays import overlay, resize_image
+from split_matching.stages.pages.overlays import overlay, scale_to_side
 from split_matching.stages.pages.sheets.regions import SeenNames
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow
 from split_matching.stages.pages.sheets.sources import States, describe_sources
@@ -23,7 +23,7 @@ def build_feature_sheet(ctx: StageContext, image_id: str, states: States) -> She
     """Dense features of an image: principal components as colours, and the nearest seen class of every token."""
     split, features = _find_features(ctx, image_id)
     dense = features.read(image_id, "dense").astype(np.float32)
-    image = resize_image(read_image(open_source(ctx.config.data, ctx.data_root).image_path(image_id)), PANEL_SIDE)
+    image = scale_to_side(read_image(open_source(ctx.config.data, ctx.data_root).image_path(image_id)), PANEL_SIDE)
     components, share = principal_colours(dense)
     enlarged = resize_labels(np.arange(dense[..., 0].size).reshape(dense.shape[:2]), image.shape[:2])
     panels = [("image", image), ("principal components", components.reshape(-1, 3)[enlarged])]

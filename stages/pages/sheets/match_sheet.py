@@ -23,7 +23,7 @@ from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.device import device_of
 from split_matching.stages.inference.predictors.decoder import load_decoder
 from split_matching.stages.pages.colours import class_colours, region_colours
-from split_matching.stages.pages.overlays import NO_LABEL, overlay, resize_image
+from split_matching.stages.pages.overlays import NO_LABEL, overlay, scale_to_side
 from split_matching.stages.pages.sheets.regions import SeenNames
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow, write_names
 from split_matching.stages.pages.sheets.sources import States, describe_sources
@@ -82,7 +82,7 @@ def build_match_sheet(ctx: StageContext, image_id: str, states: States) -> Sheet
     check_ids_exist([image_id], ctx.inputs["pseudo_masks"].shards("train").ids, "training images")
     matches = match_image(ctx, image_id, SeenNames(ctx.inputs["text"]).names)
     targets = matches.targets
-    image = resize_image(read_image(open_source(ctx.config.data, ctx.data_root).image_path(image_id)), PANEL_SIDE)
+    image = scale_to_side(read_image(open_source(ctx.config.data, ctx.data_root).image_path(image_id)), PANEL_SIDE)
     seen = [target.name for target in targets if target.group == "seen"]
     colours = np.vstack([class_colours(ctx.config.classes.all.names, seen), region_colours(len(targets) - len(seen))])
     words = [target.name for target in targets]

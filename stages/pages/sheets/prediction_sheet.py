@@ -14,7 +14,7 @@ from split_matching.stages.pages.class_scores import (
     read_class_scores,
     read_truth,
 )
-from split_matching.stages.pages.overlays import NO_LABEL, resize_image
+from split_matching.stages.pages.overlays import NO_LABEL, scale_to_side
 from split_matching.stages.pages.sheets.sheet import PANEL_SIDE, Sheet, SheetRow, format_area
 from split_matching.stages.pages.sheets.sources import States, describe_sources
 
@@ -27,7 +27,7 @@ def build_prediction_sheet(ctx: StageContext, image_id: str, states: States) -> 
     source = open_source(ctx.config.data, ctx.data_root)
     truth = read_truth(source, image_id, classes)
     predicted = mark_unlabelled(predictions.read(image_id, "labels"), classes)
-    image = resize_image(read_image(source.image_path(image_id)), PANEL_SIDE)
+    image = scale_to_side(read_image(source.image_path(image_id)), PANEL_SIDE)
     panels = [
         (name, draw_classes(image, labels, classes)) for name, labels in (("truth", truth), ("prediction", predicted))
     ]

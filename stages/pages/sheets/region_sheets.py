@@ -18,7 +18,7 @@ from split_matching.stages.ground.context import StageContext
 from split_matching.stages.ground.region_map import masks_of
 from split_matching.stages.pages.colours import region_colours
 from split_matching.stages.pages.formats import UNDEFINED
-from split_matching.stages.pages.overlays import resize_image
+from split_matching.stages.pages.overlays import scale_to_side
 from split_matching.stages.pages.sheets.regions import (
     SeenNames,
     count_from_zero,
@@ -104,7 +104,7 @@ def _build_sheet(
     thumbnails: Sequence[NDArray[np.uint8]] = (),
 ) -> Sheet:
     """Put pictures of an image and its numbered regions beside a table with a row a region."""
-    small = resize_image(image, PANEL_SIDE)
+    small = scale_to_side(image, PANEL_SIDE)
     colours = region_colours(len(rows))
     numbers = [str(number + 1) for number in range(len(rows))]
     painted = write_names(draw_regions(small, labels, 0.5), count_from_zero(labels), numbers)

@@ -16,7 +16,7 @@ from split_matching.cache.files import atomic_write
 from split_matching.stages.data.resize import resize_labels
 from split_matching.stages.ground.picture_files import write_picture
 from split_matching.stages.pages.legend import INK, PAPER, SOFT_INK, SWATCH, draw_swatch, load_font
-from split_matching.stages.pages.overlays import resize_image
+from split_matching.stages.pages.overlays import scale_to_side
 
 PANEL_SIDE = 420
 """Longer side of a picture on a sheet, pixels (choice)."""
@@ -79,7 +79,7 @@ def write_sheet(sheet: Sheet, path: Path) -> None:
 
 def draw_sheet(sheet: Sheet) -> NDArray[np.uint8]:
     """Return a sheet as a (H, W, 3) uint8 picture."""
-    pictures = [(caption, resize_image(picture, PANEL_SIDE)) for caption, picture in sheet.panels]
+    pictures = [(caption, scale_to_side(picture, PANEL_SIDE)) for caption, picture in sheet.panels]
     columns = _place_columns(sheet)
     table = _MARGIN * 2 + (columns[-1] if columns else 0)
     title = _MARGIN * 2 + int(load_font(19, bold=True).getlength(sheet.title))
@@ -113,7 +113,7 @@ def _draw_table(canvas: Image.Image, pen: ImageDraw.ImageDraw, sheet: Sheet, col
         if row.colour is not None:
             draw_swatch(pen, _MARGIN, middle - SWATCH // 2, row.colour, row.hatched)
         if row.thumbnail is not None:
-            picture = resize_image(row.thumbnail, height - 6)
+            picture = scale_to_side(row.thumbnail, height - 6)
             canvas.paste(Image.fromarray(picture), (_MARGIN + 24, top + 3))
         for cell, left in zip(row.cells, columns, strict=False):
             pen.text((_MARGIN + left, middle), cell, INK, load_font(14), anchor="lm")

@@ -15,7 +15,7 @@ from split_matching.stages.pages.overlays import (
     hatch,
     jpeg_data_uri,
     overlay,
-    resize_image,
+    scale_to_side,
 )
 
 COLOURS = np.array([[255, 0, 0], [0, 0, 255]], dtype=np.uint8)
@@ -23,9 +23,9 @@ GREY = np.full((4, 4, 3), 100, dtype=np.uint8)
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((10, 20), (50, 100)), ((300, 200), (100, 67)), ((1, 1000), (1, 100))])
-def test_resize_image_sets_the_longer_side(shape: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_scaling_sets_the_longer_side(shape: tuple[int, int], expected: tuple[int, int]) -> None:
     image = np.zeros((*shape, 3), np.uint8)
-    assert resize_image(image, 100).shape[:2] == expected
+    assert scale_to_side(image, 100).shape[:2] == expected
 
 
 def test_borders_equal_a_loop() -> None:

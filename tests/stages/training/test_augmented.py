@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from split_matching.configs.class_list import load_shipped_classes
 from split_matching.configs.load import load_config
-from split_matching.errors import ConfigError
+from split_matching.errors import ConfigError, DataError
 from split_matching.model.process_group import ProcessGroup
 from split_matching.model.token_encoder import TokenEncoder, split_patches
 from split_matching.pipeline.stages import make_plan
@@ -129,6 +129,16 @@ def test_items_depend_on_seed_step_and_index_alone(base: Chain, tmp_path: Path) 
         data.load([second], 4, range(1))[0].tokens[0], again.tokens[0]
     )  # another place in the batch
     assert np.array_equal(data.load([second], 4, [1])[0].tokens[0], again.tokens[0])  # the second process of two
+
+
+def test_an_image_that_was_replaced_by_a_smaller_one_is_an_error(
+    base: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = AugmentedImages(online(base, tmp_path).context("x"))
+    small = np.zeros((9, 8, 3), np.uint8)
+    monkeypatch.setattr("split_matching.stages.training.augmented.read_image", lambda path: small)
+    with pytest.raises(DataError, match=r"jpg is 8x9, and its mask 64x64: one was replaced"):
+        data.load(base.inputs["features"].shards("train").ids[:1], 0, range(1))
 
 
 def test_padding_is_invalid_and_never_a_target(base: Chain, tmp_path: Path) -> None:
