@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,10 @@ def pull_missing(stage: Stage, display: ProgressDisplay, forced: bool = False) -
             display.say(f"{member.command}: {error}; it is made here")
 
 
-def push(plan: Plan, names: Sequence[str], display: ProgressDisplay, verify: bool = False) -> list[str]:
-    """Push artifacts, and return a line for each. The first one wins: what is at the address stays, if it is whole.
+def push(plan: Plan, names: Sequence[str], display: ProgressDisplay, verify: bool = False) -> Iterator[str]:
+    """Push artifacts, and yield a line for each once it is there.
+
+    The first one wins: what is at the address stays, if it is whole.
 
     Args:
         plan: of the config.
@@ -72,27 +74,28 @@ def push(plan: Plan, names: Sequence[str], display: ProgressDisplay, verify: boo
             in the place of one that was named.
         UserError: the remote cannot be written.
     """
-    remote, lines = open_remote(plan), []
-    for name, artifact in _local(plan, names):
+    remote, artifacts = open_remote(plan), _local(plan, names)
+    for name, artifact in artifacts:
         place = place_of(artifact)
         there = remote.manifest(place)
         if there is None:
             sent = remote.push(artifact, _counter(display, name), verify)
             display.end(name)
-            lines.append(f"{name}: pushed {_describe(artifact.manifest, sent)}, {place}")
+            yield f"{name}: pushed {_describe(artifact.manifest, sent)}, {place}"
         elif _made_alike(there, artifact.manifest):
             sent = remote.mend(artifact, there, _counter(display, name), verify)
             display.end(name)
             mended = f"{format_size(sent)} of it sent again (missing or altered there), "
-            lines.append(f"{name}: is there already, {mended if sent else ''}{place}")
+            yield f"{name}: is there already, {mended if sent else ''}{place}"
         else:
             why = (
                 f"{name}: not pushed, one of other code or inputs is there: to replace it, first remove {place}.json at"
             )
             if names:
                 raise DataError(f"{why} {remote.address}")
-            lines.append(f"{why} {remote.address}")
-    return lines or ["nothing is fresh: nothing was pushed"]
+            yield f"{why} {remote.address}"
+    if not artifacts:
+        yield "nothing is fresh: nothing was pushed"
 
 
 def pull(plan: Plan, names: Sequence[str], display: ProgressDisplay) -> list[str]:
@@ -237,12 +240,12 @@ def _counter(display: ProgressDisplay, name: str) -> Callable[[int, int], None]:
     return count
 
 
-def share(options: argparse.Namespace, work: Callable[[Plan, Sequence[str], ProgressDisplay], list[str]]) -> int:
+def share(options: argparse.Namespace, work: Callable[[Plan, Sequence[str], ProgressDisplay], Iterable[str]]) -> int:
     """Push or pull what the options of the verb name, print a line for each, and return the exit code."""
     plan = load_plan(options)
     names = options.names or [stage.command for stage in plan.stages.values()]
     display = ProgressDisplay(names, ["files"] * len(names))
-    lines = work(plan, options.names, display)
-    display.clear()
-    print(*map(one_line, lines), sep="\n")
+    for line in work(plan, options.names, display):
+        display.clear()
+        print(one_line(line), flush=True)
     return 0

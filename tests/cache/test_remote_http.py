@@ -68,7 +68,8 @@ def test_an_altered_file_is_not_pulled(address: str, tmp_path: Path) -> None:
 
 
 def test_a_push_is_refused_in_one_line(made: Artifact, address: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"http://127.0.0.1:\d+/other: .*501") as error:
+    # the server's 501, or a broken connection: it does not read what it refuses
+    with pytest.raises(UserError, match=r"http://127.0.0.1:\d+/other: ") as error:
         Remote(address.replace("/far", "/other")).push(made)
     assert len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "other").exists()

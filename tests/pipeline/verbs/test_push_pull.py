@@ -184,6 +184,8 @@ def test_push_cannot_mend_what_another_run_has_made(project: Toy, far: tuple[str
     assert project.run("push Total", *far) == 4
     assert f"({total.name}" not in project.err[-1] and "(total.txt) is missing or altered" in project.err[-1]
     assert project.err[-1].endswith(f"or remove shapes/total/{total.name}.json there") and not file.exists()
+    assert project.run("push", *far) == 4
+    assert project.out and all("is there already" in line for line in project.out)  # said of those before it
 
 
 def change_result(folder: Path, content: bytes) -> None:
