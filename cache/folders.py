@@ -27,6 +27,7 @@ _LEFTOVER = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}(\.partial)?\.[0-9a-f]{{8}}\.(
 
 
 Skip = Callable[[str], None]
+"""Is told in a line what cannot be read."""
 
 
 @dataclass(frozen=True)

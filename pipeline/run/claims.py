@@ -18,8 +18,8 @@ def claim_stages(stage: Stage) -> AbstractContextManager[None]:
     return claim(stage.plan.root, folders, _code(stage))
 
 
-def warn_of_other_code(stage: Stage) -> list[str]:
-    """Return a line for each other process that makes or reads one of these stages with other code."""
+def describe_other_code(stage: Stage) -> list[str]:
+    """Return a warning for each other process that makes or reads one of these stages with other code."""
     commands = {member.entry.folder: member.command for member in stage.plan.closure(stage.name)}
     found: dict[str, list[str]] = {}
     for folder, who in other_code(stage.plan.root, _code(stage)).items():

@@ -24,7 +24,7 @@ from split_matching.errors import CorruptError, DataError, UserError, one_line
 from split_matching.model.weights_identity import is_tag
 from split_matching.pipeline.plan import Plan, Stage
 from split_matching.pipeline.repair import rename_if_damaged
-from split_matching.pipeline.run.claims import claim_stages, warn_of_other_code
+from split_matching.pipeline.run.claims import claim_stages, describe_other_code
 from split_matching.pipeline.run.ending import INTERRUPTED, interruptible
 from split_matching.pipeline.run.machine import check_semaphores, make_temporary_folder
 from split_matching.pipeline.run.progress import LOGGER, ProgressDisplay
@@ -180,7 +180,7 @@ def _run(
 
 def _warn(stage: Stage, before: Mapping[str, State], display: ProgressDisplay) -> None:
     """Say what is allowed, but hardly meant: another run that makes this one stale, and settings of what will run."""
-    for line in warn_of_other_code(stage):
+    for line in describe_other_code(stage):
         display.say(line)
     train = stage.config.train
     if "train" in before and not before["train"].fresh and train.warmup > train.steps:
